@@ -1,0 +1,12 @@
+//! The privileged helper: the only process that mounts, maps uids, sets limits and calls the OCI runtime.
+
+pub mod boxes;
+pub mod cgroup;
+pub mod confine;
+pub mod doctor;
+pub mod pool;
+pub mod runtime;
+pub mod seccomp;
+pub mod serve;
+pub mod sys;
+pub mod templates;

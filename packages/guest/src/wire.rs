@@ -1,0 +1,1 @@
+//! The frame codec of the guest wire and of the helper protocol.
