@@ -1,0 +1,40 @@
+import type { GuestConnection } from '../guest/client.ts'
+
+/** Whoever asks; `kernel`'s Caller fits. Another account's sandbox looks like one that does not exist. */
+export interface DoorCaller {
+  accountId: string
+}
+
+/** What exec and files need to know of a sandbox. */
+export interface OpenSandbox {
+  id: string
+  /** The sandbox's own variables; an exec's `env` goes on top. */
+  env: Readonly<Record<string, string>>
+  template: string
+  memoryMb: number
+}
+
+export interface OpenDoor {
+  guest: GuestConnection
+  sandbox: OpenSandbox
+}
+
+/**
+ * The way to a sandbox's guest for everything that is not its lifecycle (exec, code, files, terminal, ports).
+ *
+ * `open` costs one map look-up while the sandbox runs and its connection lives. Otherwise it resumes a paused and starts a stopped
+ * sandbox (unless `autoResume` is false: `sandbox_not_running`) and opens the connection again. It throws `sandbox_not_found` and
+ * `sandbox_not_running`, `sandbox_start_failed` or the driver's own error.
+ *
+ * The connection is shared by all callers of one sandbox and belongs to the door: never close it, close only your own channels. It may end at any moment
+ * (stop, kill, the guest's death): calls on it then reject with GuestError `connection_lost`. Call `open` again to know what became
+ * of the sandbox; a new `guest.bootId` means that every exec of the old one is gone.
+ */
+export interface SandboxDoor {
+  open(sandboxId: string, caller: DoorCaller, options?: { signal?: AbortSignal }): Promise<OpenDoor>
+  /**
+   * Kills for memory in the sandbox since its box was made, counted by the kernel; 0 where it has no box. Ask before an exec and
+   * after it ended by SIGKILL: a higher number means it ran out of memory. Costs one driver call.
+   */
+  oomKills(sandboxId: string): Promise<number>
+}
