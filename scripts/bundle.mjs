@@ -1,0 +1,25 @@
+// Bundles the server into .build/server: one file starts several times quicker, and in less memory, than stripping types from hundreds.
+import { build } from 'esbuild'
+import { rmSync } from 'node:fs'
+import { resolve } from 'node:path'
+
+const root = resolve(import.meta.dirname, '..')
+const outdir = resolve(root, '.build/server')
+rmSync(outdir, { recursive: true, force: true })
+await build({
+  absWorkingDir: root,
+  entryPoints: { main: 'packages/server/src/main.ts', 'db-worker': 'packages/server/src/kernel/db/worker.ts' },
+  outdir,
+  outExtension: { '.js': '.mjs' },
+  bundle: true,
+  splitting: true,
+  platform: 'node',
+  target: 'node24',
+  format: 'esm',
+  minifySyntax: true,
+  legalComments: 'none',
+  sourcemap: 'linked',
+  external: ['pg-native', 'cloudflare:sockets'],
+  // CommonJS packages inside the bundle call require for Node's own modules.
+  banner: { js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);" },
+})
