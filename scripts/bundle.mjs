@@ -21,5 +21,7 @@ await build({
   sourcemap: 'linked',
   external: ['pg-native', 'cloudflare:sockets'],
   // CommonJS packages inside the bundle call require for Node's own modules.
-  banner: { js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);" },
+  banner: {
+    js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+  },
 })

@@ -58,16 +58,27 @@ async function check(key) {
   const clock = stopwatch()
   const sandbox = await call('POST', '/v1/sandboxes', { timeoutMs: 60_000, metadata: { purpose: 'self-check' } })
   const createMs = clock()
-  let exec = await call('POST', `/v1/sandboxes/${sandbox.id}/execs`, { cmd: `if command -v python3 >/dev/null; then echo python3; python3 -c 'print(6*7)'; else echo shell; echo $((6*7)); fi` })
+  let exec = await call('POST', `/v1/sandboxes/${sandbox.id}/execs`, {
+    cmd: `if command -v python3 >/dev/null; then echo python3; python3 -c 'print(6*7)'; else echo shell; echo $((6*7)); fi`,
+  })
   const [language, result] = exec.stdout.trim().split('\n')
   const execMs = clock()
   await call('DELETE', `/v1/sandboxes/${sandbox.id}`)
   const endMs = clock()
   if (result !== '42') throw new Error(`6*7 in the sandbox gave ${JSON.stringify(exec)}`)
   const program = language === 'python3' ? `python3 -c 'print(6*7)'` : 'echo $((6*7))'
-  line('Self-check', `${program} → ${result} in a new sandbox: create ${createMs} ms, run ${execMs} ms, end ${endMs} ms`)
-  if (sandbox.timings?.length) line('  create', sandbox.timings.map(({ phase, micros }) => `${phase} ${(micros / 1000).toFixed(1)} ms`).join(', '))
-  line('  isolation', Object.entries(sandbox.isolation ?? {}).map(([name, value]) => `${name} ${value}`).join(', '))
+  line(
+    'Self-check',
+    `${program} → ${result} in a new sandbox: create ${createMs} ms, run ${execMs} ms, end ${endMs} ms`,
+  )
+  if (sandbox.timings?.length)
+    line('  create', sandbox.timings.map(({ phase, micros }) => `${phase} ${(micros / 1000).toFixed(1)} ms`).join(', '))
+  line(
+    '  isolation',
+    Object.entries(sandbox.isolation ?? {})
+      .map(([name, value]) => `${name} ${value}`)
+      .join(', '),
+  )
 }
 
 function stopwatch() {

@@ -3,7 +3,20 @@
 // Usage: node scripts/setup.mjs [start|test|bench|build]
 import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { accessSync, constants, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, copyFileSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  copyFileSync,
+  writeFileSync,
+} from 'node:fs'
 import { delimiter, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -15,7 +28,11 @@ const packagesFor = {
   start: [
     { anyOf: ['crun', 'runc'], install: ['crun'], why: 'the OCI runtime that starts sandboxes' },
     { anyOf: ['mkfs.btrfs'], install: ['btrfs-progs'], why: 'the pool with a disk quota per sandbox' },
-    { anyOf: ['cargo'], install: ['cargo', 'rustc', 'gcc', 'libc6-dev'], why: 'the Rust compiler for the guest and the helper' },
+    {
+      anyOf: ['cargo'],
+      install: ['cargo', 'rustc', 'gcc', 'libc6-dev'],
+      why: 'the Rust compiler for the guest and the helper',
+    },
     { anyOf: ['cc', 'gcc'], install: ['gcc', 'libc6-dev'], why: 'the linker the Rust compiler uses' },
   ],
   test: [
@@ -25,10 +42,24 @@ const packagesFor = {
   ],
   all: [
     { anyOf: ['mmdebstrap'], install: ['mmdebstrap'], why: 'the debian template' },
-    { anyOf: ['/usr/lib/postgresql/15/bin/postgres', '/usr/lib/postgresql/16/bin/postgres', '/usr/lib/postgresql/17/bin/postgres'], install: ['postgresql'], why: 'store tests on PostgreSQL' },
+    {
+      anyOf: [
+        '/usr/lib/postgresql/15/bin/postgres',
+        '/usr/lib/postgresql/16/bin/postgres',
+        '/usr/lib/postgresql/17/bin/postgres',
+      ],
+      install: ['postgresql'],
+      why: 'store tests on PostgreSQL',
+    },
   ],
 }
-const toolPath = [process.env.PATH ?? '', '/usr/sbin', '/sbin', '/usr/local/sbin', join(process.env.HOME ?? '/root', '.cargo/bin')].join(delimiter)
+const toolPath = [
+  process.env.PATH ?? '',
+  '/usr/sbin',
+  '/sbin',
+  '/usr/local/sbin',
+  join(process.env.HOME ?? '/root', '.cargo/bin'),
+].join(delimiter)
 
 /** A failure whose text is the whole answer: what is wrong and the one command that mends it. */
 class SetupError extends Error {}
@@ -62,36 +93,60 @@ export function environment(node) {
 }
 
 function checkMachine(purpose) {
-  if (process.platform !== 'linux') throw new SetupError('DELTA runs sandboxes on Linux. Run it on a Linux machine or in a Linux virtual machine.')
+  if (process.platform !== 'linux')
+    throw new SetupError('DELTA runs sandboxes on Linux. Run it on a Linux machine or in a Linux virtual machine.')
   const [major] = process.versions.node.split('.').map(Number)
-  if (major < 18) throw new SetupError(`Node ${process.versions.node} is too old to start the set-up. Install Node 18 or newer.`)
+  if (major < 18)
+    throw new SetupError(`Node ${process.versions.node} is too old to start the set-up. Install Node 18 or newer.`)
   if (process.getuid() !== 0) {
     const command = purpose === 'start' ? 'start' : purpose === 'test' || purpose === 'all' ? 'test' : 'run bench'
-    throw new SetupError(`DELTA's helper mounts file systems and starts sandboxes, which needs root; everything else runs unprivileged.\nRun this one command:\n\n  sudo npm ${command}\n`)
+    throw new SetupError(
+      `DELTA's helper mounts file systems and starts sandboxes, which needs root; everything else runs unprivileged.\nRun this one command:\n\n  sudo npm ${command}\n`,
+    )
   }
 }
 
 function installSystemPackages(purpose, say) {
-  const wanted = [...packagesFor.start, ...(purpose === 'test' || purpose === 'all' || purpose === 'bench' ? packagesFor.test : []), ...(purpose === 'all' ? packagesFor.all : [])]
+  const wanted = [
+    ...packagesFor.start,
+    ...(purpose === 'test' || purpose === 'all' || purpose === 'bench' ? packagesFor.test : []),
+    ...(purpose === 'all' ? packagesFor.all : []),
+  ]
   const missing = wanted.filter(({ anyOf }) => !anyOf.some(onPath))
   if (missing.length === 0) return 'present'
   const names = [...new Set(missing.flatMap(({ install }) => install))]
   const command = `apt-get install -y --no-install-recommends ${names.join(' ')}`
-  if (!onPath('apt-get')) throw new SetupError(`Missing: ${names.join(', ')}. This machine has no apt-get: install them with its own package manager, then run the command again.`)
+  if (!onPath('apt-get'))
+    throw new SetupError(
+      `Missing: ${names.join(', ')}. This machine has no apt-get: install them with its own package manager, then run the command again.`,
+    )
   for (const { install, why } of missing) say(`  installing ${install.join(', ')}: ${why}`)
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
   spawnSync('apt-get', ['update', '-qq'], { stdio: ['ignore', 'ignore', 'inherit'], env })
-  const done = spawnSync('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...names], { stdio: ['ignore', 'pipe', 'pipe'], env, encoding: 'utf8' })
-  if (done.status !== 0) throw new SetupError(`'${command}' failed:\n${lastLines(done.stderr || done.stdout)}\nRun it by hand, then run the command again.`)
+  const done = spawnSync('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...names], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env,
+    encoding: 'utf8',
+  })
+  if (done.status !== 0)
+    throw new SetupError(
+      `'${command}' failed:\n${lastLines(done.stderr || done.stdout)}\nRun it by hand, then run the command again.`,
+    )
   const still = missing.filter(({ anyOf }) => !anyOf.some(onPath))
-  if (still.length > 0) throw new SetupError(`'${command}' ran, but ${still.map(({ anyOf }) => anyOf[0]).join(', ')} is still not there. Install it by hand, then run the command again.`)
+  if (still.length > 0)
+    throw new SetupError(
+      `'${command}' ran, but ${still.map(({ anyOf }) => anyOf[0]).join(', ')} is still not there. Install it by hand, then run the command again.`,
+    )
   return `installed ${names.join(', ')}`
 }
 
 function findOrInstallNode() {
   const link = join(build, 'bin', 'node')
   const arch = { x64: 'x64', arm64: 'arm64' }[process.arch]
-  if (!arch) throw new SetupError(`There is no Node 24 package for ${process.arch}. Install Node 24 or newer and run the command again.`)
+  if (!arch)
+    throw new SetupError(
+      `There is no Node 24 package for ${process.arch}. Install Node 24 or newer and run the command again.`,
+    )
   const own = join(build, 'node/node_modules', `node-linux-${arch}`, 'bin/node')
   if (Number(process.versions.node.split('.')[0]) >= 24) {
     relink(link, process.execPath)
@@ -100,8 +155,24 @@ function findOrInstallNode() {
   if (!existsSync(own) || versionOf(own) !== `v${nodeVersion}`) {
     mkdirSync(join(build, 'node'), { recursive: true })
     writeFileSync(join(build, 'node/package.json'), '{ "private": true }\n')
-    const done = spawnSync('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error', '--prefix', join(build, 'node'), `node-linux-${arch}@${nodeVersion}`], { stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8', cwd: join(build, 'node') })
-    if (done.status !== 0 || !existsSync(own)) throw new SetupError(`Node ${nodeVersion} could not be installed from the npm registry:\n${lastLines(done.stderr)}\nCheck the network, or install Node 24 yourself, then run the command again.`)
+    const done = spawnSync(
+      'npm',
+      [
+        'install',
+        '--no-save',
+        '--no-audit',
+        '--no-fund',
+        '--loglevel=error',
+        '--prefix',
+        join(build, 'node'),
+        `node-linux-${arch}@${nodeVersion}`,
+      ],
+      { stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8', cwd: join(build, 'node') },
+    )
+    if (done.status !== 0 || !existsSync(own))
+      throw new SetupError(
+        `Node ${nodeVersion} could not be installed from the npm registry:\n${lastLines(done.stderr)}\nCheck the network, or install Node 24 yourself, then run the command again.`,
+      )
   }
   relink(link, own)
   return { path: link, version: nodeVersion, own: true }
@@ -110,16 +181,28 @@ function findOrInstallNode() {
 function installPackages(node) {
   const inputs = ['package-lock.json', 'package.json', ...workspaces().map((name) => `packages/${name}/package.json`)]
   return whenChanged('npm', inputs, existsSync(join(root, 'node_modules/.package-lock.json')), () => {
-    run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { env: environment(node), advice: 'Check the network, then run the command again.' })
+    run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], {
+      env: environment(node),
+      advice: 'Check the network, then run the command again.',
+    })
   })
 }
 
 function buildRust() {
-  const inputs = ['packages/guest/Cargo.toml', 'packages/guest/Cargo.lock', 'packages/guest/.cargo/config.toml', ...filesBelow('packages/guest/src')]
+  const inputs = [
+    'packages/guest/Cargo.toml',
+    'packages/guest/Cargo.lock',
+    'packages/guest/.cargo/config.toml',
+    ...filesBelow('packages/guest/src'),
+  ]
   const made = ['delta-guest', 'delta-helper'].every((name) => existsSync(join(build, 'bin', name)))
   return whenChanged('rust', inputs, made, () => {
     const env = { ...process.env, PATH: toolPath }
-    run('cargo', ['build', '--release', '--locked', '--offline', '--quiet'], { env, cwd: join(root, 'packages/guest'), advice: 'The guest needs rustc 1.63 or newer.' })
+    run('cargo', ['build', '--release', '--locked', '--offline', '--quiet'], {
+      env,
+      cwd: join(root, 'packages/guest'),
+      advice: 'The guest needs rustc 1.63 or newer.',
+    })
     for (const name of ['delta-guest', 'delta-helper']) {
       const target = join(build, 'bin', name)
       copyFileSync(join(root, 'packages/guest/target/release', name), `${target}.new`)
@@ -129,15 +212,25 @@ function buildRust() {
 }
 
 function bundleServer(node) {
-  const inputs = ['package-lock.json', 'scripts/bundle.mjs', ...filesBelow('packages/server/src').filter((path) => !path.endsWith('.test.ts'))]
+  const inputs = [
+    'package-lock.json',
+    'scripts/bundle.mjs',
+    ...filesBelow('packages/server/src').filter((path) => !path.endsWith('.test.ts')),
+  ]
   return whenChanged('server', inputs, existsSync(join(build, 'server/main.mjs')), () => {
     run(node.path, ['scripts/bundle.mjs'], { env: environment(node) })
   })
 }
 
 function buildHostTemplate() {
-  const done = spawnSync(join(build, 'bin/delta-helper'), ['template', 'build', 'host'], { stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8', cwd: root, env: { ...process.env, PATH: toolPath } })
-  if (done.status !== 0) throw new SetupError(`The host template could not be made:\n${lastLines(done.stderr || done.stdout)}`)
+  const done = spawnSync(join(build, 'bin/delta-helper'), ['template', 'build', 'host'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    encoding: 'utf8',
+    cwd: root,
+    env: { ...process.env, PATH: toolPath },
+  })
+  if (done.status !== 0)
+    throw new SetupError(`The host template could not be made:\n${lastLines(done.stderr || done.stdout)}`)
   return lastLines(done.stdout, 1) || 'ready'
 }
 
@@ -145,7 +238,12 @@ function buildHostTemplate() {
 function whenChanged(name, inputs, made, work) {
   const stamp = join(build, 'stamps', name)
   const digest = createHash('sha256')
-  for (const path of inputs) digest.update(path).update('\0').update(existsSync(join(root, path)) ? readFileSync(join(root, path)) : '').update('\0')
+  for (const path of inputs)
+    digest
+      .update(path)
+      .update('\0')
+      .update(existsSync(join(root, path)) ? readFileSync(join(root, path)) : '')
+      .update('\0')
   const wanted = digest.digest('hex')
   if (made && existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted) return 'unchanged'
   rmSync(stamp, { force: true })
@@ -155,9 +253,18 @@ function whenChanged(name, inputs, made, work) {
 }
 
 function run(program, args, { env = process.env, cwd = root, advice = '' } = {}) {
-  const done = spawnSync(program, args, { stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8', cwd, env, maxBuffer: 64 * 1024 * 1024 })
+  const done = spawnSync(program, args, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    encoding: 'utf8',
+    cwd,
+    env,
+    maxBuffer: 64 * 1024 * 1024,
+  })
   if (done.error) throw new SetupError(`'${program}' could not be run: ${done.error.message}`)
-  if (done.status !== 0) throw new SetupError(`'${program} ${args.join(' ')}' failed:\n${lastLines(`${done.stdout}${done.stderr}`, 40)}\n${advice}`)
+  if (done.status !== 0)
+    throw new SetupError(
+      `'${program} ${args.join(' ')}' failed:\n${lastLines(`${done.stdout}${done.stderr}`, 40)}\n${advice}`,
+    )
 }
 
 function onPath(program) {
