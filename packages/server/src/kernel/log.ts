@@ -1,0 +1,82 @@
+import { systemClock } from './clock.ts'
+import { limits } from './limits.ts'
+
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
+export type LogFields = Record<string, unknown>
+
+export interface Logger {
+  debug(event: string, fields?: LogFields): void
+  info(event: string, fields?: LogFields): void
+  warn(event: string, fields?: LogFields): void
+  error(event: string, fields?: LogFields): void
+  /** A logger whose lines all carry these fields. */
+  child(fields: LogFields): Logger
+}
+
+export interface LogOptions {
+  level: LogLevel
+  /** Receives one whole line with its end. */
+  write: (line: string) => void
+  now?: () => number
+}
+
+const levels: readonly LogLevel[] = ['debug', 'info', 'warn', 'error']
+const secretKey = /authorization|cookie|key|token|secret|password|env|stdin/i
+const redacted = '[redacted]'
+
+/** One JSON line per event. What sits under a key that sounds like a secret is never written. */
+export function createLogger({ level, write, now = systemClock.now }: LogOptions): Logger {
+  const least = levels.indexOf(level)
+  const build = (base: LogFields): Logger => {
+    const at = (lineLevel: LogLevel) => (event: string, fields?: LogFields) => {
+      if (levels.indexOf(lineLevel) < least) return
+      const head = { at: new Date(now()).toISOString(), level: lineLevel, event }
+      write(`${JSON.stringify(Object.assign(head, base, fields && (safe(fields, 0) as LogFields)))}\n`)
+    }
+    return {
+      debug: at('debug'),
+      info: at('info'),
+      warn: at('warn'),
+      error: at('error'),
+      child: (fields) => build({ ...base, ...(safe(fields, 0) as LogFields) }),
+    }
+  }
+  return build({})
+}
+
+/** For tests and tools that want no log. */
+export const silentLogger: Logger = createLogger({ level: 'error', write: () => {} })
+
+function safe(value: unknown, depth: number): unknown {
+  if (typeof value === 'string') return cut(value)
+  if (typeof value === 'bigint') return value.toString()
+  if (typeof value !== 'object' || value === null) return value
+  if (depth === limits.logDepth) return '[deep]'
+  if (value instanceof Error) return safeError(value, depth)
+  if (ArrayBuffer.isView(value)) return `[${value.byteLength} bytes]`
+  if (value instanceof Date) return Number.isNaN(value.getTime()) ? null : value.toISOString()
+  if (Array.isArray(value)) return value.slice(0, limits.logItems).map((item) => safe(item, depth + 1))
+  const copy: LogFields = {}
+  for (const [key, item] of Object.entries(value).slice(0, limits.logItems)) {
+    copy[key] = secretKey.test(key) ? redacted : safe(item, depth + 1)
+  }
+  return copy
+}
+
+function safeError(error: Error, depth: number): unknown {
+  const { name, message, stack, cause } = error
+  const code = (error as { code?: unknown }).code
+  return {
+    name,
+    message: cut(message),
+    ...(code !== undefined && { code: safe(code, depth + 1) }),
+    ...(stack && { stack: cut(stack) }),
+    ...(cause !== undefined && { cause: safe(cause, depth + 1) }),
+  }
+}
+
+function cut(text: string): string {
+  return text.length <= limits.logTextChars
+    ? text
+    : `${text.slice(0, limits.logTextChars)}… (${text.length} characters)`
+}
