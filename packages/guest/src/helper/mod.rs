@@ -4,6 +4,8 @@ pub mod boxes;
 pub mod cgroup;
 pub mod confine;
 pub mod doctor;
+pub mod error;
+pub mod ffi;
 pub mod pool;
 pub mod runtime;
 pub mod seccomp;

@@ -1,0 +1,1 @@
+//! FFI declarations of the pool, the templates and the confinement.
