@@ -1,0 +1,87 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type Client, createSandbox, execTrue, remove, timed } from './client.ts'
+import { type Figure, figure } from './figures.ts'
+import { openRuntimeRival } from './rival.ts'
+import type { Bench } from './run.ts'
+
+/** Create → first exec result through REST, paired with the runtime alone on the same bundle. */
+export async function createToFirstExec(bench: Bench): Promise<Figure[]> {
+  const figures: Figure[] = []
+  for (const runtime of ['crun', 'runc']) {
+    const { client, dataDir } = await bench.platform({ runtime })
+    const scratch = mkdtempSync(join(tmpdir(), 'delta-rival-'))
+    const model = await createSandbox(client)
+    const rival = await openRuntimeRival({ runtime, dataDir, lower: join(bench.templates, 'host/root'), usr: '/usr', scratch })
+    const ours: number[] = []
+    const theirs: number[] = []
+    const rounds = 60
+    for (let round = -5; round < rounds; round++) {
+      let id = ''
+      const mine = await timed(async () => {
+        id = (await createSandbox(client)).id
+        await execTrue(client, id)
+      })
+      await remove(client, id)
+      const alone = await rival.run()
+      if (round < 0) continue
+      ours.push(mine)
+      theirs.push(alone)
+    }
+    await rival.close()
+    await remove(client, model.id)
+    rmSync(scratch, { recursive: true, force: true })
+    figures.push(
+      figure({
+        name: `create to first exec, ${runtime}`,
+        unit: 'ms',
+        samples: ours,
+        rival: { name: `overlay + ${runtime} run /bin/true + delete`, samples: theirs },
+        bar: 'p50 ≤ 1.5 × rival',
+        holds: ({ ratio }) => ratio !== null && ratio <= 1.5,
+      }),
+    )
+  }
+  return figures
+}
+
+/** 100 creates at once, then 100 deletes at once. */
+export async function crowd(bench: Bench): Promise<Figure[]> {
+  const { client } = await bench.platform({ runtime: 'crun' })
+  const count = 100
+  const rounds = 3
+  const latencies: number[] = []
+  const createRates: number[] = []
+  const deleteRates: number[] = []
+  for (let round = 0; round < rounds; round++) {
+    const ids: string[] = []
+    const createMs = await timed(() =>
+      Promise.all(
+        Array.from({ length: count }, async () => {
+          latencies.push(await timed(async () => ids.push((await createSandbox(client)).id)))
+        }),
+      ),
+    )
+    createRates.push((count / createMs) * 1000)
+    const deleteMs = await timed(() => Promise.all(ids.map((id) => remove(client, id))))
+    deleteRates.push((count / deleteMs) * 1000)
+  }
+  return [
+    figure({ name: '100 creates at once, crun', unit: 'creates/s', samples: createRates, bar: 'p50 ≥ 80/s, none fails', holds: ({ p50 }) => p50 >= 80 }),
+    figure({ name: '100 creates at once, latency', unit: 'ms', samples: latencies, bar: 'p95 ≤ 2 × p50', holds: ({ p50, p95 }) => p95 <= 2 * p50 }),
+    figure({ name: '100 deletes at once, crun', unit: 'deletes/s', samples: deleteRates, bar: 'p50 ≥ 80/s', holds: ({ p50 }) => p50 >= 80 }),
+  ]
+}
+
+export async function manySandboxes(client: Client, count: number, body: object = {}): Promise<string[]> {
+  const ids: string[] = []
+  const next = async (): Promise<void> => {
+    while (ids.length < count) {
+      const slot = ids.push('') - 1
+      ids[slot] = (await createSandbox(client, body)).id
+    }
+  }
+  await Promise.all([next(), next(), next(), next()])
+  return ids
+}

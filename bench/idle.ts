@@ -1,0 +1,72 @@
+import { writeFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { execTrue, remove, timed } from './client.ts'
+import { manySandboxes } from './create.ts'
+import { type Figure, figure } from './figures.ts'
+import { cpuNanos, memoryAvailable, processTree } from './process-tree.ts'
+import type { Bench } from './run.ts'
+
+const megabyte = 1024 * 1024
+
+/** Many idle sandboxes at once: memory each, processor time, and what they cost an exec. */
+export async function idleSandboxes(bench: Bench): Promise<Figure[]> {
+  const figures: Figure[] = []
+  for (const { runtime, count } of [
+    { runtime: 'crun', count: 200 },
+    { runtime: 'runc', count: 200 },
+    { runtime: 'runsc', count: 10 },
+  ]) {
+    const { client, pid } = await bench.platform({ runtime })
+    const [first = ''] = await manySandboxes(client, 1)
+    const alone = await execTimes(300, () => execTrue(client, first))
+    const before = memoryAvailable(dropCaches)
+    const ids = await manySandboxes(client, count)
+    const each = (before - memoryAvailable(dropCaches)) / count / megabyte
+    const crowded = await execTimes(300, (round) => execTrue(client, ids[round % ids.length] ?? first))
+    const own = runtime === 'runsc'
+    figures.push(
+      figure({
+        name: `${count} idle sandboxes, ${runtime}`,
+        unit: 'MB each',
+        samples: [each],
+        bar: own ? 'stated, no bar' : '≤ 2.5 MB each',
+        holds: ({ p50 }) => own || p50 <= 2.5,
+      }),
+      figure({
+        name: `exec with ${count} idle, ${runtime}`,
+        unit: 'ms',
+        samples: crowded,
+        rival: { name: 'exec with one', samples: alone },
+        bar: own ? 'stated, no bar' : 'p50 ≤ 1.5 × rival',
+        holds: ({ ratio }) => own || (ratio !== null && ratio <= 1.5),
+      }),
+    )
+    if (!own) figures.push(await idleProcessor(pid, count, runtime))
+    await Promise.all([first, ...ids].map((id) => remove(client, id)))
+  }
+  return figures
+}
+
+async function idleProcessor(pid: number, count: number, runtime: string): Promise<Figure> {
+  await sleep(2_000)
+  const pids = processTree(pid)
+  const total = () => pids.reduce((sum, one) => sum + cpuNanos(one), 0)
+  const before = total()
+  const startedAt = performance.now()
+  await sleep(60_000)
+  const share = (total() - before) / 1e6 / (performance.now() - startedAt)
+  return figure({ name: `processor with ${count} idle, ${runtime}`, unit: '% of a core', samples: [share * 100], bar: '≤ 1 % over 60 s', holds: ({ p50 }) => p50 <= 1 })
+}
+
+async function execTimes(count: number, exec: (round: number) => Promise<void>): Promise<number[]> {
+  const samples: number[] = []
+  for (let round = -20; round < count; round++) {
+    const ms = await timed(() => exec(Math.max(round, 0)))
+    if (round >= 0) samples.push(ms)
+  }
+  return samples
+}
+
+function dropCaches(): void {
+  writeFileSync('/proc/sys/vm/drop_caches', '3')
+}
