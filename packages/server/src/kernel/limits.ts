@@ -7,6 +7,10 @@ export const limits = {
   jsonBodyBytes: 4 * mib + 256 * kib,
   /** A slow client may take this long for a JSON body. */
   jsonBodyMs: 30_000,
+  /** A streamed body may pause this long. */
+  bodyIdleMs: 60_000,
+  /** A client may take nothing of a streamed answer for this long. */
+  responseIdleMs: 120_000,
   /** Header lines of a request, all together. */
   requestHeaderBytes: 32 * kib,
   /** Time for the header of a request to arrive whole. */

@@ -1,0 +1,70 @@
+import type { HttpBindings } from '@hono/node-server'
+import { OpenAPIHono } from '@hono/zod-openapi'
+import type { createRoute } from '@hono/zod-openapi'
+import type { Context, Handler, MiddlewareHandler } from 'hono'
+import type { Metrics } from '../metrics.ts'
+import { validateRequest } from './validate.ts'
+
+/** Who sent the request. */
+export interface Caller {
+  accountId: string
+  keyId: string
+}
+
+export interface ApiEnv {
+  /** Node's own request and response; absent under `app.request()` in tests. */
+  Bindings: Partial<HttpBindings>
+  Variables: {
+    requestId: string
+    /** Set on everything under /v1. */
+    caller: Caller
+    /** The route's template, such as `/v1/sandboxes/{id}`, for log and metrics. */
+    route: string
+  }
+}
+
+export type Api = OpenAPIHono<ApiEnv>
+export type ApiContext = Context<ApiEnv>
+
+/** `leave`: sandboxes run on for the next start to adopt. `stop-all`: nothing may be left. */
+export type StopMode = 'leave' | 'stop-all'
+
+/** What `app.ts` and `main.ts` know of a feature. */
+export interface Feature {
+  name: string
+  /**
+   * Adds routes with `api.openapi(createRoute({…}), handler)`; they are documented, and params, query, headers and a JSON body are
+   * checked before the handler runs: use `c.req.valid('json')`. A body with another content type than JSON is left unread: see `nodeBody`.
+   */
+  routes?(api: Api): void
+  /** Registers gauges that are read when /metrics is asked for. */
+  metrics?(metrics: Metrics): void
+  /** Shown in /health under the feature's name. Must not wait for anything. */
+  health?(): Record<string, unknown>
+  /** Ends streams and background work. Bounded by the caller. */
+  stop?(mode: StopMode): Promise<void>
+}
+
+type RouteConfig = Parameters<typeof createRoute>[0]
+
+/**
+ * An OpenAPIHono whose `openapi` checks a request in one step of our own. The validators it would install copy every body through a web stream,
+ * ignore a JSON body that lacks its content type (as `curl -d` sends it), and cost more than an exec's other HTTP work together.
+ */
+export function createApi(): Api {
+  const api: Api = new OpenAPIHono<ApiEnv>({ strict: true })
+  const openapi = ({ middleware, hide, ...route }: RouteConfig, handler: Handler) => {
+    if (!hide) api.openAPIRegistry.registerPath(route)
+    const before = (middleware === undefined ? [] : [middleware].flat()) as MiddlewareHandler[]
+    const check = validateRequest(route)
+    const path = route.path.replaceAll(/\{(.+?)\}/g, ':$1')
+    const named: MiddlewareHandler<ApiEnv> = (c, next) => {
+      c.set('route', route.path)
+      return next()
+    }
+    api.on([route.method.toUpperCase()], [path], named, ...before, ...(check ? [check] : []), handler)
+    return api
+  }
+  api.openapi = openapi as unknown as Api['openapi']
+  return api
+}
