@@ -19,6 +19,16 @@ export interface OpenDoor {
   sandbox: OpenSandbox
 }
 
+export interface DoorOptions {
+  signal?: AbortSignal
+  /**
+   * False: a paused or stopped sandbox is left so, with `sandbox_not_running`, as if it had `autoResume: false`. For somebody who waits for
+   * an exec and lost the connection because the sandbox was stopped: asking again must not start it.
+   * @default true
+   */
+  wake?: boolean
+}
+
 /**
  * The way to a sandbox's guest for everything that is not its lifecycle (exec, code, files, terminal, ports).
  *
@@ -31,7 +41,7 @@ export interface OpenDoor {
  * of the sandbox; a new `guest.bootId` means that every exec of the old one is gone.
  */
 export interface SandboxDoor {
-  open(sandboxId: string, caller: DoorCaller, options?: { signal?: AbortSignal }): Promise<OpenDoor>
+  open(sandboxId: string, caller: DoorCaller, options?: DoorOptions): Promise<OpenDoor>
   /**
    * Kills for memory in the sandbox since its box was made, counted by the kernel; 0 where it has no box. Ask before an exec and
    * after it ended by SIGKILL: a higher number means it ran out of memory. Costs one driver call.
