@@ -1,0 +1,25 @@
+export { CommandHandle, type CommandResult, type OutputCallbacks } from './command-handle.ts'
+export {
+  Commands,
+  type ExecOptions,
+  type Language,
+  type RunCodeOptions,
+  type RunOptions,
+  type StartOptions,
+  type StdinSource,
+} from './commands.ts'
+export { Delta, type DeltaOptions, type Health, type ListSandboxesOptions, Sandboxes, Templates } from './delta.ts'
+export * from './errors.ts'
+export {
+  type FileContent,
+  Files,
+  type ListOptions,
+  type ReadOptions,
+  type TransferOptions,
+  type WriteOptions,
+} from './files.ts'
+export type { OutputChunk } from './output.ts'
+export { Pages } from './pages.ts'
+export { type CreateSandboxOptions, Sandbox, type UpdateSandboxOptions } from './sandbox.ts'
+export type * from './types.ts'
+export { Watcher } from './watcher.ts'
