@@ -1,0 +1,81 @@
+import { join, resolve } from 'node:path'
+import { z } from 'zod'
+import { DeltaError } from './errors.ts'
+
+export interface Config {
+  port: number
+  host: string
+  /** Further names under which the server may be addressed. `*` allows any, which gives up the guard against DNS rebinding. */
+  hosts: string[]
+  /** Absolute. */
+  dataDir: string
+  databasePath: string
+  databaseUrl: string | undefined
+  /** Of the one API key, as hexadecimal digits. */
+  apiKeySha256: string
+  runtime: string | undefined
+  /** Where the sandboxes' wires lie, as this process sees it; the helper's answer to INFO where it is not set. */
+  wireDir: string | undefined
+  logLevel: 'debug' | 'info' | 'warn' | 'error'
+  /** `development` opens CORS and nothing else. */
+  environment: 'development' | 'production'
+}
+
+const text = z.string().trim().min(1)
+
+const variables = z.object({
+  PORT: z.coerce.number().int().min(0).max(65_535).default(8_000),
+  HOST: text.default('127.0.0.1'),
+  DELTA_HOSTS: z.string().default(''),
+  DELTA_DATA_DIR: text.default('data'),
+  DATABASE_URL: z.url({ protocol: /^postgres(ql)?$/, error: 'must be a postgres:// URL' }).optional(),
+  DELTA_API_KEY_SHA256: z
+    .string({ error: 'is missing: it is the SHA-256 of the API key' })
+    .regex(/^[0-9a-f]{64}$/, 'must be 64 lower-case hexadecimal digits'),
+  DELTA_RUNTIME: z.enum(['crun', 'runc', 'runsc']).optional(),
+  DELTA_WIRE_DIR: text.optional(),
+  LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
+  DELTA_ENV: z.enum(['development', 'production']).default('production'),
+})
+
+type Environment = Record<string, string | undefined>
+
+/** Reads every setting once. An empty variable counts as one that is not set. */
+export function readConfig(env: Environment): Config {
+  const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''))
+  const result = variables.safeParse(set)
+  if (!result.success) throw configInvalid(result.error.issues)
+  const found = result.data
+  const dataDir = resolve(found.DELTA_DATA_DIR)
+  return {
+    port: found.PORT,
+    host: found.HOST,
+    hosts: found.DELTA_HOSTS.split(',')
+      .map((name) => name.trim().toLowerCase())
+      .filter((name) => name !== ''),
+    dataDir,
+    databasePath: join(dataDir, 'delta.db'),
+    databaseUrl: found.DATABASE_URL,
+    apiKeySha256: found.DELTA_API_KEY_SHA256,
+    runtime: found.DELTA_RUNTIME,
+    wireDir: found.DELTA_WIRE_DIR,
+    logLevel: found.LOG_LEVEL,
+    environment: found.DELTA_ENV,
+  }
+}
+
+/** The environment of this process. */
+export function readProcessConfig(): Config {
+  return readConfig(process.env)
+}
+
+/** A PostgreSQL server for tests, on which databases may be created. */
+export function testPostgresUrl(): string | undefined {
+  return process.env['DELTA_TEST_POSTGRES_URL'] || undefined
+}
+
+// Values are not repeated: DATABASE_URL holds a password.
+function configInvalid(issues: z.core.$ZodIssue[]): DeltaError {
+  const faults = issues.map((issue) => `${issue.path.join('.')} ${issue.message}`)
+  return new DeltaError('config_invalid', `The configuration is not valid: ${faults.join('; ')}`)
+}

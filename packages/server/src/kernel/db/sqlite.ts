@@ -1,0 +1,174 @@
+import { mkdirSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { Worker } from 'node:worker_threads'
+import type { CompiledQuery } from 'kysely'
+import { SqliteAdapter, SqliteIntrospector, SqliteQueryCompiler } from 'kysely'
+import { DeltaError } from '../errors.ts'
+import { limits } from '../limits.ts'
+import type { Logger } from '../log.ts'
+import { queryBuilder, rawQuery, readsOnly, sqlValues } from './compile.ts'
+import type { BatchResult, BatchStep, Database, DatabaseCounts } from './database.ts'
+import type { WorkerFailure, WorkerReport, WorkerRequest, WorkerSettings, WorkerStep } from './worker-messages.ts'
+
+export interface SqliteOptions {
+  path: string
+  log: Logger
+  /** The connection is gone for good, though the file may be well: only a new process helps. */
+  onLost?: ((error: Error) => void) | undefined
+}
+
+interface Waiting {
+  resolve(answer: never): void
+  reject(error: Error): void
+}
+
+// Beside this source file in development, beside the bundle in a release.
+const workerUrl = new URL(import.meta.url.endsWith('.ts') ? './sqlite-worker.ts' : './db-worker.mjs', import.meta.url)
+
+export async function openSqlite({ path, log, onLost }: SqliteOptions): Promise<Database> {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  const worker = new Worker(workerUrl, {
+    workerData: workerSettings(path),
+    resourceLimits: { maxOldGenerationSizeMb: limits.databaseWorkerHeapMb, maxYoungGenerationSizeMb: 4 },
+    // The environment holds secrets the connection does not need.
+    env: {},
+  })
+  await started(worker, path)
+  const door = openDoor(worker, { log, onLost })
+  return sqliteDatabase(door)
+}
+
+function workerSettings(path: string): WorkerSettings {
+  return {
+    path,
+    waitMs: limits.databaseWaitMs,
+    cacheKib: limits.databaseCacheKib,
+    walBytes: limits.databaseWalBytes,
+    group: limits.databaseGroup,
+    statements: limits.databaseStatements,
+  }
+}
+
+function started(worker: Worker, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const fail = (cause: Error) =>
+      reject(new DeltaError('database_failed', `The database ${path} can not be opened`, { cause: cause.message }))
+    worker.once('error', fail)
+    worker.once('message', () => {
+      worker.off('error', fail)
+      resolve()
+    })
+  })
+}
+
+interface Door {
+  counts: DatabaseCounts
+  ask<Answer>(kind: WorkerRequest['kind'], steps: WorkerStep[]): Promise<Answer>
+  close(): Promise<void>
+}
+
+/** Numbers the requests, bounds how many wait, and gives every answer to the one who asked. */
+function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | 'onLost'>): Door {
+  const waiting = new Map<number, Waiting>()
+  const counts = { operations: 0, commits: 0, waiting: 0 }
+  let nextId = 1
+  let ended: DeltaError | undefined
+  let closing = false
+  const end = (cause: Error) => {
+    if (ended) return
+    ended = new DeltaError(closing ? 'shutting_down' : 'database_failed', 'The database connection has ended', {
+      cause,
+    })
+    for (const { reject } of waiting.values()) reject(ended)
+    waiting.clear()
+    if (closing) return
+    log.error('database_lost', { error: cause })
+    onLost?.(cause)
+  }
+  worker.on('error', end)
+  worker.on('exit', (code) => end(new Error(`The database worker ended with ${code}`)))
+  worker.on('message', ({ answers, committed }: WorkerReport) => {
+    counts.commits += committed
+    for (const answer of answers) {
+      const asker = waiting.get(answer.id)
+      waiting.delete(answer.id)
+      if ('failure' in answer) asker?.reject(errorOf(answer.failure, log))
+      else asker?.resolve(answer as never)
+    }
+    counts.waiting = waiting.size
+  })
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- A worker's port has no origin; the rule is for windows.
+  const post = (message: WorkerRequest | 'close') => worker.postMessage(message)
+  return {
+    counts,
+    ask(kind, steps) {
+      if (ended || closing) return Promise.reject(ended ?? new DeltaError('shutting_down', 'The database is closing'))
+      if (waiting.size >= limits.databaseQueued) return Promise.reject(tooBusy())
+      const id = nextId++
+      counts.operations += 1
+      counts.waiting = waiting.size + 1
+      return new Promise((resolve, reject) => {
+        waiting.set(id, { resolve, reject })
+        post({ id, kind, steps })
+      })
+    },
+    async close() {
+      if (ended) return
+      closing = true
+      const exited = new Promise((resolve) => worker.once('exit', resolve))
+      post('close')
+      await exited
+    },
+  }
+}
+
+function tooBusy(): DeltaError {
+  return new DeltaError('database_busy', `${limits.databaseQueued} operations wait for the database already`)
+}
+
+function errorOf({ code, message, context }: WorkerFailure, log: Logger): Error {
+  if (!code) return new Error(`SQLite: ${message}`)
+  if (code === 'database_failed') log.error('database_failed', { message })
+  return new DeltaError(code, message, context ? { context } : {})
+}
+
+function sqliteDatabase(door: Door): Database {
+  const database: Database = {
+    kind: 'sqlite',
+    sql: queryBuilder({
+      createAdapter: () => new SqliteAdapter(),
+      createIntrospector: (db) => new SqliteIntrospector(db),
+      createQueryCompiler: () => new SqliteQueryCompiler(),
+    }),
+    counts: door.counts,
+    async all<Row>(query: CompiledQuery<Row>) {
+      const answer = await door.ask<{ rows: Row[] }>(readsOnly(query) ? 'read' : 'rows', [stepOf({ query })])
+      return answer.rows
+    },
+    async first<Row>(query: CompiledQuery<Row>) {
+      return (await database.all(query))[0]
+    },
+    async run(query) {
+      const { changed } = await door.ask<BatchResult>('batch', [stepOf({ query })])
+      return { changed: changed[0]! }
+    },
+    async batch(steps) {
+      if (steps.length > limits.databaseBatchSteps)
+        throw new RangeError(`A batch has at most ${limits.databaseBatchSteps} steps`)
+      const answer = await door.ask<BatchResult & { id: number }>('batch', steps.map(stepOf))
+      const { applied, failedStep, changed } = answer
+      return { applied, changed, ...(failedStep !== undefined && { failedStep }) }
+    },
+    of: <Tables>() => database as unknown as Database<Tables>,
+    async check() {
+      await database.all(rawQuery('select 1 as one'))
+    },
+    close: door.close,
+  }
+  return database
+}
+
+function stepOf({ query, mustChange }: BatchStep): WorkerStep {
+  const step = { sql: query.sql, parameters: sqlValues(query) }
+  return mustChange === undefined ? step : { ...step, mustChange }
+}
