@@ -13,7 +13,11 @@ export function createClient({ url, key }: { url: string; key: string }) {
   const { hostname, port } = new URL(url)
 
   async function call<T>(method: string, path: string, body?: unknown): Promise<T> {
-    const { status, body: text } = await send(method, path, body === undefined ? undefined : Buffer.from(JSON.stringify(body)))
+    const { status, body: text } = await send(
+      method,
+      path,
+      body === undefined ? undefined : Buffer.from(JSON.stringify(body)),
+    )
     if (status >= 300) throw new Error(`${method} ${path} answered ${status}: ${text.slice(0, 500)}`)
     return (text === '' ? undefined : JSON.parse(text)) as T
   }
@@ -21,7 +25,17 @@ export function createClient({ url, key }: { url: string; key: string }) {
   function send(method: string, path: string, body?: Buffer): Promise<Answer<string>> {
     return new Promise((done, fail) => {
       const sent = request(
-        { agent, hostname, port, method, path, headers: { authorization: `Bearer ${key}`, ...(body && { 'content-type': 'application/json', 'content-length': body.length }) } },
+        {
+          agent,
+          hostname,
+          port,
+          method,
+          path,
+          headers: {
+            authorization: `Bearer ${key}`,
+            ...(body && { 'content-type': 'application/json', 'content-length': body.length }),
+          },
+        },
         (answer) => {
           const chunks: Buffer[] = []
           answer.on('data', (chunk: Buffer) => chunks.push(chunk))

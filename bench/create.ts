@@ -13,7 +13,13 @@ export async function createToFirstExec(bench: Bench): Promise<Figure[]> {
     const { client, dataDir } = await bench.platform({ runtime })
     const scratch = mkdtempSync(join(tmpdir(), 'delta-rival-'))
     const model = await createSandbox(client)
-    const rival = await openRuntimeRival({ runtime, dataDir, lower: join(bench.templates, 'host/root'), usr: '/usr', scratch })
+    const rival = await openRuntimeRival({
+      runtime,
+      dataDir,
+      lower: join(bench.templates, 'host/root'),
+      usr: '/usr',
+      scratch,
+    })
     const ours: number[] = []
     const theirs: number[] = []
     const rounds = 60
@@ -68,9 +74,27 @@ export async function crowd(bench: Bench): Promise<Figure[]> {
     deleteRates.push((count / deleteMs) * 1000)
   }
   return [
-    figure({ name: '100 creates at once, crun', unit: 'creates/s', samples: createRates, bar: 'p50 ≥ 80/s, none fails', holds: ({ p50 }) => p50 >= 80 }),
-    figure({ name: '100 creates at once, latency', unit: 'ms', samples: latencies, bar: 'p95 ≤ 2 × p50', holds: ({ p50, p95 }) => p95 <= 2 * p50 }),
-    figure({ name: '100 deletes at once, crun', unit: 'deletes/s', samples: deleteRates, bar: 'p50 ≥ 80/s', holds: ({ p50 }) => p50 >= 80 }),
+    figure({
+      name: '100 creates at once, crun',
+      unit: 'creates/s',
+      samples: createRates,
+      bar: 'p50 ≥ 80/s, none fails',
+      holds: ({ p50 }) => p50 >= 80,
+    }),
+    figure({
+      name: '100 creates at once, latency',
+      unit: 'ms',
+      samples: latencies,
+      bar: 'p95 ≤ 2 × p50',
+      holds: ({ p50, p95 }) => p95 <= 2 * p50,
+    }),
+    figure({
+      name: '100 deletes at once, crun',
+      unit: 'deletes/s',
+      samples: deleteRates,
+      bar: 'p50 ≥ 80/s',
+      holds: ({ p50 }) => p50 >= 80,
+    }),
   ]
 }
 

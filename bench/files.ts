@@ -35,9 +35,29 @@ export async function bigFile(bench: Bench): Promise<Figure[]> {
   await rival.close()
   await remove(client, id)
   return [
-    figure({ name: '1 GiB up', unit: 'MB/s', samples: samples.up, rival: { name: 'bare Node HTTP pipe to a file', samples: samples.rivalUp }, bar: '≥ 0.4 × rival', holds: atLeast(0.4) }),
-    figure({ name: '1 GiB down', unit: 'MB/s', samples: samples.down, rival: { name: 'bare Node HTTP pipe from a file', samples: samples.rivalDown }, bar: '≥ 0.4 × rival', holds: atLeast(0.4) }),
-    figure({ name: '1 GiB up and down, server memory', unit: 'MB grown', samples: [(most - before) / megabyte], bar: '≤ 64 MB', holds: ({ p50 }) => p50 <= 64 }),
+    figure({
+      name: '1 GiB up',
+      unit: 'MB/s',
+      samples: samples.up,
+      rival: { name: 'bare Node HTTP pipe to a file', samples: samples.rivalUp },
+      bar: '≥ 0.4 × rival',
+      holds: atLeast(0.4),
+    }),
+    figure({
+      name: '1 GiB down',
+      unit: 'MB/s',
+      samples: samples.down,
+      rival: { name: 'bare Node HTTP pipe from a file', samples: samples.rivalDown },
+      bar: '≥ 0.4 × rival',
+      holds: atLeast(0.4),
+    }),
+    figure({
+      name: '1 GiB up and down, server memory',
+      unit: 'MB grown',
+      samples: [(most - before) / megabyte],
+      bar: '≤ 64 MB',
+      holds: ({ p50 }) => p50 <= 64,
+    }),
   ]
 }
 
@@ -61,10 +81,22 @@ function upload(client: Endpoint, path: string): Promise<void> {
   )
   return new Promise((done, fail) => {
     const { agent, hostname, port, key } = client
-    const sent = request({ agent, hostname, port, path, method: 'PUT', headers: { authorization: `Bearer ${key}`, 'content-length': gibibyte } }, (answer) => {
-      answer.resume()
-      answer.on('end', () => (answer.statusCode === 200 ? done() : fail(new Error(`upload answered ${answer.statusCode}`))))
-    })
+    const sent = request(
+      {
+        agent,
+        hostname,
+        port,
+        path,
+        method: 'PUT',
+        headers: { authorization: `Bearer ${key}`, 'content-length': gibibyte },
+      },
+      (answer) => {
+        answer.resume()
+        answer.on('end', () =>
+          answer.statusCode === 200 ? done() : fail(new Error(`upload answered ${answer.statusCode}`)),
+        )
+      },
+    )
     sent.on('error', fail)
     pipeline(body, sent).catch(fail)
   })
@@ -73,13 +105,20 @@ function upload(client: Endpoint, path: string): Promise<void> {
 function download(client: Endpoint, path: string): Promise<void> {
   return new Promise((done, fail) => {
     const { agent, hostname, port, key } = client
-    const sent = request({ agent, hostname, port, path, method: 'GET', headers: { authorization: `Bearer ${key}` } }, (answer: IncomingMessage) => {
-      let received = 0
-      answer.on('data', (chunk: Buffer) => {
-        received += chunk.length
-      })
-      answer.on('end', () => (answer.statusCode === 200 && received === gibibyte ? done() : fail(new Error(`download answered ${answer.statusCode} with ${received} bytes`))))
-    })
+    const sent = request(
+      { agent, hostname, port, path, method: 'GET', headers: { authorization: `Bearer ${key}` } },
+      (answer: IncomingMessage) => {
+        let received = 0
+        answer.on('data', (chunk: Buffer) => {
+          received += chunk.length
+        })
+        answer.on('end', () =>
+          answer.statusCode === 200 && received === gibibyte
+            ? done()
+            : fail(new Error(`download answered ${answer.statusCode} with ${received} bytes`)),
+        )
+      },
+    )
     sent.on('error', fail)
     sent.end()
   })
@@ -89,7 +128,10 @@ async function openPipe(pool: string) {
   const folder = mkdtempSync(join(pool, 'bench-pipe-'))
   const file = join(folder, 'big.bin')
   const server = createServer((incoming, answer) => {
-    const finish = incoming.method === 'PUT' ? pipeline(incoming, createWriteStream(file)).then(() => void answer.end()) : pipeline(createReadStream(file), answer)
+    const finish =
+      incoming.method === 'PUT'
+        ? pipeline(incoming, createWriteStream(file)).then(() => void answer.end())
+        : pipeline(createReadStream(file), answer)
     finish.catch((error: unknown) => answer.destroy(error as Error))
   })
   await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))

@@ -55,7 +55,13 @@ async function idleProcessor(pid: number, count: number, runtime: string): Promi
   const startedAt = performance.now()
   await sleep(60_000)
   const share = (total() - before) / 1e6 / (performance.now() - startedAt)
-  return figure({ name: `processor with ${count} idle, ${runtime}`, unit: '% of a core', samples: [share * 100], bar: '≤ 1 % over 60 s', holds: ({ p50 }) => p50 <= 1 })
+  return figure({
+    name: `processor with ${count} idle, ${runtime}`,
+    unit: '% of a core',
+    samples: [share * 100],
+    bar: '≤ 1 % over 60 s',
+    holds: ({ p50 }) => p50 <= 1,
+  })
 }
 
 async function execTimes(count: number, exec: (round: number) => Promise<void>): Promise<number[]> {

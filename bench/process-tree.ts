@@ -19,7 +19,10 @@ export function processTree(root: number): number[] {
 /** Nanoseconds on a processor, of all threads of the process; 0 when it is gone. */
 export function cpuNanos(pid: number): number {
   try {
-    return readdirSync(`/proc/${pid}/task`).reduce((sum, task) => sum + Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, 'utf8').split(' ')[0]), 0)
+    return readdirSync(`/proc/${pid}/task`).reduce(
+      (sum, task) => sum + Number(readFileSync(`/proc/${pid}/task/${task}/schedstat`, 'utf8').split(' ')[0]),
+      0,
+    )
   } catch {
     return 0
   }

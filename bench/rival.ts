@@ -14,7 +14,19 @@ interface OciConfig {
  * (user namespace, mappings, seccomp, capabilities, limits), and removes everything again. The shell lives in one private mount
  * namespace where cgroup2 is hidden on hybrid hosts, because crun 1.8 refuses such hosts otherwise; that costs the rival nothing per run.
  */
-export async function openRuntimeRival({ runtime, dataDir, lower, usr, scratch }: { runtime: string; dataDir: string; lower: string; usr?: string; scratch: string }) {
+export async function openRuntimeRival({
+  runtime,
+  dataDir,
+  lower,
+  usr,
+  scratch,
+}: {
+  runtime: string
+  dataDir: string
+  lower: string
+  usr?: string
+  scratch: string
+}) {
   const bundle = join(scratch, 'bundle')
   mkdirSync(bundle, { recursive: true })
   const config = boxConfig(dataDir)
@@ -25,7 +37,9 @@ export async function openRuntimeRival({ runtime, dataDir, lower, usr, scratch }
   for (const namespace of config.linux.namespaces) delete namespace.path
   writeFileSync(join(bundle, 'config.json'), JSON.stringify(config))
   writeFileSync(join(scratch, 'run.sh'), script({ runtime, scratch, bundle, lower, ...(usr && { usr }) }))
-  const shell = spawn('unshare', ['--mount', '--propagation', 'private', 'sh', join(scratch, 'run.sh')], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const shell = spawn('unshare', ['--mount', '--propagation', 'private', 'sh', join(scratch, 'run.sh')], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
   const lines = createInterface({ input: shell.stdout })[Symbol.asyncIterator]()
   return {
     /** One run, in milliseconds. */
@@ -44,7 +58,19 @@ export async function openRuntimeRival({ runtime, dataDir, lower, usr, scratch }
   }
 }
 
-function script({ runtime, scratch, bundle, lower, usr }: { runtime: string; scratch: string; bundle: string; lower: string; usr?: string }) {
+function script({
+  runtime,
+  scratch,
+  bundle,
+  lower,
+  usr,
+}: {
+  runtime: string
+  scratch: string
+  bundle: string
+  lower: string
+  usr?: string
+}) {
   const second = usr ? `mount -t overlay overlay -o lowerdir=${usr},upperdir=$S/uu,workdir=$S/uw $S/merged/usr &&` : ''
   const unmountSecond = usr ? 'umount $S/merged/usr;' : ''
   return `S=${scratch}
@@ -69,4 +95,3 @@ function boxConfig(dataDir: string): OciConfig {
   if (!box) throw new Error(`no box with a config.json below ${boxes}`)
   return JSON.parse(readFileSync(join(boxes, box, 'config.json'), 'utf8')) as OciConfig
 }
-

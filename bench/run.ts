@@ -1,0 +1,115 @@
+// Measures every figure in one run beside its rival, prints a table, writes bench/results.json and exits non-zero where a bar is missed.
+// `npm run bench -- NAME` measures the figures whose name starts so.
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { type Platform, startPlatform } from '../e2e/platform.ts'
+import { type Client, createClient } from './client.ts'
+import { createToFirstExec, crowd } from './create.ts'
+import { execTrueFigure } from './exec.ts'
+import { type Figure, table } from './figures.ts'
+import { bigFile } from './files.ts'
+import { idleSandboxes } from './idle.ts'
+import { idleServer } from './server.ts'
+
+/** A running platform as a figure sees it. */
+export interface Target {
+  client: Client
+  dataDir: string
+  /** The helper's pid, root of all of the platform's processes. */
+  pid: number
+  serverPid: () => number
+  /** Where uppers lie, for a rival that must write to the same file system. */
+  pool: string
+  startMs: number
+}
+
+export interface Bench {
+  templates: string
+  /** The platform on that runtime; started once and kept, unless `anew`. */
+  platform(options: { runtime: string; anew?: boolean }): Promise<Target>
+}
+
+const root = resolve(import.meta.dirname, '..')
+const all: Record<string, (bench: Bench) => Promise<Figure[]>> = {
+  server: idleServer,
+  create: createToFirstExec,
+  exec: execTrueFigure,
+  crowd,
+  files: bigFile,
+  idle: idleSandboxes,
+}
+
+const wanted = process.argv[2]
+const chosen = Object.entries(all).filter(([name]) => !wanted || name.startsWith(wanted))
+if (chosen.length === 0) {
+  process.stderr.write(`There is no figure '${wanted}'. There are: ${Object.keys(all).join(', ')}\n`)
+  process.exit(2)
+}
+
+const templates = join(root, '.build/templates')
+let current: { runtime: string; platform: Platform; target: Target } | undefined
+const figures: Figure[] = []
+try {
+  for (const [name, measure] of chosen) {
+    process.stderr.write(`measuring ${name}\n`)
+    figures.push(...(await measure({ templates, platform })))
+  }
+} finally {
+  await stopCurrent()
+}
+process.stdout.write(`${table(figures)}\n`)
+writeFileSync(join(root, 'bench/results.json'), `${JSON.stringify(merge(figures), null, 2)}\n`)
+process.exitCode = figures.every(({ holds }) => holds) ? 0 : 1
+
+async function platform({ runtime, anew = false }: { runtime: string; anew?: boolean }): Promise<Target> {
+  if (current?.runtime === runtime && !anew) return current.target
+  await stopCurrent()
+  const dataDir = mkdtempSync(join(root, '.build/bench-'))
+  const startedAt = performance.now()
+  const started = await startPlatform({ dataDir, runtime })
+  const target: Target = {
+    client: createClient({ url: started.url, key: started.key }),
+    dataDir,
+    pid: started.pid,
+    serverPid: () => httpProcess(started.pid),
+    pool: join(dataDir, 'pool'),
+    startMs: performance.now() - startedAt,
+  }
+  current = { runtime, platform: started, target }
+  return target
+}
+
+async function stopCurrent(): Promise<void> {
+  if (!current) return
+  current.target.client.close()
+  await current.platform.stop()
+  rmSync(current.target.dataDir, { recursive: true, force: true })
+  current = undefined
+}
+
+/** The child of the helper (or of its pid-namespace parent) that runs Node. */
+function httpProcess(helper: number): number {
+  const parents = [helper]
+  for (let index = 0; index < parents.length; index++) {
+    for (const task of readdirSync(`/proc/${parents[index]}/task`)) {
+      const children = readFileSync(`/proc/${parents[index]}/task/${task}/children`, 'utf8').trim()
+      for (const child of children === '' ? [] : children.split(' ').map(Number)) {
+        if (readFileSync(`/proc/${child}/cmdline`, 'utf8').includes('main.mjs')) return child
+        parents.push(child)
+      }
+    }
+  }
+  throw new Error('the HTTP process is not there')
+}
+
+/** A run of one figure replaces that figure's rows and keeps the others. */
+function merge(fresh: Figure[]): Figure[] {
+  if (!wanted) return fresh
+  let kept: Figure[] = []
+  try {
+    kept = JSON.parse(readFileSync(join(root, 'bench/results.json'), 'utf8')) as Figure[]
+  } catch {
+    // The first run has nothing to keep.
+  }
+  return [...kept.filter(({ name }) => !fresh.some((row) => row.name === name)), ...fresh]
+}
