@@ -3,6 +3,7 @@ import { OpenAPIHono } from '@hono/zod-openapi'
 import type { createRoute } from '@hono/zod-openapi'
 import type { Context, Handler, MiddlewareHandler } from 'hono'
 import type { Metrics } from '../metrics.ts'
+import { errorResponse } from './document.ts'
 import { validateRequest } from './validate.ts'
 
 /** Who sent the request. */
@@ -20,6 +21,8 @@ export interface ApiEnv {
     caller: Caller
     /** The route's template, such as `/v1/sandboxes/{id}`, for log and metrics. */
     route: string
+    /** An event stream: it ends when its reader leaves, and a stopping server does not wait for it. */
+    endless: boolean
   }
 }
 
@@ -54,7 +57,7 @@ type RouteConfig = Parameters<typeof createRoute>[0]
 export function createApi(): Api {
   const api: Api = new OpenAPIHono<ApiEnv>({ strict: true })
   const openapi = ({ middleware, hide, ...route }: RouteConfig, handler: Handler) => {
-    if (!hide) api.openAPIRegistry.registerPath(route)
+    if (!hide) api.openAPIRegistry.registerPath({ ...route, responses: { ...route.responses, default: errorResponse } })
     const before = (middleware === undefined ? [] : [middleware].flat()) as MiddlewareHandler[]
     const check = validateRequest(route)
     const path = route.path.replaceAll(/\{(.+?)\}/g, ':$1')

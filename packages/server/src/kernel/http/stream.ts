@@ -22,11 +22,17 @@ export async function sendStream(
   { status = 200, headers = {} }: StreamOptions = {},
 ): Promise<Response> {
   const { outgoing } = c.env ?? {}
+  if (isEventStream(headers)) c.set('endless', true)
   if (!outgoing) return new Response(c.req.method === 'HEAD' ? null : webStream(body), { status, headers })
   outgoing.writeHead(status, headers)
   if (c.req.method === 'HEAD') outgoing.end()
   else await pump(body, outgoing)
   return RESPONSE_ALREADY_SENT
+}
+
+function isEventStream(headers: Record<string, string>): boolean {
+  const type = headers['Content-Type'] ?? headers['content-type']
+  return type?.startsWith('text/event-stream') === true
 }
 
 async function pump(body: AsyncIterable<StreamChunk>, outgoing: ServerResponse): Promise<void> {

@@ -1,0 +1,39 @@
+import { z } from '@hono/zod-openapi'
+import type { Handler } from 'hono'
+import { errorTable } from '../errors.ts'
+import type { ErrorCode } from '../errors.ts'
+import type { Api, ApiEnv } from './api.ts'
+
+export const errorSchema = z
+  .object({
+    error: z.object({
+      code: z.enum(Object.keys(errorTable) as [ErrorCode, ...ErrorCode[]]).openapi({ description: 'Branch on this' }),
+      message: z.string(),
+      cause: z.string().optional(),
+      remediation: z.string().openapi({ description: 'What to do next' }),
+      requestId: z.string(),
+      context: z.record(z.string(), z.unknown()).optional(),
+    }),
+  })
+  .openapi('Error')
+
+/** Every route may answer so. */
+export const errorResponse = {
+  description: 'Any refusal or failure',
+  content: { 'application/json': { schema: errorSchema } },
+}
+
+/** The OpenAPI document, made when it is first asked for. */
+export function describeApi(api: Api, version: string): Handler<ApiEnv> {
+  api.openAPIRegistry.registerComponent('securitySchemes', 'apiKey', { type: 'http', scheme: 'bearer' })
+  let document: object | undefined
+  return (c) => {
+    c.set('route', '/openapi.json')
+    document ??= api.getOpenAPI31Document({
+      openapi: '3.1.0',
+      info: { title: 'DELTA', version, description: 'Secure computers for LLM agents', license: { name: 'MIT' } },
+      security: [{ apiKey: [] }],
+    })
+    return c.json({ ...document, servers: [{ url: new URL(c.req.url).origin }] })
+  }
+}

@@ -1,0 +1,60 @@
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import type { ContentfulStatusCode } from 'hono/utils/http-status'
+import { DeltaError } from '../errors.ts'
+import type { Logger } from '../log.ts'
+import type { Api, ApiContext } from './api.ts'
+
+const retryAfterSeconds = '1'
+
+/** The only place where errors become answers. What is not a DeltaError is a bug: it is logged whole, and nothing of it leaks. */
+export function answerError(thrown: Error, c: ApiContext, log: Logger): Response {
+  const requestId = c.get('requestId')
+  const error =
+    thrown instanceof DeltaError ? thrown : new DeltaError('internal', 'The server failed to answer', { cause: thrown })
+  if (error.code === 'internal') log.error('internal_error', { requestId, path: c.req.path, error: thrown })
+  else if (error.status >= 500) log.warn('request_failed', { requestId, path: c.req.path, error })
+  const { outgoing } = c.env ?? {}
+  if (outgoing?.headersSent) {
+    // Part of an answer is out; cutting the connection is the only honest end left.
+    outgoing.destroy()
+    return RESPONSE_ALREADY_SENT
+  }
+  setHeaders(c, error)
+  return c.json(error.toBody(requestId), error.status as ContentfulStatusCode)
+}
+
+function setHeaders(c: ApiContext, { code, status, context }: DeltaError): void {
+  if (code === 'unauthorized') c.header('WWW-Authenticate', 'Bearer')
+  if (code === 'method_not_allowed') c.header('Allow', String(context?.['allow']))
+  if (status === 429 || status === 503) c.header('Retry-After', retryAfterSeconds)
+  // What is left of the body is not worth reading.
+  if (code === 'body_too_large' || code === 'request_timeout' || code === 'shutting_down')
+    c.header('Connection', 'close')
+}
+
+/** Tells a wrong path from a wrong method. */
+export function answerNotFound(c: ApiContext, api: Api): never {
+  const { path, method } = c.req
+  const allow = methodsOf(api, path)
+  if (allow.length > 0 && !allow.includes(method)) {
+    throw new DeltaError('method_not_allowed', `${method} is not possible on ${path}`, { context: { allow } })
+  }
+  throw new DeltaError('not_found', `There is no ${method} ${path}`)
+}
+
+function methodsOf(api: Api, path: string): string[] {
+  const methods = new Set<string>()
+  for (const route of api.routes) {
+    if (route.method !== 'ALL' && patternOf(route.path).test(path)) methods.add(route.method)
+  }
+  return [...methods]
+}
+
+function patternOf(template: string): RegExp {
+  const parts = template.split('/').map((part) => (part.startsWith(':') ? '[^/]+' : escapeRegExp(part)))
+  return new RegExp(`^${parts.join('/')}$`)
+}
+
+function escapeRegExp(text: string): string {
+  return text.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&')
+}

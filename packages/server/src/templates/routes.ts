@@ -1,0 +1,33 @@
+import { createRoute } from '@hono/zod-openapi'
+import type { Feature } from '../kernel/http/api.ts'
+import { templateListSchema, templateParamsSchema, templateSchema } from './schema.ts'
+import type { Templates } from './service.ts'
+
+const listRoute = createRoute({
+  method: 'get',
+  path: '/v1/templates',
+  operationId: 'listTemplates',
+  tags: ['templates'],
+  summary: 'What sandboxes can start from',
+  responses: { 200: { description: 'All templates', content: { 'application/json': { schema: templateListSchema } } } },
+})
+
+const buildRoute = createRoute({
+  method: 'post',
+  path: '/v1/templates/{name}/build',
+  operationId: 'buildTemplate',
+  tags: ['templates'],
+  summary: 'Build a template and wait until it is ready, which may take minutes',
+  request: { params: templateParamsSchema },
+  responses: { 200: { description: 'It is ready', content: { 'application/json': { schema: templateSchema } } } },
+})
+
+export function templatesFeature({ templates }: { templates: Templates }): Feature {
+  return {
+    name: 'templates',
+    routes(api) {
+      api.openapi(listRoute, async (c) => c.json({ data: await templates.list(), nextCursor: null }, 200))
+      api.openapi(buildRoute, async (c) => c.json(await templates.build(c.req.valid('param').name), 200))
+    },
+  }
+}
