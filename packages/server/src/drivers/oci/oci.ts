@@ -1,0 +1,402 @@
+import { closeSync, constants, openSync } from 'node:fs'
+import { connect as connectSocket, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import type { Reader } from '../../guest/codec.ts'
+import { DeltaError, type ErrorCode } from '../../kernel/errors.ts'
+import type { Logger } from '../../kernel/log.ts'
+import type { Box, BoxSpec, BoxState, BoxStatus, Driver, Finding, TemplateStatus } from '../driver.ts'
+import { createHelperCalls, HelperRefusal } from './calls.ts'
+
+// The numbers of docs/helper-protocol.md.
+const requests = {
+  info: 1,
+  create: 2,
+  end: 3,
+  freeze: 4,
+  thaw: 5,
+  stats: 6,
+  list: 7,
+  dropUpper: 8,
+  templates: 9,
+  buildTemplate: 10,
+  doctor: 11,
+  usage: 12,
+} as const
+const news = { boxDied: 100, shutdown: 101 } as const
+const boxStates: Record<number, BoxState> = { 1: 'running', 2: 'frozen', 3: 'dead' }
+
+const shortMs = 30_000
+/** Making and ending a box take milliseconds; under a flood of them on a slow disk, seconds. */
+const boxMs = 60_000
+/** A template fetches packages over whatever network there is. */
+const buildMs = 2 * 60 * 60_000
+/** How long a guest may take to listen: gVisor makes its socket itself, after it was started. */
+const connectMs = 5_000
+const connectRetryMs = { first: 1, most: 50 }
+/** Names, states and sentences in answers. */
+const maxTextBytes = 16 * 1024
+/** A unix socket's address holds 108 bytes with its end. */
+const maxSocketPathBytes = 107
+const unknownBytes = 0xffff_ffff_ffff_ffffn
+/** O_PATH: names the folder without needing the right to list it. */
+const openPath = 0o10000000
+
+export type ShutdownMode = 'stop' | 'leave'
+
+export interface OciDriver extends Driver {
+  /** The helper wants this process to end: with its sandboxes, or leaving them running. Returns the function that stops listening. */
+  onShutdown(listener: (mode: ShutdownMode) => void): () => void
+  /** Resolves when the helper is gone; nothing works any more and the process should end. */
+  readonly closed: Promise<void>
+}
+
+/**
+ * Boxes made by the privileged helper with an OCI runtime. `wireDir` is where the guests' sockets lie. Its path may be of any length: an
+ * address that would be too long is reached through `/proc/self/fd` of the open folder.
+ */
+export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Logger }): OciDriver {
+  const { helper, wireDir, log } = deps
+  const deathListeners = new Set<(boxId: string, cause: { oom: boolean }) => void>()
+  const shutdownListeners = new Set<(mode: ShutdownMode) => void>()
+  /** Where each box listens, as far as this process was told; `list` tells the rest. */
+  const wires = new Map<string, string>()
+  const wireFolder = openSync(wireDir, openPath | constants.O_DIRECTORY)
+
+  const calls = createHelperCalls({
+    helper,
+    log,
+    onNews(type, reader) {
+      if (type === news.boxDied) {
+        const boxId = reader.str('boxId', maxTextBytes)
+        const oom = reader.flag('oom')
+        wires.delete(boxId)
+        for (const listener of Array.from(deathListeners)) listener(boxId, { oom })
+      } else if (type === news.shutdown) {
+        const mode = reader.u8('mode') === 1 ? 'stop' : 'leave'
+        for (const listener of Array.from(shutdownListeners)) listener(mode)
+      }
+    },
+  })
+  void calls.closed.then(() => closeSync(wireFolder))
+
+  const refusalOf = async (error: unknown, spec: BoxSpec): Promise<unknown> => {
+    if (!(error instanceof HelperRefusal)) return error
+    if (error.code === 'not_found') return missingPart(error, spec, await driver.templates())
+    if (error.code === 'io' && (await driver.usage()).readOnly) {
+      return new DeltaError('pool_read_only', 'The storage pool has turned read-only', { cause: error.message })
+    }
+    if (error.code === 'not_supported' && spec.runtime !== undefined) {
+      return new DeltaError('runtime_not_available', `The runtime ${spec.runtime} is not available`, {
+        cause: error.message,
+      })
+    }
+    return explain(error, 'The sandbox could not be made')
+  }
+
+  const simple = <Answer>(
+    what: string,
+    request: { type: number; timeoutMs?: number; text?: string; read?: (reader: Reader) => Answer },
+  ): Promise<Answer> =>
+    calls
+      .call({
+        type: request.type,
+        timeoutMs: request.timeoutMs ?? shortMs,
+        ...(request.text !== undefined && { write: (writer) => writer.str(request.text!) }),
+        read: request.read ?? (() => undefined as Answer),
+      })
+      .catch((error: unknown) => {
+        throw explain(error, what)
+      })
+
+  const addressOf = async (boxId: string): Promise<string> => {
+    if (!wires.has(boxId)) await driver.list()
+    const wirePath = wires.get(boxId)
+    if (!wirePath) throw new DeltaError('guest_unreachable', `The box ${boxId} is not there`)
+    const path = `${wireDir}/${wirePath}`
+    return Buffer.byteLength(path) <= maxSocketPathBytes ? path : `/proc/self/fd/${wireFolder}/${wirePath}`
+  }
+
+  const driver: OciDriver = {
+    name: 'oci',
+    closed: calls.closed,
+
+    info: () =>
+      simple('The privileged helper could not describe itself', {
+        type: requests.info,
+        read(reader) {
+          const version = text(reader, 'version')
+          const runtime = text(reader, 'runtime')
+          const runtimeVersion = text(reader, 'runtimeVersion')
+          const cgroup = text(reader, 'cgroup')
+          const pool = text(reader, 'pool')
+          reader.u32('uidBase')
+          reader.u32('uidCount')
+          const templates = texts(reader, 'templates')
+          const warnings = texts(reader, 'warnings')
+          const kernel = text(reader, 'kernel')
+          log.debug('helper_info', { version, runtime, runtimeVersion, cgroup, pool, kernel })
+          return { name: 'oci', runtime, runtimeVersion, cgroup, pool, kernel, templates, warnings }
+        },
+      }),
+
+    async create(spec) {
+      try {
+        const box = await calls.call({
+          type: requests.create,
+          timeoutMs: boxMs,
+          write: (writer) =>
+            writer
+              .str(spec.boxId)
+              .str(spec.upperId)
+              .u8(spec.fresh ? 1 : 0)
+              .str(spec.template)
+              .str(spec.runtime ?? '')
+              .u32(spec.cpuMilli)
+              .u32(spec.memoryMb)
+              .u32(spec.diskMb)
+              .u32(spec.processes)
+              .str(spec.hostname),
+          read: (reader) => readBox(reader, spec.boxId),
+        })
+        wires.set(spec.boxId, box.wirePath)
+        return { boxId: box.boxId, pid: box.pid, timings: box.timings }
+      } catch (error) {
+        throw await refusalOf(error, spec)
+      }
+    },
+
+    async end(boxId, { keepUpper }) {
+      wires.delete(boxId)
+      await calls
+        .call({
+          type: requests.end,
+          timeoutMs: boxMs,
+          write: (writer) => writer.str(boxId).u8(keepUpper ? 1 : 0),
+          read: () => undefined,
+        })
+        .catch((error: unknown) => {
+          throw explain(error, 'The sandbox could not be ended')
+        })
+    },
+
+    freeze: (boxId) => simple('The sandbox could not be paused', { type: requests.freeze, text: boxId }),
+    thaw: (boxId) => simple('The sandbox could not be resumed', { type: requests.thaw, text: boxId }),
+
+    stats: (boxId) =>
+      simple('The sandbox could not be measured', {
+        type: requests.stats,
+        text: boxId,
+        read: (reader) => ({
+          cpuMicros: reader.size('cpuMicros'),
+          memoryBytes: reader.size('memoryBytes'),
+          memoryPeakBytes: reader.size('memoryPeakBytes'),
+          memoryLimitBytes: reader.size('memoryLimitBytes'),
+          oomKills: reader.size('oomKills'),
+          processes: reader.u32('processes'),
+          diskBytes: knownBytes(reader.u64('diskBytes')),
+          diskLimitBytes: reader.size('diskLimitBytes'),
+        }),
+      }),
+
+    async list() {
+      const { boxes, upperIds } = await simple('The sandboxes could not be listed', {
+        type: requests.list,
+        read: (reader) => ({
+          boxes: reader.list('boxes', 21, readBoxStatus),
+          upperIds: texts(reader, 'upperIds'),
+        }),
+      })
+      for (const { status, wirePath } of boxes) {
+        if (status.state === 'dead') wires.delete(status.boxId)
+        else wires.set(status.boxId, wirePath)
+      }
+      return { boxes: boxes.map(({ status }) => status), upperIds }
+    },
+
+    dropUpper: (upperId) => simple('The disk could not be removed', { type: requests.dropUpper, text: upperId }),
+
+    async connect(boxId, { signal } = {}) {
+      const endsAt = performance.now() + connectMs
+      for (let pauseMs = connectRetryMs.first; ; pauseMs = Math.min(pauseMs * 2, connectRetryMs.most)) {
+        signal?.throwIfAborted()
+        const address = await addressOf(boxId)
+        try {
+          return await openSocket(address, signal)
+        } catch (cause) {
+          signal?.throwIfAborted()
+          const waits = notListening.has((cause as NodeJS.ErrnoException).code ?? '')
+          if (!waits || performance.now() + pauseMs > endsAt) {
+            throw new DeltaError('guest_unreachable', `The box ${boxId} does not accept connections`, { cause })
+          }
+        }
+        await new Promise((resolve) => setTimeout(resolve, pauseMs))
+        // News of its death has removed the address: without this the next round would ask the helper again and again.
+        if (!wires.has(boxId)) throw new DeltaError('guest_unreachable', `The box ${boxId} has ended`)
+      }
+    },
+
+    templates: () =>
+      simple('The templates could not be listed', {
+        type: requests.templates,
+        read: (reader) => reader.list('templates', 12, readTemplate),
+      }),
+
+    async buildTemplate(name) {
+      try {
+        await calls.call({
+          type: requests.buildTemplate,
+          timeoutMs: buildMs,
+          write: (writer) => writer.str(name),
+          read: () => undefined,
+        })
+      } catch (error) {
+        if (!(error instanceof HelperRefusal)) throw error
+        const code = buildCodes[error.code] ?? 'template_build_failed'
+        throw new DeltaError(code, `The template ${name} could not be built`, { cause: error.message })
+      }
+    },
+
+    doctor: () =>
+      simple('The machine could not be examined', {
+        type: requests.doctor,
+        timeoutMs: boxMs,
+        read: (reader) => reader.list('findings', 16, readFinding),
+      }),
+
+    usage: () =>
+      simple('The pool could not be measured', {
+        type: requests.usage,
+        read: (reader) => ({
+          totalBytes: reader.size('poolTotal'),
+          usedBytes: reader.size('poolUsed'),
+          backingFreeBytes: reader.size('backingFree'),
+          reserveBytes: reader.size('reserveBytes'),
+          readOnly: reader.flag('readOnly'),
+        }),
+      }),
+
+    onDeath(listener) {
+      deathListeners.add(listener)
+      return () => void deathListeners.delete(listener)
+    },
+
+    onShutdown(listener) {
+      shutdownListeners.add(listener)
+      return () => void shutdownListeners.delete(listener)
+    },
+
+    async close() {
+      calls.close()
+      await calls.closed
+    },
+  }
+  return driver
+}
+
+/** Not yet listening, or (EAGAIN) its queue of connections is full for a moment. */
+const notListening = new Set(['ENOENT', 'ECONNREFUSED', 'EAGAIN'])
+
+const buildCodes: Record<string, ErrorCode> = { not_found: 'template_not_found', no_space: 'disk_full' }
+
+const refusalCodes: Record<string, ErrorCode> = {
+  no_space: 'disk_full',
+  limit: 'capacity_exhausted',
+  invalid: 'invalid_request',
+  timed_out: 'driver_timed_out',
+  not_supported: 'not_supported',
+  canceled: 'canceled',
+}
+
+function explain(error: unknown, what: string): unknown {
+  if (!(error instanceof HelperRefusal)) return error
+  return new DeltaError(refusalCodes[error.code] ?? 'driver_failed', what, { cause: error.message })
+}
+
+/** `not_found` of CREATE may mean the template or the disk. */
+function missingPart(error: HelperRefusal, spec: BoxSpec, templates: TemplateStatus[]): DeltaError {
+  const template = templates.find(({ name }) => name === spec.template)
+  const cause = error.message
+  if (!template) return new DeltaError('template_not_found', `There is no template ${spec.template}`, { cause })
+  if (template.state !== 'ready') {
+    return new DeltaError('template_not_ready', `The template ${spec.template} is ${template.state}`, { cause })
+  }
+  return new DeltaError('driver_failed', 'Something the sandbox is made of is missing', { cause })
+}
+
+function text(reader: Reader, what: string): string {
+  return reader.str(what, maxTextBytes)
+}
+
+function texts(reader: Reader, what: string): string[] {
+  return reader.list(what, 4, (item) => item.str(what, maxTextBytes))
+}
+
+function knownBytes(bytes: bigint): number | null {
+  return bytes === unknownBytes ? null : Number(bytes)
+}
+
+function readBox(reader: Reader, boxId: string): Box & { wirePath: string } {
+  const pid = reader.u32('pid')
+  reader.u32('uidFirst')
+  const wirePath = readWirePath(reader)
+  const timings = reader.list('timings', 8, (item) => ({ phase: text(item, 'phase'), micros: item.u32('micros') }))
+  return { boxId, pid, wirePath, timings }
+}
+
+function readBoxStatus(reader: Reader): { status: BoxStatus; wirePath: string } {
+  const boxId = text(reader, 'boxId')
+  const upperId = text(reader, 'upperId')
+  const state = boxStates[reader.u8('state')] ?? 'dead'
+  reader.u32('pid')
+  const wirePath = readWirePath(reader)
+  const template = text(reader, 'template')
+  return { status: { boxId, upperId, state, template }, wirePath }
+}
+
+/** The helper is trusted; that a path stays within the folder costs nothing to see to. */
+function readWirePath(reader: Reader): string {
+  const path = text(reader, 'wirePath')
+  if (path.startsWith('/') || path.split('/').includes('..') || path.includes('\0')) {
+    throw new DeltaError('driver_failed', 'The privileged helper named a socket outside of its folder')
+  }
+  return path
+}
+
+function readTemplate(reader: Reader): TemplateStatus {
+  const name = text(reader, 'name')
+  const state = text(reader, 'state')
+  const known = ['ready', 'missing', 'building', 'failed'] as const
+  return { name, state: known.find((each) => each === state) ?? 'failed', detail: text(reader, 'detail') }
+}
+
+function readFinding(reader: Reader): Finding {
+  const name = text(reader, 'name')
+  const status = text(reader, 'status')
+  const known = ['ok', 'warn', 'fail'] as const
+  return {
+    name,
+    status: known.find((each) => each === status) ?? 'fail',
+    found: text(reader, 'found'),
+    meaning: text(reader, 'meaning'),
+  }
+}
+
+function openSocket(path: string, signal: AbortSignal | undefined): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connectSocket({ path })
+    const settle = (finish: () => void): void => {
+      signal?.removeEventListener('abort', onAbort)
+      socket.removeListener('error', onError)
+      finish()
+    }
+    const onAbort = (): void =>
+      settle(() => {
+        socket.destroy()
+        reject(signal!.reason as Error)
+      })
+    const onError = (error: Error): void => settle(() => reject(error))
+    signal?.addEventListener('abort', onAbort, { once: true })
+    socket.once('error', onError)
+    socket.once('connect', () => settle(() => resolve(socket)))
+  })
+}

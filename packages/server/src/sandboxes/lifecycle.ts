@@ -1,0 +1,331 @@
+import type { Duplex } from 'node:stream'
+import type { BoxStatus, Driver } from '../drivers/driver.ts'
+import type { ConnectOptions, GuestConnection } from '../guest/client.ts'
+import type { Clock } from '../kernel/clock.ts'
+import { DeltaError } from '../kernel/errors.ts'
+import type { Events } from '../kernel/events.ts'
+import type { Logger } from '../kernel/log.ts'
+import type { Deadlines } from './deadlines.ts'
+import type { OpenDoor } from './door.ts'
+import type { Entries, Entry, Link } from './entries.ts'
+import type { SandboxEvents } from './events.ts'
+import type { Gate } from './gate.ts'
+import { planMending, sortFound } from './reconcile.ts'
+import { type Change, moved, specOf } from './records.ts'
+import { type SandboxAction, steps, type TransitionReason } from './states.ts'
+import type { SandboxRecord, SandboxStore } from './store.ts'
+
+export type ConnectGuest = (stream: Duplex, options: ConnectOptions) => Promise<GuestConnection>
+
+export interface LifecycleDeps {
+  store: SandboxStore
+  driver: Driver
+  connectGuest: ConnectGuest
+  clock: Clock
+  log: Logger
+  events: Events<SandboxEvents>
+  entries: Entries
+  deadlines: Deadlines
+  gate: Gate
+  /** Throws once the server is stopping, so that nothing new is made meanwhile. */
+  refuseWhenStopping: () => void
+}
+
+export interface Phase {
+  phase: string
+  micros: number
+}
+
+/** What a box or a disk that must go is known by. */
+export interface Remains {
+  boxId: string | null
+  upperId: string
+}
+
+/** How long a guest may take to say hello. gVisor on a busy machine needs seconds. */
+const helloTimeoutMs = 15_000
+/** Settling an interrupted operation and asking again: twice is what it takes, more means that something else goes on. */
+const mostSteps = 4
+
+export type Lifecycle = ReturnType<typeof createLifecycle>
+
+/**
+ * What is done to sandboxes, one step at a time. Every function here runs in its sandbox's turn. A row is written before the driver is
+ * called wherever the call makes or ends something, so that a crash in between leaves a row that tells what to look for.
+ */
+export function createLifecycle(deps: LifecycleDeps) {
+  const { store, driver, clock, log, events, entries, deadlines, gate } = deps
+  /** Sandboxes of which row and box may differ, because something failed half-way. The janitor mends them. */
+  const uneasy = new Set<string>()
+  /** What is left of sandboxes that are over, by sandbox id or, for strays, by its own. */
+  const remains = new Map<string, Remains>()
+
+  async function move(entry: Entry, change: Change): Promise<void> {
+    const before = entry.record
+    const after = moved(before, change, clock.now())
+    let applied = false
+    try {
+      applied = await store.move(before, after)
+    } finally {
+      // A write that failed may have happened; the row is read again before anything else is decided.
+      if (!applied) uneasy.add(before.id)
+    }
+    if (!applied) throw new DeltaError('sandbox_state_conflict', `Sandbox ${before.id} was changed by something else`)
+    entries.put(entry, after)
+    arm(after)
+    events.emit('sandbox.changed', {
+      sandboxId: after.id,
+      accountId: after.accountId,
+      from: before.state,
+      to: after.state,
+      reason: after.reason,
+      at: after.changedAt,
+    })
+  }
+
+  function arm(record: SandboxRecord): void {
+    if (record.state === 'running' && record.endAt !== null) deadlines.set(record.id, record.endAt - clock.now())
+    else deadlines.clear(record.id)
+  }
+
+  async function connect(entry: Entry): Promise<Link> {
+    const { id, boxId, env, template, memoryMb } = entry.record
+    const signal = AbortSignal.timeout(helloTimeoutMs)
+    const stream = await driver.connect(boxId!, { signal })
+    let guest: GuestConnection
+    try {
+      guest = await deps.connectGuest(stream, { log: log.child({ sandboxId: id }), helloTimeoutMs, signal })
+    } catch (cause) {
+      stream.destroy()
+      throw new DeltaError('guest_unreachable', `The guest of sandbox ${id} did not say hello`, { cause })
+    }
+    const door: OpenDoor = { guest, sandbox: { id, env, template, memoryMb } }
+    const link: Link = { boxId: boxId!, guest, door: Promise.resolve(door) }
+    entry.link = link
+    void guest.closed.then(() => {
+      if (entry.link === link) entry.link = undefined
+    })
+    return link
+  }
+
+  /** The box and its first connection. Nothing is called running before its guest has answered. */
+  async function make(entry: Entry, fresh: boolean): Promise<Phase[]> {
+    const asked = clock.monotonic()
+    return gate.pass(async () => {
+      deps.refuseWhenStopping()
+      const waited = clock.monotonic()
+      const box = await driver.create(specOf(entry.record, fresh))
+      const made = clock.monotonic()
+      await connect(entry)
+      return [
+        { phase: 'queue', micros: microsBetween(asked, waited) },
+        ...box.timings,
+        { phase: 'guest', micros: microsBetween(made, clock.monotonic()) },
+      ]
+    })
+  }
+
+  async function create(entry: Entry): Promise<Phase[]> {
+    const { boxId, upperId } = entry.record
+    try {
+      const timings = await make(entry, true)
+      await move(entry, { to: 'running', reason: 'created' })
+      return timings
+    } catch (cause) {
+      dropLink(entry)
+      await clear(entry.record.id, { boxId, upperId }).catch(() => undefined)
+      const failure = failureOf(cause)
+      await move(entry, { to: 'failed', reason: 'create_failed', detail: failure.message, failure }).catch((error) =>
+        log.error('sandbox_row_left_behind', { sandboxId: entry.record.id, error }),
+      )
+      throw cause
+    }
+  }
+
+  async function start(entry: Entry, reason: TransitionReason): Promise<void> {
+    await entries.withRoom(() => move(entry, { to: 'starting', reason }))
+    try {
+      await make(entry, false)
+      await move(entry, { to: 'running', reason: 'started' })
+    } catch (cause) {
+      await settle(entry, failureOf(cause).message).catch((error: unknown) => {
+        uneasy.add(entry.record.id)
+        log.error('sandbox_start_not_undone', { sandboxId: entry.record.id, error })
+      })
+      if (cause instanceof DeltaError) throw cause
+      throw new DeltaError('sandbox_start_failed', `Sandbox ${entry.record.id} could not be started`, { cause })
+    }
+  }
+
+  async function pause(entry: Entry, reason: TransitionReason): Promise<void> {
+    await uneasily(entry, async () => {
+      await driver.freeze(entry.record.boxId!)
+      await move(entry, { to: 'paused', reason })
+    })
+  }
+
+  async function resume(entry: Entry, reason: TransitionReason): Promise<void> {
+    await uneasily(entry, async () => {
+      await driver.thaw(entry.record.boxId!)
+      await move(entry, { to: 'running', reason })
+    })
+  }
+
+  async function stop(entry: Entry, reason: TransitionReason): Promise<void> {
+    await move(entry, { to: 'stopping', reason })
+    await settle(entry)
+  }
+
+  /** Brings what was cut short to the nearest state of rest. */
+  async function settle(entry: Entry, detail?: string): Promise<void> {
+    await uneasily(entry, async () => {
+      const { state, boxId, upperId, id } = entry.record
+      dropLink(entry)
+      if (state === 'creating') {
+        await clear(id, { boxId, upperId })
+        await move(entry, { to: 'failed', reason: 'create_failed', detail })
+        return
+      }
+      if (boxId) await driver.end(boxId, { keepUpper: true })
+      await move(entry, { to: 'stopped', reason: state === 'starting' ? 'start_failed' : 'stopped', detail })
+    })
+  }
+
+  async function kill(entry: Entry, reason: TransitionReason): Promise<void> {
+    const { id, boxId, upperId } = entry.record
+    await move(entry, { to: 'killed', reason })
+    dropLink(entry)
+    uneasy.delete(id)
+    await clear(id, { boxId, upperId })
+  }
+
+  /** Removes a box and its disk. What cannot be removed now is remembered and tried again. */
+  async function clear(key: string, what: Remains): Promise<void> {
+    remains.set(key, what)
+    if (what.boxId) await driver.end(what.boxId, { keepUpper: false })
+    await driver.dropUpper(what.upperId)
+    remains.delete(key)
+  }
+
+  async function uneasily(entry: Entry, work: () => Promise<void>): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      uneasy.add(entry.record.id)
+      throw error
+    }
+  }
+
+  /** Leads to where the action aims, over as many steps as that takes. Refusals come as `sandbox_state_conflict` or `sandbox_not_running`. */
+  async function act(entry: Entry, action: SandboxAction, reason: TransitionReason): Promise<void> {
+    if (uneasy.has(entry.record.id)) await (action === 'kill' ? reread(entry) : mend(entry))
+    for (let count = 0; count < mostSteps; count += 1) {
+      const { id, state, autoResume } = entry.record
+      const step = steps[action][state]
+      if (step === 'done') {
+        const left = action === 'kill' ? remains.get(id) : undefined
+        if (left) await clear(id, left)
+        return
+      }
+      if (step === 'refuse' || (action === 'open' && !autoResume && step !== 'settle')) {
+        throw action === 'open' ? notRunning(entry.record) : conflict(entry.record, action)
+      }
+      if (step === 'settle') await settle(entry)
+      else if (step === 'pause') await pause(entry, reason)
+      else if (step === 'resume') await resume(entry, reason)
+      else if (step === 'stop') await stop(entry, reason)
+      else if (step === 'start') await start(entry, reason)
+      else await kill(entry, reason)
+    }
+    if (steps[action][entry.record.state] !== 'done') throw conflict(entry.record, action)
+  }
+
+  /** The connection to a running sandbox's guest, opened again where it was lost. */
+  async function open(entry: Entry): Promise<OpenDoor> {
+    await act(entry, 'open', 'auto_resumed')
+    if (entry.link) return entry.link.door
+    try {
+      return await (
+        await connect(entry)
+      ).door
+    } catch (cause) {
+      // Perhaps it died and the news has not come yet: then the row learns it here, and a sandbox that may start by itself does.
+      await mend(entry)
+      if (entry.record.state === 'running') throw cause
+      await act(entry, 'open', 'auto_resumed')
+      return (entry.link ?? (await connect(entry))).door
+    }
+  }
+
+  /** A box ended by itself: its processes are gone, its disk is kept. */
+  async function buryDead(entry: Entry, boxId: string, oom: boolean): Promise<void> {
+    const { record } = entry
+    if (record.boxId !== boxId || (record.state !== 'running' && record.state !== 'paused')) return
+    await stop(entry, oom ? 'out_of_memory' : 'guest_died')
+  }
+
+  async function reread(entry: Entry): Promise<void> {
+    const record = await store.get(entry.record.id)
+    if (!record) throw new DeltaError('sandbox_not_found', `There is no sandbox ${entry.record.id}`)
+    entries.put(entry, record)
+    arm(record)
+  }
+
+  /** Reads the row and the driver anew and brings them together. */
+  async function mend(entry: Entry, listed?: Awaited<ReturnType<Driver['list']>>): Promise<void> {
+    await reread(entry)
+    const { record } = entry
+    const { id } = record
+    const found = sortFound([record], listed ?? (await driver.list())).found.get(id)!
+    const { end, dropUpper, moves } = planMending(record, found)
+    const early = moves.filter(({ to }) => to === 'stopping')
+    for (const change of early) await move(entry, change)
+    if (end || dropUpper) dropLink(entry)
+    if (end) await driver.end(end.boxId, { keepUpper: end.keepUpper })
+    if (dropUpper) await driver.dropUpper(dropUpper)
+    for (const change of moves.filter((each) => !early.includes(each))) await move(entry, change)
+    uneasy.delete(id)
+    remains.delete(id)
+  }
+
+  async function clearStrays(strays: { strayBoxes: BoxStatus[]; strayUppers: string[] }): Promise<void> {
+    const all: [string, Remains][] = [
+      ...strays.strayBoxes.map(({ boxId, upperId }): [string, Remains] => [boxId, { boxId, upperId }]),
+      ...strays.strayUppers.map((upperId): [string, Remains] => [upperId, { boxId: null, upperId }]),
+    ]
+    for (const [key, what] of all) {
+      log.info('stray_removed', { ...what })
+      await clear(key, what).catch((error: unknown) => log.error('stray_left', { ...what, error }))
+    }
+  }
+
+  return { create, act, open, buryDead, mend, clear, clearStrays, arm, uneasy, remains }
+}
+
+export function dropLink(entry: Entry): void {
+  entry.link?.guest.close()
+  entry.link = undefined
+}
+
+function microsBetween(fromMs: number, toMs: number): number {
+  return Math.max(0, Math.round((toMs - fromMs) * 1_000))
+}
+
+/** What a caller may be told of an error; of one that is not ours, nothing but that it happened. */
+function failureOf(cause: unknown): { code: string; message: string } {
+  if (!(cause instanceof DeltaError)) return { code: 'internal', message: 'The server made a mistake' }
+  const more = typeof cause.cause === 'string' ? `: ${cause.cause}` : ''
+  return { code: cause.code, message: cause.message + more }
+}
+
+function conflict({ id, state }: SandboxRecord, action: SandboxAction): DeltaError {
+  return new DeltaError('sandbox_state_conflict', `Sandbox ${id} is ${state}: it cannot be asked to ${action}`, {
+    context: { sandboxId: id, state },
+  })
+}
+
+function notRunning({ id, state, reason }: SandboxRecord): DeltaError {
+  return new DeltaError('sandbox_not_running', `Sandbox ${id} is ${state} (${reason})`, {
+    context: { sandboxId: id, state, reason },
+  })
+}

@@ -1,0 +1,64 @@
+import type { Migration } from '../kernel/db/database.ts'
+
+export const sandboxMigrations: Migration[] = [
+  {
+    name: 'sandboxes-1-tables',
+    up: () => [
+      `create table sandboxes (
+        id text primary key,
+        account_id text not null,
+        state text not null,
+        reason text not null,
+        detail text,
+        failure text,
+        template text not null,
+        runtime text not null,
+        cpu_milli integer not null,
+        memory_mb integer not null,
+        disk_mb integer not null,
+        processes integer not null,
+        timeout_ms bigint not null,
+        on_timeout text not null,
+        auto_resume integer not null,
+        metadata text not null,
+        env text not null,
+        upper_id text not null,
+        box_id text,
+        starts integer not null,
+        version integer not null,
+        created_at bigint not null,
+        started_at bigint,
+        end_at bigint,
+        changed_at bigint not null
+      )`,
+      'create index sandboxes_by_account on sandboxes (account_id, created_at, id)',
+      'create index sandboxes_by_state on sandboxes (state, changed_at)',
+      `create table sandbox_metadata (
+        sandbox_id text not null references sandboxes (id) on delete cascade,
+        name text not null,
+        value text not null,
+        primary key (sandbox_id, name)
+      )`,
+      'create index sandbox_metadata_by_value on sandbox_metadata (name, value, sandbox_id)',
+      `create table sandbox_transitions (
+        sandbox_id text not null references sandboxes (id) on delete cascade,
+        sequence integer not null,
+        at bigint not null,
+        from_state text,
+        to_state text not null,
+        reason text not null,
+        detail text,
+        primary key (sandbox_id, sequence)
+      )`,
+      `create table sandbox_requests (
+        account_id text not null,
+        idempotency_key text not null,
+        body_hash text not null,
+        sandbox_id text not null,
+        created_at bigint not null,
+        primary key (account_id, idempotency_key)
+      )`,
+      'create index sandbox_requests_by_age on sandbox_requests (created_at)',
+    ],
+  },
+]

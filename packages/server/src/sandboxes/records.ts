@@ -1,0 +1,136 @@
+import type { BoxSpec } from '../drivers/driver.ts'
+import type { CreateSandbox, PatchSandbox, Sandbox } from './schema.ts'
+import { mayMove, type SandboxState, type TransitionReason } from './states.ts'
+import type { SandboxRecord } from './store.ts'
+
+/** The record of a sandbox that somebody just asked for; it says `creating` before anything is made. */
+export function newRecord(wish: CreateSandbox, own: { id: string; accountId: string; runtime: string; now: number }) {
+  const record: SandboxRecord = {
+    id: own.id,
+    accountId: own.accountId,
+    state: 'creating',
+    reason: 'requested',
+    detail: null,
+    failure: null,
+    template: wish.template,
+    runtime: own.runtime,
+    cpuMilli: Math.round(wish.cpu * 1_000),
+    memoryMb: wish.memoryMb,
+    diskMb: wish.diskMb,
+    processes: wish.processes,
+    timeoutMs: wish.timeoutMs,
+    onTimeout: wish.onTimeout,
+    autoResume: wish.autoResume,
+    metadata: wish.metadata,
+    env: wish.env,
+    upperId: `upp_${own.id.slice(4)}`,
+    boxId: boxIdOf(own.id, 1),
+    starts: 1,
+    version: 1,
+    createdAt: own.now,
+    startedAt: null,
+    endAt: null,
+    changedAt: own.now,
+  }
+  return record
+}
+
+/**
+ * Each start has a box of its own, so that news and clean-up of an earlier one never meet the present one. The name tells an operator
+ * who looks at processes and cgroups which sandbox it is.
+ */
+export function boxIdOf(sandboxId: string, starts: number): string {
+  return `box_${sandboxId.slice(4)}${starts.toString(36)}`
+}
+
+export function specOf(record: SandboxRecord, fresh: boolean): BoxSpec {
+  return {
+    boxId: record.boxId!,
+    upperId: record.upperId,
+    fresh,
+    template: record.template,
+    runtime: record.runtime,
+    cpuMilli: record.cpuMilli,
+    memoryMb: record.memoryMb,
+    diskMb: record.diskMb,
+    processes: record.processes,
+    // A host name has no underscores.
+    hostname: record.id.replace('_', '-'),
+  }
+}
+
+export interface Change {
+  to: SandboxState
+  reason: TransitionReason
+  detail?: string | undefined
+  failure?: { code: string; message: string }
+}
+
+/**
+ * The record after a transition. The time until `onTimeout` counts only while it runs: pausing and stopping end it, every way back to running
+ * starts it anew.
+ */
+export function moved(record: SandboxRecord, { to, reason, detail, failure }: Change, now: number): SandboxRecord {
+  if (!mayMove(record.state, to, reason)) {
+    throw new Error(`A sandbox cannot go from ${record.state} to ${to} because of ${reason}`)
+  }
+  const after: SandboxRecord = {
+    ...record,
+    state: to,
+    reason,
+    detail: detail ?? null,
+    failure: failure ?? null,
+    version: record.version + 1,
+    changedAt: now,
+    endAt: to === 'running' ? now + record.timeoutMs : null,
+  }
+  if (to === 'running' && record.state !== 'paused') after.startedAt = now
+  if (to === 'starting') {
+    after.starts = record.starts + 1
+    after.boxId = boxIdOf(record.id, after.starts)
+  }
+  if (to === 'stopped' || to === 'killed' || to === 'failed') after.boxId = null
+  return after
+}
+
+/** The record after a change of its settings. A timeout counts from now. */
+export function patched(record: SandboxRecord, wish: PatchSandbox, now: number): SandboxRecord {
+  const timeoutMs = wish.timeoutMs ?? record.timeoutMs
+  const restarts = wish.timeoutMs !== undefined && record.state === 'running'
+  return {
+    ...record,
+    timeoutMs,
+    endAt: restarts ? now + timeoutMs : record.endAt,
+    onTimeout: wish.onTimeout ?? record.onTimeout,
+    autoResume: wish.autoResume ?? record.autoResume,
+    metadata: wish.metadata ?? record.metadata,
+  }
+}
+
+/** What a caller sees. */
+export function viewOf(record: SandboxRecord, driverName: string): Sandbox {
+  return {
+    id: record.id,
+    state: record.state,
+    template: record.template,
+    runtime: record.runtime,
+    metadata: record.metadata,
+    cpu: record.cpuMilli / 1_000,
+    memoryMb: record.memoryMb,
+    diskMb: record.diskMb,
+    processes: record.processes,
+    timeoutMs: record.timeoutMs,
+    onTimeout: record.onTimeout,
+    autoResume: record.autoResume,
+    createdAt: iso(record.createdAt),
+    startedAt: record.startedAt === null ? null : iso(record.startedAt),
+    endAt: record.endAt === null ? null : iso(record.endAt),
+    reason: record.reason,
+    detail: record.detail,
+    isolation: { runtime: record.runtime, driver: driverName },
+  }
+}
+
+export function iso(unixMs: number): string {
+  return new Date(unixMs).toISOString()
+}

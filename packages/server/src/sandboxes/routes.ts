@@ -1,0 +1,170 @@
+import { createRoute } from '@hono/zod-openapi'
+import { DeltaError } from '../kernel/errors.ts'
+import type { Api, ApiContext, Feature } from '../kernel/http/api.ts'
+import {
+  createSandboxSchema,
+  idempotencyHeaderSchema,
+  listQuerySchema,
+  logsQuerySchema,
+  patchSandboxSchema,
+  sandboxIdParamSchema,
+  sandboxLimits,
+  sandboxListSchema,
+  sandboxLogsSchema,
+  sandboxMetricsSchema,
+  sandboxSchema,
+} from './schema.ts'
+import type { Sandboxes } from './service.ts'
+
+const tags = ['sandboxes']
+const params = sandboxIdParamSchema
+
+function json<Schema>(description: string, schema: Schema) {
+  return { description, content: { 'application/json': { schema } } }
+}
+
+const createRouteOf = createRoute({
+  method: 'post',
+  path: '/v1/sandboxes',
+  operationId: 'createSandbox',
+  tags,
+  summary: 'Make a sandbox',
+  request: {
+    headers: idempotencyHeaderSchema,
+    body: { content: { 'application/json': { schema: createSandboxSchema } } },
+  },
+  responses: { 201: json('It runs', sandboxSchema) },
+})
+
+const listRoute = createRoute({
+  method: 'get',
+  path: '/v1/sandboxes',
+  operationId: 'listSandboxes',
+  tags,
+  summary: 'List sandboxes, newest first',
+  description:
+    'Filter by labels with `metadata.<key>=<value>`, several of them together. Killed ones are listed for 24 hours.',
+  request: { query: listQuerySchema },
+  responses: { 200: json('A page of sandboxes', sandboxListSchema) },
+})
+
+const getRoute = createRoute({
+  method: 'get',
+  path: '/v1/sandboxes/{id}',
+  operationId: 'getSandbox',
+  tags,
+  summary: 'Look at a sandbox',
+  request: { params },
+  responses: { 200: json('The sandbox', sandboxSchema) },
+})
+
+const patchRoute = createRoute({
+  method: 'patch',
+  path: '/v1/sandboxes/{id}',
+  operationId: 'patchSandbox',
+  tags,
+  summary: 'Give a sandbox more time, or other labels',
+  request: { params, body: { content: { 'application/json': { schema: patchSandboxSchema } }, required: true } },
+  responses: { 200: json('The sandbox', sandboxSchema) },
+})
+
+const killRoute = createRoute({
+  method: 'delete',
+  path: '/v1/sandboxes/{id}',
+  operationId: 'killSandbox',
+  tags,
+  summary: 'Kill a sandbox and remove its disk',
+  request: { params },
+  responses: { 204: { description: 'Nothing of it is left, or was before' } },
+})
+
+const metricsRoute = createRoute({
+  method: 'get',
+  path: '/v1/sandboxes/{id}/metrics',
+  operationId: 'getSandboxMetrics',
+  tags,
+  summary: 'What a sandbox uses',
+  request: { params },
+  responses: { 200: json('Measured now', sandboxMetricsSchema) },
+})
+
+const logsRoute = createRoute({
+  method: 'get',
+  path: '/v1/sandboxes/{id}/logs',
+  operationId: 'getSandboxLogs',
+  tags,
+  summary: 'What happened to a sandbox, oldest first',
+  request: { params, query: logsQuerySchema },
+  responses: { 200: json('A page of transitions', sandboxLogsSchema) },
+})
+
+function actionRoute(action: 'pause' | 'resume' | 'stop' | 'start', summary: string) {
+  return createRoute({
+    method: 'post',
+    path: `/v1/sandboxes/{id}/${action}`,
+    operationId: `${action}Sandbox`,
+    tags,
+    summary,
+    request: { params },
+    responses: { 200: json('The sandbox as it is now', sandboxSchema) },
+  })
+}
+
+const pauseRoute = actionRoute('pause', 'Freeze a sandbox; its memory is kept')
+const resumeRoute = actionRoute('resume', 'Let a paused sandbox go on')
+const stopRoute = actionRoute('stop', 'End all processes of a sandbox; its disk is kept')
+const startRoute = actionRoute('start', 'Start a stopped sandbox on its disk')
+
+export function addSandboxRoutes(api: Api, sandboxes: Sandboxes): void {
+  api.openapi(createRouteOf, async (c) => {
+    const idempotencyKey = c.req.valid('header')['idempotency-key']
+    return c.json(await sandboxes.create(c.req.valid('json'), c.var.caller, { idempotencyKey }), 201)
+  })
+  api.openapi(listRoute, async (c) => {
+    const { state, limit, cursor } = c.req.valid('query')
+    const filter = { states: state, metadata: metadataOf(c), limit, cursor }
+    return c.json(await sandboxes.list(c.var.caller, filter), 200)
+  })
+  api.openapi(getRoute, async (c) => c.json(await sandboxes.get(c.req.valid('param').id, c.var.caller), 200))
+  api.openapi(patchRoute, async (c) =>
+    c.json(await sandboxes.patch(c.req.valid('param').id, c.req.valid('json'), c.var.caller), 200),
+  )
+  api.openapi(killRoute, async (c) => {
+    await sandboxes.kill(c.req.valid('param').id, c.var.caller)
+    return c.body(null, 204)
+  })
+  api.openapi(pauseRoute, async (c) => c.json(await sandboxes.pause(c.req.valid('param').id, c.var.caller), 200))
+  api.openapi(resumeRoute, async (c) => c.json(await sandboxes.resume(c.req.valid('param').id, c.var.caller), 200))
+  api.openapi(stopRoute, async (c) => c.json(await sandboxes.stopSandbox(c.req.valid('param').id, c.var.caller), 200))
+  api.openapi(startRoute, async (c) => c.json(await sandboxes.startSandbox(c.req.valid('param').id, c.var.caller), 200))
+  api.openapi(metricsRoute, async (c) => c.json(await sandboxes.metrics(c.req.valid('param').id, c.var.caller), 200))
+  api.openapi(logsRoute, async (c) =>
+    c.json(await sandboxes.logs(c.req.valid('param').id, c.var.caller, c.req.valid('query')), 200),
+  )
+}
+
+export function sandboxesFeature(sandboxes: Sandboxes): Feature {
+  return {
+    name: 'sandboxes',
+    routes: (api) => addSandboxRoutes(api, sandboxes),
+    metrics(metrics) {
+      metrics.gauge('delta_sandboxes', 'Sandboxes this server holds a box for or works on, by state', () =>
+        Object.entries(sandboxes.counts()).map(([state, value]) => ({ labels: { state }, value })),
+      )
+      metrics.gauge('delta_sandboxes_waiting', 'Sandboxes waiting for their box to be made', sandboxes.waiting)
+    },
+    health: () => ({ states: sandboxes.counts() }),
+    stop: sandboxes.stop,
+  }
+}
+
+/** `metadata.<key>=<value>` for any key, which a fixed schema cannot name. */
+function metadataOf(c: ApiContext): Record<string, string> {
+  const wanted = Object.entries(c.req.queries()).filter(([name]) => name.startsWith('metadata.'))
+  if (wanted.length > sandboxLimits.metadataEntries || wanted.some(([, values]) => values.length !== 1)) {
+    throw new DeltaError('invalid_request', 'The request is not valid at query.metadata', {
+      cause: `query.metadata: each key once, at most ${sandboxLimits.metadataEntries} of them`,
+    })
+  }
+  return Object.fromEntries(wanted.map(([name, values]) => [name.slice('metadata.'.length), values[0]!]))
+}

@@ -1,0 +1,221 @@
+import { z } from '@hono/zod-openapi'
+import { sandboxStates } from './states.ts'
+
+/** Bounds of what a caller may ask for. What the machine has is the driver's business. */
+export const sandboxLimits = {
+  timeoutMs: { min: 1, max: 86_400_000, default: 300_000 },
+  cpu: { min: 0.05, max: 256, default: 1 },
+  memoryMb: { min: 32, max: 1_048_576, default: 512 },
+  diskMb: { min: 32, max: 1_048_576, default: 4_096 },
+  processes: { min: 8, max: 32_768, default: 512 },
+  metadataEntries: 64,
+  metadataKeyChars: 128,
+  metadataValueChars: 1_024,
+  envEntries: 256,
+  envNameChars: 256,
+  /** All names and values together, in UTF-8. The kernel gives a process 128 KiB for one variable and far more for all. */
+  envTotalBytes: 65_536,
+  idempotencyKeyChars: 255,
+  listLimit: { max: 500, default: 50 },
+  logsLimit: { max: 1_000, default: 100 },
+} as const
+
+export const runtimes = ['crun', 'runc', 'runsc'] as const
+export const onTimeoutActions = ['kill', 'stop', 'pause'] as const
+export type OnTimeout = (typeof onTimeoutActions)[number]
+
+const metadataSchema = z
+  .record(z.string().min(1).max(sandboxLimits.metadataKeyChars), z.string().max(sandboxLimits.metadataValueChars))
+  .refine((metadata) => Object.keys(metadata).length <= sandboxLimits.metadataEntries, {
+    message: `at most ${sandboxLimits.metadataEntries} entries`,
+  })
+  .refine(
+    (metadata) => Object.entries(metadata).every(([key, value]) => !key.includes('\0') && !value.includes('\0')),
+    {
+      message: 'must not contain NUL characters',
+    },
+  )
+  .openapi({ description: 'Your own labels; lists can be filtered by them', example: { task: 'report-7' } })
+
+const envSchema = z
+  .record(
+    z
+      .string()
+      .max(sandboxLimits.envNameChars)
+      .regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'a variable name is letters, digits and _, and does not start with a digit'),
+    z.string().refine((value) => !value.includes('\0'), { message: 'must not contain NUL characters' }),
+  )
+  .refine((env) => Object.keys(env).length <= sandboxLimits.envEntries, {
+    message: `at most ${sandboxLimits.envEntries} variables`,
+  })
+  .refine((env) => envBytes(env) <= sandboxLimits.envTotalBytes, {
+    message: `at most ${sandboxLimits.envTotalBytes} bytes in all`,
+  })
+  .openapi({ description: 'Variables of every command in the sandbox; never returned' })
+
+const timeoutSchema = z
+  .int()
+  .min(sandboxLimits.timeoutMs.min)
+  .max(sandboxLimits.timeoutMs.max)
+  .openapi({ description: 'Milliseconds of running until `onTimeout` happens' })
+
+export const createSandboxSchema = z
+  .strictObject({
+    template: z
+      .string()
+      .regex(/^[a-z0-9][a-z0-9._-]{0,63}$/, 'a template name is 1 to 64 of a-z 0-9 . _ -')
+      .default('host'),
+    timeoutMs: timeoutSchema.default(sandboxLimits.timeoutMs.default),
+    onTimeout: z.enum(onTimeoutActions).default('kill'),
+    autoResume: z
+      .boolean()
+      .default(true)
+      .openapi({ description: 'Whether a command or file access brings a paused or stopped sandbox back' }),
+    metadata: metadataSchema.default({}),
+    env: envSchema.default({}),
+    cpu: z
+      .number()
+      .min(sandboxLimits.cpu.min)
+      .max(sandboxLimits.cpu.max)
+      .default(sandboxLimits.cpu.default)
+      .openapi({ description: 'Cores' }),
+    memoryMb: z
+      .int()
+      .min(sandboxLimits.memoryMb.min)
+      .max(sandboxLimits.memoryMb.max)
+      .default(sandboxLimits.memoryMb.default),
+    diskMb: z.int().min(sandboxLimits.diskMb.min).max(sandboxLimits.diskMb.max).default(sandboxLimits.diskMb.default),
+    processes: z
+      .int()
+      .min(sandboxLimits.processes.min)
+      .max(sandboxLimits.processes.max)
+      .default(sandboxLimits.processes.default)
+      .openapi({ description: 'Most processes and threads at once' }),
+    runtime: z
+      .enum(runtimes)
+      .optional()
+      .openapi({ description: 'How it is isolated; the server’s configured runtime where it is left out' }),
+  })
+  .openapi('CreateSandbox')
+export type CreateSandbox = z.output<typeof createSandboxSchema>
+
+export const patchSandboxSchema = z
+  .strictObject({
+    timeoutMs: timeoutSchema.optional().openapi({ description: 'Counts from now' }),
+    onTimeout: z.enum(onTimeoutActions).optional(),
+    autoResume: z.boolean().optional(),
+    metadata: metadataSchema.optional().openapi({ description: 'Replaces all of it' }),
+  })
+  .openapi('PatchSandbox')
+export type PatchSandbox = z.output<typeof patchSandboxSchema>
+
+export const sandboxSchema = z
+  .object({
+    id: z.string().openapi({ example: 'sbx_k3v9x0m2qp7a8b1c4d5e' }),
+    state: z.enum(sandboxStates),
+    template: z.string(),
+    runtime: z.string(),
+    metadata: z.record(z.string(), z.string()),
+    cpu: z.number(),
+    memoryMb: z.int(),
+    diskMb: z.int(),
+    processes: z.int(),
+    timeoutMs: z.int(),
+    onTimeout: z.enum(onTimeoutActions),
+    autoResume: z.boolean(),
+    createdAt: z.iso.datetime(),
+    startedAt: z.iso.datetime().nullable(),
+    endAt: z.iso.datetime().nullable().openapi({ description: 'When `onTimeout` happens; null unless it runs' }),
+    reason: z.string().nullable().openapi({ description: 'Why it is in this state', example: 'created' }),
+    detail: z.string().nullable().openapi({ description: 'The error behind the reason, where there was one' }),
+    isolation: z.object({ runtime: z.string(), driver: z.string() }),
+    timings: z
+      .array(z.object({ phase: z.string(), micros: z.int() }))
+      .optional()
+      .openapi({ description: 'What creating it spent its time on; only in the answer of create' }),
+  })
+  .openapi('Sandbox')
+export type Sandbox = z.output<typeof sandboxSchema>
+
+export const sandboxListSchema = z
+  .object({ data: z.array(sandboxSchema), nextCursor: z.string().nullable() })
+  .openapi('SandboxList')
+
+export const sandboxMetricsSchema = z
+  .object({
+    cpuMs: z.number(),
+    memoryBytes: z.number(),
+    memoryPeakBytes: z.number(),
+    memoryLimitBytes: z.number(),
+    processes: z.int(),
+    diskBytes: z.number().nullable().openapi({ description: 'Null where the pool keeps no quota' }),
+    diskLimitBytes: z.number(),
+    oomKills: z.int(),
+    uptimeMs: z.number(),
+  })
+  .openapi('SandboxMetrics')
+export type SandboxMetrics = z.output<typeof sandboxMetricsSchema>
+
+export const sandboxLogSchema = z
+  .object({
+    at: z.iso.datetime(),
+    kind: z.literal('transition'),
+    from: z.enum(sandboxStates).nullable(),
+    to: z.enum(sandboxStates),
+    reason: z.string(),
+    detail: z.string().nullable(),
+  })
+  .openapi('SandboxLog')
+export type SandboxLog = z.output<typeof sandboxLogSchema>
+
+export const sandboxLogsSchema = z
+  .object({ data: z.array(sandboxLogSchema), nextCursor: z.string().nullable() })
+  .openapi('SandboxLogs')
+
+/** A whole number in a query; absent is the default. `Number('')`, `1e3` and `0x10` are not what anybody means. */
+function queryInt(name: string, { max, default: fallback }: { max: number; default: number }) {
+  return z
+    .string()
+    .regex(/^[0-9]{1,9}$/, `${name} is a whole number`)
+    .transform(Number)
+    .pipe(z.int().min(1).max(max))
+    .default(fallback)
+    .openapi({ param: { name, in: 'query' }, type: 'integer', minimum: 1, maximum: max, default: fallback })
+}
+
+const cursorSchema = z
+  .string()
+  .max(200)
+  .optional()
+  .openapi({ param: { name: 'cursor', in: 'query' }, description: 'The `nextCursor` of the page before' })
+
+export const listQuerySchema = z.object({
+  state: z
+    .string()
+    .max(200)
+    .transform((text) => text.split(','))
+    .pipe(z.array(z.enum(sandboxStates)).min(1))
+    .optional()
+    .openapi({ param: { name: 'state', in: 'query' }, type: 'string', example: 'running,paused' }),
+  limit: queryInt('limit', sandboxLimits.listLimit),
+  cursor: cursorSchema,
+})
+
+export const logsQuerySchema = z.object({ limit: queryInt('limit', sandboxLimits.logsLimit), cursor: cursorSchema })
+
+export const sandboxIdParamSchema = z.object({
+  id: z
+    .string()
+    .max(64)
+    .openapi({ param: { name: 'id', in: 'path' }, example: 'sbx_k3v9x0m2qp7a8b1c4d5e' }),
+})
+
+export const idempotencyHeaderSchema = z.object({
+  'idempotency-key': z.string().min(1).max(sandboxLimits.idempotencyKeyChars).optional().openapi({
+    description: 'Asking again with the same key and body gives the first answer instead of a second sandbox',
+  }),
+})
+
+function envBytes(env: Record<string, string>): number {
+  return Object.entries(env).reduce((sum, [name, value]) => sum + name.length + Buffer.byteLength(value) + 2, 0)
+}

@@ -1,0 +1,461 @@
+import { createHash } from 'node:crypto'
+import type { Driver } from '../drivers/driver.ts'
+import { connectGuest as connectToGuest } from '../guest/client.ts'
+import type { Clock } from '../kernel/clock.ts'
+import type { Database } from '../kernel/db/database.ts'
+import { DeltaError, type ErrorCode, errorTable } from '../kernel/errors.ts'
+import { createEvents, type Events } from '../kernel/events.ts'
+import type { StopMode } from '../kernel/http/api.ts'
+import { isId, newId } from '../kernel/ids.ts'
+import type { Logger } from '../kernel/log.ts'
+import { createDeadlines } from './deadlines.ts'
+import type { DoorCaller, OpenDoor, SandboxDoor } from './door.ts'
+import { createEntries, type Entry } from './entries.ts'
+import type { SandboxEvents } from './events.ts'
+import { createGate } from './gate.ts'
+import { type ConnectGuest, createLifecycle, dropLink, type Phase } from './lifecycle.ts'
+import { planMending, sortFound } from './reconcile.ts'
+import { iso, newRecord, patched, viewOf } from './records.ts'
+import type { CreateSandbox, OnTimeout, PatchSandbox, Sandbox, SandboxLog, SandboxMetrics } from './schema.ts'
+import { holdsBox, isOver, type SandboxAction, type SandboxState, type TransitionReason } from './states.ts'
+import { createSandboxStore, type SandboxRecord } from './store.ts'
+
+export interface SandboxesDeps {
+  database: Database
+  driver: Driver
+  clock: Clock
+  log: Logger
+  /** Most sandboxes that have a box at once. @default 1000 */
+  maxSandboxes?: number
+  /** For tests that need a guest that misbehaves. */
+  connectGuest?: ConnectGuest
+}
+
+export interface Page<Item> {
+  data: Item[]
+  nextCursor: string | null
+}
+
+/** Boxes made at once. More only make each slower: two processors are busy with three. */
+const boxesAtOnce = 4
+const mostBoxesWaiting = 1_000
+/** Boxes ended or mended at once where many are (start, shutdown). */
+const endsAtOnce = 8
+/** Pause of the janitor between looks at what went wrong before. */
+const janitorMs = 5_000
+/** Pause between forgetting what is old. */
+const purgeEveryMs = 600_000
+/** How long a sandbox that is over stays listed, and an idempotency key known. */
+const rememberMs = 24 * 3_600_000
+/** A timeout that could not be carried out is tried again after this. */
+const retryTimeoutMs = 5_000
+
+export type Sandboxes = ReturnType<typeof createSandboxes>
+
+export function createSandboxes(deps: SandboxesDeps) {
+  const { driver, clock, log } = deps
+  const store = createSandboxStore(deps.database)
+  const events: Events<SandboxEvents> = createEvents({ log })
+  const entries = createEntries({ maxSandboxes: deps.maxSandboxes ?? 1_000 })
+  const deadlines = createDeadlines({ clock, onDue: (id) => void timeOut(id) })
+  const makeGate = createGate({ places: boxesAtOnce, mostWaiting: mostBoxesWaiting })
+  const endGate = createGate({ places: endsAtOnce, mostWaiting: Infinity })
+  const janitorSleep = new AbortController()
+  let stopping = false
+  let defaultRuntime = ''
+  let stopListening: (() => void) | undefined
+  let janitor: Promise<void> = Promise.resolve()
+
+  const lifecycle = createLifecycle({
+    store,
+    driver,
+    connectGuest: deps.connectGuest ?? connectToGuest,
+    clock,
+    log,
+    events,
+    entries,
+    deadlines,
+    gate: makeGate,
+    refuseWhenStopping,
+  })
+
+  function refuseWhenStopping(): void {
+    if (stopping) throw new DeltaError('shutting_down', 'The server is stopping')
+  }
+
+  /** The sandbox's entry, if it is the caller's. Another account's looks like one that does not exist. */
+  async function entryFor(sandboxId: string, { accountId }: DoorCaller): Promise<Entry> {
+    refuseWhenStopping()
+    const entry = entries.get(sandboxId) ?? (await admitFromStore(sandboxId))
+    if (!entry || entry.record.accountId !== accountId) throw notFound(sandboxId)
+    return entry
+  }
+
+  async function admitFromStore(sandboxId: string): Promise<Entry | undefined> {
+    const record = isId('sbx', sandboxId) ? await store.get(sandboxId) : undefined
+    return record && entries.admit(record)
+  }
+
+  /**
+   * Between reading a row and its turn, another request may have worked on the sandbox and been forgotten; what was read is then old. The
+   * guard on every write notices, and one more reading puts it right.
+   */
+  async function actOn(sandboxId: string, caller: DoorCaller, action: SandboxAction, reason: TransitionReason) {
+    const entry = await entryFor(sandboxId, caller)
+    return entries.inTurn(entry, async () => {
+      await lifecycle.act(entry, action, reason)
+      return viewOf(entry.record, driver.name)
+    })
+  }
+
+  async function create(
+    wish: CreateSandbox,
+    { accountId }: DoorCaller,
+    { idempotencyKey }: { idempotencyKey?: string | undefined } = {},
+  ): Promise<Sandbox> {
+    refuseWhenStopping()
+    const request = idempotencyKey === undefined ? undefined : { key: idempotencyKey, bodyHash: hashOf(wish) }
+    const earlier = request && (await replay(accountId, request))
+    if (earlier) return earlier
+    if (makeGate.waiting >= mostBoxesWaiting) {
+      throw new DeltaError('capacity_exhausted', `${mostBoxesWaiting} sandboxes are waiting to be made already`)
+    }
+
+    const asked = clock.monotonic()
+    const entry = await entries.withRoom(async () => {
+      const own = { id: newId('sbx'), accountId, runtime: wish.runtime ?? defaultRuntime, now: clock.now() }
+      const record = newRecord(wish, own)
+      return (await store.insert(record, request)) ? entries.admit(record) : undefined
+    })
+    if (!entry) {
+      // Somebody with the same key was quicker, in between.
+      const other = await replay(accountId, request!)
+      if (other) return other
+      throw new DeltaError('idempotency_in_progress', 'The first request with this key is still being worked on')
+    }
+    const { id, changedAt: at } = entry.record
+    events.emit('sandbox.changed', { sandboxId: id, accountId, from: null, to: 'creating', reason: 'requested', at })
+    const row: Phase = { phase: 'row', micros: Math.round((clock.monotonic() - asked) * 1_000) }
+    return entries.inTurnAlways(entry, async () => {
+      const timings = await lifecycle.create(entry)
+      return { ...viewOf(entry.record, driver.name), timings: [row, ...timings] }
+    })
+  }
+
+  /** What became of an earlier request with this key; undefined where there was none. */
+  async function replay(
+    accountId: string,
+    { key, bodyHash }: { key: string; bodyHash: string },
+  ): Promise<Sandbox | undefined> {
+    const saved = await store.savedRequest(accountId, key)
+    if (!saved) return undefined
+    if (saved.bodyHash !== bodyHash) {
+      throw new DeltaError('idempotency_conflict', 'This Idempotency-Key was used with another body')
+    }
+    const entry = entries.get(saved.sandboxId) ?? (await admitFromStore(saved.sandboxId))
+    if (!entry) throw notFound(saved.sandboxId)
+    return entries.inTurn(entry, async () => {
+      const { record } = entry
+      if (record.state !== 'failed') return viewOf(record, driver.name)
+      const { code, message } = record.failure ?? {
+        code: 'sandbox_start_failed',
+        message: `It failed: ${record.reason}`,
+      }
+      throw new DeltaError(code in errorTable ? (code as ErrorCode) : 'internal', message, {
+        context: { sandboxId: record.id },
+      })
+    })
+  }
+
+  async function patch(sandboxId: string, wish: PatchSandbox, caller: DoorCaller): Promise<Sandbox> {
+    const entry = await entryFor(sandboxId, caller)
+    return entries.inTurn(entry, async () => {
+      const before = entry.record
+      if (isOver(before.state)) {
+        throw new DeltaError('sandbox_state_conflict', `Sandbox ${sandboxId} is ${before.state}`, {
+          context: { sandboxId, state: before.state },
+        })
+      }
+      const after = patched(before, wish, clock.now())
+      if (!(await store.patch(before, after))) {
+        lifecycle.uneasy.add(sandboxId)
+        throw new DeltaError('sandbox_state_conflict', `Sandbox ${sandboxId} was changed by something else`)
+      }
+      entries.put(entry, after)
+      lifecycle.arm(after)
+      return viewOf(after, driver.name)
+    })
+  }
+
+  async function get(sandboxId: string, { accountId }: DoorCaller): Promise<Sandbox> {
+    return viewOf(await recordOf(sandboxId, accountId), driver.name)
+  }
+
+  async function recordOf(sandboxId: string, accountId: string): Promise<SandboxRecord> {
+    const known = entries.get(sandboxId)?.record
+    const record = known ?? (isId('sbx', sandboxId) ? await store.get(sandboxId) : undefined)
+    if (!record || record.accountId !== accountId) throw notFound(sandboxId)
+    return record
+  }
+
+  async function list(
+    { accountId }: DoorCaller,
+    filter: {
+      states?: SandboxState[] | undefined
+      metadata: Record<string, string>
+      limit: number
+      cursor?: string | undefined
+    },
+  ): Promise<Page<Sandbox>> {
+    const before = filter.cursor === undefined ? undefined : readListCursor(filter.cursor)
+    const { states, metadata, limit } = filter
+    // One more than asked tells whether there is a next page.
+    const found = await store.list({ accountId, states, metadata, limit: limit + 1, before })
+    const records = found.slice(0, limit)
+    const last = records.at(-1)
+    return {
+      data: records.map((record) => viewOf(record, driver.name)),
+      nextCursor: found.length > limit && last ? writeCursor([last.createdAt, last.id]) : null,
+    }
+  }
+
+  async function metrics(sandboxId: string, { accountId }: DoorCaller): Promise<SandboxMetrics> {
+    const { state, reason, boxId, startedAt } = await recordOf(sandboxId, accountId)
+    if ((state !== 'running' && state !== 'paused') || !boxId) {
+      throw new DeltaError('sandbox_not_running', `Sandbox ${sandboxId} is ${state} (${reason})`, {
+        context: { sandboxId, state, reason },
+      })
+    }
+    const { cpuMicros, ...stats } = await driver.stats(boxId)
+    // The wall clock may have been set back since.
+    const uptimeMs = Math.max(0, clock.now() - (startedAt ?? clock.now()))
+    return { cpuMs: cpuMicros / 1_000, ...stats, uptimeMs }
+  }
+
+  async function logs(
+    sandboxId: string,
+    { accountId }: DoorCaller,
+    { limit, cursor }: { limit: number; cursor?: string | undefined },
+  ): Promise<Page<SandboxLog>> {
+    await recordOf(sandboxId, accountId)
+    const after = cursor === undefined ? 0 : readLogsCursor(cursor)
+    const found = await store.transitions(sandboxId, after, limit + 1)
+    const shown = found.slice(0, limit)
+    return {
+      data: shown.map(({ at, from, to, reason, detail }) => ({
+        at: iso(at),
+        kind: 'transition',
+        from,
+        to,
+        reason,
+        detail,
+      })),
+      nextCursor: found.length > limit ? writeCursor([shown.at(-1)!.sequence]) : null,
+    }
+  }
+
+  const door: SandboxDoor = {
+    open(sandboxId, caller, options) {
+      const entry = entries.get(sandboxId)
+      if (entry?.link && entry.record.state === 'running' && entry.record.accountId === caller.accountId && !stopping) {
+        return entry.link.door
+      }
+      return openSlowly(sandboxId, caller, options?.signal)
+    },
+    async oomKills(sandboxId) {
+      const boxId = entries.get(sandboxId)?.record.boxId
+      return boxId ? (await driver.stats(boxId)).oomKills : 0
+    },
+  }
+
+  async function openSlowly(sandboxId: string, caller: DoorCaller, signal?: AbortSignal): Promise<OpenDoor> {
+    signal?.throwIfAborted()
+    const entry = await entryFor(sandboxId, caller)
+    // All who come while it is being opened wait for the same opening: a thousand execs on a stopped sandbox start it once.
+    entry.opening ??= entries
+      .inTurnAlways(entry, () => lifecycle.open(entry))
+      .finally(() => (entry.opening = undefined))
+    return signal ? orAborted(entry.opening, signal) : entry.opening
+  }
+
+  async function timeOut(sandboxId: string): Promise<void> {
+    const entry = entries.get(sandboxId)
+    if (!entry || stopping) return
+    try {
+      await entries.inTurnAlways(entry, async () => {
+        // Its turn may come after somebody gave it more time, or ended it.
+        if (stopping || entry.record.state !== 'running' || deadlines.left(sandboxId) !== undefined) return
+        await lifecycle.act(entry, actionOf[entry.record.onTimeout], 'timeout')
+      })
+    } catch (error) {
+      log.error('sandbox_timeout_failed', { sandboxId, error })
+      if (entry.record.state === 'running' && !stopping) deadlines.set(sandboxId, retryTimeoutMs)
+    }
+  }
+
+  function onDeath(boxId: string, { oom }: { oom: boolean }): void {
+    for (const entry of entries.all()) {
+      if (entry.record.boxId !== boxId) continue
+      log.info('sandbox_died', { sandboxId: entry.record.id, boxId, oom })
+      entries
+        .inTurnAlways(entry, () => lifecycle.buryDead(entry, boxId, oom))
+        .catch((error: unknown) => log.error('sandbox_not_buried', { sandboxId: entry.record.id, error }))
+    }
+  }
+
+  /**
+   * Learns what is there and brings rows and boxes together. Resolves as soon as every sandbox is known and requests can be served; each waits
+   * for its own mending only. `reconciled` resolves when all of it is done.
+   */
+  async function start(): Promise<{ reconciled: Promise<void> }> {
+    const [info, rows, listed] = await Promise.all([driver.info(), store.unfinished(), driver.list()])
+    defaultRuntime = info.runtime
+    stopListening = driver.onDeath(onDeath)
+    const { found, strayBoxes, strayUppers } = sortFound(rows, listed)
+    const work: Promise<void>[] = [lifecycle.clearStrays({ strayBoxes, strayUppers })]
+    for (const record of rows) {
+      const { end, dropUpper, moves } = planMending(record, found.get(record.id)!)
+      const atRest = !end && !dropUpper && moves.length === 0
+      if (atRest && !holdsBox(record.state)) continue
+      const entry = entries.admit(record)
+      if (atRest) lifecycle.arm(record)
+      else work.push(mendLater(entry))
+    }
+    janitor = keepTidy()
+    return { reconciled: Promise.all(work).then(() => undefined) }
+  }
+
+  async function mendLater(entry: Entry): Promise<void> {
+    const { id } = entry.record
+    lifecycle.uneasy.add(id)
+    await entries
+      .inTurnAlways(entry, () =>
+        // An action that came first has mended it.
+        endGate.pass(async () => (lifecycle.uneasy.has(id) ? lifecycle.mend(entry) : undefined)),
+      )
+      .catch((error: unknown) => log.error('sandbox_not_mended', { sandboxId: id, error }))
+  }
+
+  /** Tries again what failed half-way, and forgets what is old. */
+  async function keepTidy(): Promise<void> {
+    let purgedAt = -Infinity
+    while (!janitorSleep.signal.aborted) {
+      try {
+        if (clock.monotonic() - purgedAt >= purgeEveryMs) {
+          await store.purge(clock.now() - rememberMs)
+          purgedAt = clock.monotonic()
+        }
+        await tidyOnce()
+      } catch (error) {
+        log.error('sandbox_janitor_failed', { error })
+      }
+      await clock.sleep(janitorMs, janitorSleep.signal).catch(() => undefined)
+    }
+  }
+
+  async function tidyOnce(): Promise<void> {
+    for (const sandboxId of Array.from(lifecycle.uneasy)) {
+      const entry = entries.get(sandboxId) ?? (await admitFromStore(sandboxId))
+      if (entry) await mendLater(entry)
+      else lifecycle.uneasy.delete(sandboxId)
+    }
+    for (const [key, what] of Array.from(lifecycle.remains)) {
+      // What is being cleared in its own turn is left to it.
+      if ((entries.get(key)?.turns ?? 0) > 0) continue
+      await lifecycle.clear(key, what).catch((error: unknown) => log.error('sandbox_remains', { ...what, error }))
+    }
+  }
+
+  /** Ends background work and connections; with `stop-all` every sandbox stops first and keeps its disk. */
+  async function stop(mode: StopMode): Promise<void> {
+    stopping = true
+    stopListening?.()
+    deadlines.close()
+    janitorSleep.abort()
+    await janitor
+    await Promise.all(Array.from(entries.all(), (entry) => entry.tail))
+    if (mode === 'stop-all') {
+      const live = Array.from(entries.all()).filter(({ record }) => holdsBox(record.state))
+      await Promise.all(live.map((entry) => endGate.pass(() => stopOne(entry))))
+    }
+    for (const entry of entries.all()) dropLink(entry)
+  }
+
+  async function stopOne(entry: Entry): Promise<void> {
+    await entries
+      .inTurnAlways(entry, () => lifecycle.act(entry, 'stop', 'server_stopped'))
+      .catch((error: unknown) => log.error('sandbox_not_stopped', { sandboxId: entry.record.id, error }))
+  }
+
+  return {
+    start,
+    stop,
+    create,
+    get,
+    list,
+    patch,
+    metrics,
+    logs,
+    pause: (id: string, caller: DoorCaller) => actOn(id, caller, 'pause', 'pause_requested'),
+    resume: (id: string, caller: DoorCaller) => actOn(id, caller, 'resume', 'resume_requested'),
+    stopSandbox: (id: string, caller: DoorCaller) => actOn(id, caller, 'stop', 'stop_requested'),
+    startSandbox: (id: string, caller: DoorCaller) => actOn(id, caller, 'start', 'start_requested'),
+    kill: async (id: string, caller: DoorCaller) => void (await actOn(id, caller, 'kill', 'kill_requested')),
+    door,
+    events,
+    /** Sandboxes this process holds, by state; those at rest without a box are not among them. */
+    counts: entries.counts,
+    /** Sandboxes waiting for their box to be made. */
+    waiting: () => makeGate.waiting,
+  }
+}
+
+const actionOf: Record<OnTimeout, SandboxAction> = { kill: 'kill', stop: 'stop', pause: 'pause' }
+
+function notFound(sandboxId: string): DeltaError {
+  return new DeltaError('sandbox_not_found', `There is no sandbox ${sandboxId.slice(0, 64)}`)
+}
+
+/** The same for the same wish, however its fields were ordered. */
+function hashOf(value: unknown): string {
+  const ordered = JSON.stringify(value, (_key, item: unknown) =>
+    typeof item === 'object' && item !== null && !Array.isArray(item)
+      ? Object.fromEntries(Object.entries(item).toSorted(([a], [b]) => (a < b ? -1 : 1)))
+      : item,
+  )
+  return createHash('sha256').update(ordered).digest('hex')
+}
+
+function writeCursor(parts: (string | number)[]): string {
+  return Buffer.from(parts.join('.')).toString('base64url')
+}
+
+function readListCursor(cursor: string): { createdAt: number; id: string } {
+  const [, createdAt, id] = /^([0-9]{1,15})\.(sbx_[a-z0-9]+)$/.exec(textOf(cursor)) ?? []
+  if (createdAt === undefined || id === undefined) throw badCursor()
+  return { createdAt: Number(createdAt), id }
+}
+
+function readLogsCursor(cursor: string): number {
+  const text = textOf(cursor)
+  if (!/^[0-9]{1,15}$/.test(text)) throw badCursor()
+  return Number(text)
+}
+
+function textOf(cursor: string): string {
+  return Buffer.from(cursor, 'base64url').toString('latin1')
+}
+
+function badCursor(): DeltaError {
+  return new DeltaError('invalid_request', 'The request is not valid at query.cursor', {
+    cause: 'query.cursor: not a cursor of this list',
+  })
+}
+
+function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(new DeltaError('canceled', 'The request was given up by its sender'))
+    signal.addEventListener('abort', onAbort, { once: true })
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}

@@ -1,0 +1,118 @@
+/**
+ * The life of a sandbox as data. Every change of state anywhere goes through `mayMove`, so what is not in this table cannot happen.
+ *
+ *   creating → running ⇄ paused      running, paused → stopping → stopped → starting → running
+ *   creating → failed                starting → stopped (the start failed, the disk is kept for another try)
+ *   any → killed
+ */
+export const sandboxStates = [
+  'creating',
+  'running',
+  'paused',
+  'stopping',
+  'stopped',
+  'starting',
+  'killed',
+  'failed',
+] as const
+export type SandboxState = (typeof sandboxStates)[number]
+
+/** Why a sandbox changed its state. Clients show it; the detail beside it says more where an error caused it. */
+export const transitionReasons = {
+  requested: 'Somebody asked for a new sandbox',
+  created: 'The box was made and its guest answered',
+  create_failed: 'The box could not be made; nothing is left of it',
+  server_restarted: 'The server went away in the middle of the change',
+  pause_requested: 'Somebody paused it',
+  resume_requested: 'Somebody resumed it',
+  auto_resumed: 'A command or file access needed it',
+  stop_requested: 'Somebody stopped it',
+  stopped: 'Its processes have ended, its disk is kept',
+  start_requested: 'Somebody started it',
+  started: 'The box was made again on its disk',
+  start_failed: 'The box could not be made again; its disk is kept',
+  timeout: 'Its time ran out',
+  guest_died: 'Its first process ended by itself',
+  out_of_memory: 'Its first process was killed for memory',
+  box_lost: 'Its box was gone when the server came back (the machine restarted, or the runtime was killed)',
+  disk_lost: 'Its disk was gone when the server came back',
+  server_stopped: 'The server was stopped together with its sandboxes',
+  found_frozen: 'The box was found frozen when the server came back',
+  found_running: 'The box was found running when the server came back',
+  kill_requested: 'Somebody killed it',
+} as const
+export type TransitionReason = keyof typeof transitionReasons
+
+type Moves = Partial<Record<SandboxState, readonly TransitionReason[]>>
+
+const ended = ['kill_requested', 'timeout', 'disk_lost'] as const
+
+export const transitions: Record<SandboxState, Moves> = {
+  creating: {
+    running: ['created'],
+    failed: ['create_failed', 'server_restarted'],
+    killed: ['kill_requested'],
+  },
+  running: {
+    paused: ['pause_requested', 'timeout', 'found_frozen'],
+    stopping: ['stop_requested', 'timeout', 'guest_died', 'out_of_memory', 'box_lost', 'server_stopped'],
+    killed: ended,
+  },
+  paused: {
+    running: ['resume_requested', 'auto_resumed', 'found_running'],
+    stopping: ['stop_requested', 'guest_died', 'out_of_memory', 'box_lost', 'server_stopped'],
+    killed: ended,
+  },
+  stopping: {
+    stopped: ['stopped', 'server_restarted'],
+    killed: ended,
+  },
+  stopped: {
+    starting: ['start_requested', 'auto_resumed'],
+    killed: ended,
+  },
+  starting: {
+    running: ['started', 'server_restarted'],
+    stopped: ['start_failed', 'server_restarted'],
+    killed: ended,
+  },
+  failed: { killed: ['kill_requested'] },
+  killed: {},
+}
+
+export function mayMove(from: SandboxState, to: SandboxState, reason: TransitionReason): boolean {
+  return transitions[from][to]?.includes(reason) ?? false
+}
+
+/** Nothing of it exists any more and nothing brings it back. */
+export function isOver(state: SandboxState): boolean {
+  return state === 'killed' || state === 'failed'
+}
+
+/** It has, or may have, a box: it counts towards the most sandboxes at once. */
+export function holdsBox(state: SandboxState): boolean {
+  return !isOver(state) && state !== 'stopped'
+}
+
+export type SandboxAction = 'pause' | 'resume' | 'stop' | 'start' | 'kill' | 'open'
+
+/** `done`: it is so already. `refuse`: not from here. Everything else names what to do. */
+export type Step = 'done' | 'refuse' | 'pause' | 'resume' | 'stop' | 'start' | 'kill' | 'settle'
+
+/**
+ * What an action means in each state. The states in between (`creating`, `stopping`, `starting`) are seen only when an earlier attempt was
+ * cut short, since operations on one sandbox wait for each other: `settle` finishes that one first, then the action is asked again.
+ */
+export const steps: Record<SandboxAction, Record<SandboxState, Step>> = {
+  pause: row('settle', 'pause', 'done', 'settle', 'refuse', 'settle', 'refuse', 'refuse'),
+  resume: row('settle', 'done', 'resume', 'settle', 'refuse', 'settle', 'refuse', 'refuse'),
+  stop: row('settle', 'stop', 'stop', 'settle', 'done', 'settle', 'refuse', 'refuse'),
+  start: row('settle', 'done', 'refuse', 'settle', 'start', 'settle', 'refuse', 'refuse'),
+  open: row('settle', 'done', 'resume', 'settle', 'start', 'settle', 'refuse', 'refuse'),
+  kill: row('kill', 'kill', 'kill', 'kill', 'kill', 'kill', 'done', 'kill'),
+}
+
+/** In the order of `sandboxStates`. */
+function row(...each: [Step, Step, Step, Step, Step, Step, Step, Step]): Record<SandboxState, Step> {
+  return Object.fromEntries(sandboxStates.map((state, index) => [state, each[index]])) as Record<SandboxState, Step>
+}
