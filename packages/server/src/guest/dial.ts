@@ -1,0 +1,161 @@
+import { Duplex } from 'node:stream'
+import { canceled } from './call.ts'
+import { GuestError } from './errors.ts'
+import { createInbox } from './inbox.ts'
+import { violation } from './link.ts'
+import { readEgress, writeDial } from './messages.ts'
+import type { CallOptions } from './call.ts'
+import type { GuestErrorName } from './errors.ts'
+import type { ChannelOwner, Channel, GuestOpen, Link } from './link.ts'
+
+const socketStream = 0
+
+/** Connects to a port inside. Ending either side half closes; destroying gives the connection up. */
+export function dialPort(link: Link, port: number, { signal }: CallOptions = {}): Promise<Duplex> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) return reject(canceled())
+    const onAbort = (): void => link.cancel(channel)
+    const socket = createSocket(
+      link,
+      () => channel,
+      (error) => link.cancel(channel, error),
+    )
+    const channel: Channel = link.open(writeDial(port), {
+      ...socket.owner,
+      opened() {
+        signal?.removeEventListener('abort', onAbort)
+        resolve(socket.duplex)
+      },
+      failed(error) {
+        signal?.removeEventListener('abort', onAbort)
+        // Before OPENED nobody holds the duplex, and an error event nobody listens to would end the process.
+        if (socket.held()) socket.owner.failed(error)
+        reject(error)
+      },
+    })
+    signal?.addEventListener('abort', onAbort, { once: true })
+    const opened = channel.owner.opened
+    channel.owner.opened = (reader) => {
+      socket.hold()
+      opened?.(reader)
+    }
+  })
+}
+
+/** A connection that code inside the sandbox wants to the outside. Answer once. */
+export interface EgressRequest {
+  host: string
+  port: number
+  accept(): Duplex
+  refuse(code: GuestErrorName, message: string): void
+}
+
+export function egressRequest(link: Link, open: GuestOpen): EgressRequest {
+  return {
+    ...readEgress(open.reader),
+    accept() {
+      const socket = createSocket(
+        link,
+        () => channel,
+        (error) => {
+          link.closeAccepted(channel, 'io', error?.message ?? 'The connection was given up.')
+        },
+        () => link.closeAccepted(channel, undefined, ''),
+      )
+      socket.hold()
+      const channel: Channel = open.accept(socket.owner)
+      return socket.duplex
+    },
+    refuse: open.refuse,
+  }
+}
+
+interface Socket {
+  duplex: Duplex
+  owner: ChannelOwner
+  held(): boolean
+  hold(): void
+}
+
+/** A channel of raw bytes both ways as a Duplex. `finished` is called when both directions have ended well. */
+function createSocket(
+  link: Link,
+  channel: () => Channel,
+  giveUp: (error?: GuestError) => void,
+  finished?: () => void,
+): Socket {
+  let received = 0
+  let held = false
+  let over = false
+  const inbox = createInbox((bytes) => link.consumed(channel(), bytes))
+  const settle = (): void => {
+    if (over || !finished || !channel().peerEnded || channel().end !== 'sent') return
+    over = true
+    finished()
+  }
+
+  const duplex = new Duplex({
+    allowHalfOpen: true,
+    readableHighWaterMark: 128 * 1024,
+    writableHighWaterMark: 128 * 1024,
+    read() {
+      const pump = (): void => {
+        if (duplex.destroyed) return
+        for (let chunk = inbox.take(); chunk; chunk = inbox.take()) {
+          if (!duplex.push(chunk.bytes)) return
+        }
+        if (!inbox.closed) inbox.whenReady(pump)
+        else duplex.push(null)
+      }
+      pump()
+    },
+    write(chunk: Buffer, _encoding, done) {
+      const busy = link.send(channel(), chunk)
+      if (busy) busy.then(() => done(), done)
+      else done()
+    },
+    final(done) {
+      link.sendEnd(channel())
+      settle()
+      done()
+    },
+    destroy(error, done) {
+      inbox.drop()
+      if (!over) {
+        over = true
+        giveUp(error instanceof GuestError ? error : undefined)
+      }
+      done(error)
+    },
+  })
+
+  return {
+    duplex,
+    held: () => held,
+    hold() {
+      held = true
+    },
+    owner: {
+      streams: [socketStream],
+      data(_stream, offset, bytes) {
+        if (offset !== received) throw violation(`data at ${offset} instead of ${received}`)
+        received += bytes.length
+        inbox.push({ stream: socketStream, offset, bytes, gap: 0 })
+      },
+      ended() {
+        inbox.close()
+        settle()
+      },
+      closed() {
+        over = true
+        inbox.close()
+        // Nobody reads any more what is still to be written.
+        if (!duplex.writableFinished && held) duplex.end()
+      },
+      failed(error) {
+        over = true
+        if (!duplex.destroyed) duplex.destroy(error)
+      },
+    },
+  }
+}
