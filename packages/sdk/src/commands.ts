@@ -183,7 +183,8 @@ export class Commands {
       reopen: (execId, from) => openEvents(this.#transport, this.#base, { execId, from, signal: inner.signal }),
       signal: inner.signal,
     })
-    const onAbort = () => void giveUp(signal?.reason)
+    // Before the command has an id there is nothing to kill: then onStart does it.
+    const onAbort = () => void (handle !== undefined && giveUp(signal?.reason))
     signal?.addEventListener('abort', onAbort, { once: true })
     const result = collectOutput(events, {
       onStart,

@@ -12,7 +12,8 @@ const isNode = () =>
 /** Only on Node: imports a built-in by a name that bundlers for other runtimes do not follow. */
 export async function nodeModule<T>(name: string): Promise<T> {
   if (!isNode()) throw new DeltaConfigError(`This needs Node's ${name}, which this runtime does not have`)
-  return (await import(`node:${name}`)) as T
+  const specifier = `node:${name}`
+  return (await import(/* @vite-ignore */ specifier)) as T
 }
 
 const loopbackHosts = new Set(['127.0.0.1', 'localhost', '[::1]'])

@@ -85,7 +85,8 @@ export function createTransport(options: TransportOptions): Transport {
       })
       if (response.ok) return { ok: true, value: await take(response) }
       const error = apiErrorOf(response.status, await response.text(), response.headers)
-      const mayRetry = retriedStatus.has(response.status)
+      // The first of two requests with one idempotency key is still being worked on: its answer can be fetched later.
+      const mayRetry = retriedStatus.has(response.status) || error.code === 'idempotency_in_progress'
       return { ok: false, error, mayRetry, waitMs: retryAfterMs(response.headers.get('retry-after'), Date.now()) }
     } catch (cause) {
       if (request.signal?.aborted) throw request.signal.reason
