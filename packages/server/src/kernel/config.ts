@@ -14,8 +14,8 @@ export interface Config {
   /** Of the one API key, as hexadecimal digits. */
   apiKeySha256: string
   runtime: string | undefined
-  /** Where the sandboxes' wires lie, as this process sees it; the helper's answer to INFO where it is not set. */
-  wireDir: string | undefined
+  /** Where the sandboxes' sockets lie, as this process sees it. */
+  wireDir: string
   logLevel: 'debug' | 'info' | 'warn' | 'error'
   /** `development` opens CORS and nothing else. */
   environment: 'development' | 'production'
@@ -58,7 +58,7 @@ export function readConfig(env: Environment): Config {
     databaseUrl: found.DATABASE_URL,
     apiKeySha256: found.DELTA_API_KEY_SHA256,
     runtime: found.DELTA_RUNTIME,
-    wireDir: found.DELTA_WIRE_DIR,
+    wireDir: resolve(found.DELTA_WIRE_DIR ?? join(dataDir, 'wire')),
     logLevel: found.LOG_LEVEL,
     environment: found.DELTA_ENV,
   }

@@ -42,6 +42,7 @@ export const errorTable = {
   // Execs
   exec_not_found: { status: 404, remediation: 'Check the exec id, or list the execs with GET /v1/sandboxes/{id}/execs. Ended ones are kept for an hour, and none outlives a stop of its sandbox.' },
   exec_start_failed: { status: 400, remediation: 'Read `cause`: check that the program exists and is executable, and that `cwd` is an existing directory. Send `cmd` as a string to have it run by a shell.' },
+  interpreter_missing: { status: 400, remediation: 'Use a language whose interpreter this sandbox has, install it inside, or create a sandbox from the template `debian`, which has python3, node and bash.' },
   exec_not_running: { status: 409, remediation: 'The process has ended already; its result is at GET /v1/sandboxes/{id}/execs/{execId}. Start a new exec if you need one.' },
   exec_stdin_closed: { status: 409, remediation: 'Start the exec with `stdinOpen: true` to write to it later, and do not write after closing.' },
   exec_limit_reached: { status: 429, remediation: 'Too many execs run or are kept in this sandbox. Wait for some to end or signal them, then try again.' },

@@ -51,7 +51,9 @@ export const limits = {
   healthCheckMs: 1_000,
   /** From the wish to stop to the end of the process; the helper kills it at 15 s. */
   shutdownMs: 12_000,
-  /** Of these, for requests that are under way. */
+  /** Of these, for the helper to say whether the sandboxes end too. */
+  shutdownOrderMs: 100,
+  /** And for requests that are under way. */
   shutdownRequestsMs: 5_000,
 
   logTextChars: 4_000,
@@ -59,6 +61,7 @@ export const limits = {
   logDepth: 6,
   /** Log lines that wait for a slow reader; beyond it they are dropped and counted. */
   logWaitingBytes: 1 * mib,
+  logRetryMs: 50,
 
   /** Label combinations one metric keeps; more are counted together. */
   metricSeries: 1_000,

@@ -23,7 +23,7 @@ interface Waiting {
 }
 
 // Beside this source file in development, beside the bundle in a release.
-const workerUrl = new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './db-worker.mjs', import.meta.url)
+const workerUrl = new URL(import.meta.url.endsWith('.ts') ? './sqlite-worker.ts' : './db-worker.mjs', import.meta.url)
 
 export async function openSqlite({ path, log, onLost }: SqliteOptions): Promise<Database> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })

@@ -1,0 +1,60 @@
+import { writeSync } from 'node:fs'
+import { limits } from './limits.ts'
+
+export interface LogWriter {
+  write(line: string): void
+  /** Writes what waits, before the process ends. */
+  flush(): void
+}
+
+/**
+ * Gathers the lines of one turn of the event loop into one write. A reader that is too slow loses lines, which are counted, instead of
+ * holding up the server; one that is gone loses them all.
+ */
+export function createLogWriter({ descriptor }: { descriptor: number }): LogWriter {
+  let waiting = Buffer.alloc(0)
+  let lines: string[] = []
+  let linesBytes = 0
+  let dropped = 0
+  let scheduled = false
+  const flush = () => {
+    if (dropped > 0 && waiting.length < limits.logWaitingBytes / 2) {
+      lines.push(`${JSON.stringify({ level: 'warn', event: 'log_lines_dropped', dropped })}\n`)
+      dropped = 0
+    }
+    waiting = Buffer.concat([waiting, Buffer.from(lines.join(''))])
+    lines = []
+    linesBytes = 0
+    waiting = waiting.subarray(writeSome(descriptor, waiting))
+  }
+  const flushLater = () => {
+    scheduled = false
+    flush()
+    if (waiting.length === 0) return
+    scheduled = true
+    setTimeout(flushLater, limits.logRetryMs).unref()
+  }
+  return {
+    write(line) {
+      if (waiting.length + linesBytes > limits.logWaitingBytes) {
+        dropped += 1
+        return
+      }
+      lines.push(line)
+      linesBytes += line.length
+      if (scheduled) return
+      scheduled = true
+      setImmediate(flushLater)
+    },
+    flush,
+  }
+}
+
+function writeSome(descriptor: number, bytes: Buffer): number {
+  if (bytes.length === 0) return 0
+  try {
+    return writeSync(descriptor, bytes)
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EAGAIN' ? 0 : bytes.length
+  }
+}

@@ -1,0 +1,176 @@
+import { Socket } from 'node:net'
+import { createApiKeyAuthentication } from './access/api-key.ts'
+import { createApp } from './app.ts'
+import type { App } from './app.ts'
+import type { DriverInfo } from './drivers/driver.ts'
+import { createOciDriver } from './drivers/oci/oci.ts'
+import type { OciDriver } from './drivers/oci/oci.ts'
+import { systemClock } from './kernel/clock.ts'
+import { readProcessConfig } from './kernel/config.ts'
+import type { Config } from './kernel/config.ts'
+import type { Database } from './kernel/db/database.ts'
+import { openDatabase } from './kernel/db/open.ts'
+import type { Feature, StopMode } from './kernel/http/api.ts'
+import { listen } from './kernel/http/server.ts'
+import type { HttpServer } from './kernel/http/server.ts'
+import { limits } from './kernel/limits.ts'
+import { createLogWriter } from './kernel/log-writer.ts'
+import { createLogger } from './kernel/log.ts'
+import type { Logger } from './kernel/log.ts'
+import { createMetrics } from './kernel/metrics.ts'
+import { operationsFeature } from './operations/routes.ts'
+import { sandboxMigrations } from './sandboxes/migrations.ts'
+import { sandboxesFeature } from './sandboxes/routes.ts'
+import { createSandboxes } from './sandboxes/service.ts'
+import { templatesFeature } from './templates/routes.ts'
+import { createTemplates } from './templates/service.ts'
+
+const version = '0.1.0'
+/** The privileged helper, this process's parent, has opened its socket here. */
+const helperDescriptor = 3
+
+const writer = createLogWriter({ descriptor: 1 })
+const clock = systemClock
+
+/** The last act: nothing is lost of what was logged. */
+function exit(code: number): never {
+  writer.flush()
+  process.exit(code)
+}
+
+async function main(): Promise<void> {
+  const config = readProcessConfig()
+  const log = createLogger({ level: config.logLevel, write: writer.write })
+  process.on('uncaughtException', (error) => {
+    // What threw is in an unknown state; the helper starts a new process, which adopts the sandboxes.
+    log.error('uncaught', { error })
+    exit(1)
+  })
+  await serve(config, log)
+}
+
+async function serve(config: Config, log: Logger): Promise<void> {
+  const driver = createOciDriver({ helper: new Socket({ fd: helperDescriptor }), wireDir: config.wireDir, log })
+  void driver.closed.then(() => {
+    log.error('helper_gone')
+    exit(1)
+  })
+  const [database, info] = await Promise.all([openStores(config, log), driver.info()])
+  const sandboxes = createSandboxes({ database, driver, clock, log })
+  const features: Feature[] = [
+    sandboxesFeature(sandboxes),
+    templatesFeature({ templates: createTemplates({ driver, log }) }),
+    operationsFeature({ driver }),
+  ]
+  const app = buildApp({ config, log, database, features, info })
+  const { reconciled } = await sandboxes.start()
+  const server = await listen(app.api, { port: config.port, host: config.host })
+  log.info('listening', { port: server.port, host: config.host, startMs: Math.round(process.uptime() * 1000) })
+  const startedMs = clock.monotonic()
+  void reconciled.then(() => log.info('reconciled', { durationMs: Math.round(clock.monotonic() - startedMs) }))
+  stopWhenAsked({ app, server, features, database, driver, log })
+}
+
+function openStores(config: Config, log: Logger): Promise<Database> {
+  return openDatabase({
+    url: config.databaseUrl,
+    path: config.databasePath,
+    log,
+    migrations: sandboxMigrations,
+    // A new process opens it anew; this one could only refuse.
+    onLost: () => exit(1),
+  })
+}
+
+interface AppParts {
+  config: Config
+  log: Logger
+  database: Database
+  features: Feature[]
+  info: DriverInfo
+}
+
+function buildApp({ config, log, database, features, info }: AppParts): App {
+  const metrics = createMetrics()
+  const { counts } = database
+  metrics.counterFrom('delta_database_operations_total', 'Operations given to the database', () => counts.operations)
+  metrics.counterFrom('delta_database_commits_total', 'Commits, each of one or more operations', () => counts.commits)
+  metrics.gauge('delta_database_waiting', 'Operations that wait for the database', () => counts.waiting)
+  metrics.gauge('process_resident_memory_bytes', 'Resident memory', () => process.memoryUsage.rss())
+  metrics.counterFrom('process_cpu_seconds_total', 'Processor time', () => cpuSeconds(process.cpuUsage()))
+  const { name, runtime, runtimeVersion, cgroup, pool } = info
+  const { host, hosts, environment } = config
+  return createApp({
+    features,
+    authenticate: createApiKeyAuthentication({ sha256: config.apiKeySha256 }),
+    log,
+    clock,
+    metrics,
+    checkDatabase: database.check,
+    settings: {
+      version,
+      host,
+      hosts,
+      environment,
+      installation: () => ({ driver: { name, runtime, runtimeVersion, cgroup, pool } }),
+    },
+  })
+}
+
+function cpuSeconds({ user, system }: NodeJS.CpuUsage): number {
+  return (user + system) / 1e6
+}
+
+interface Running {
+  app: App
+  server: HttpServer
+  features: Feature[]
+  database: Database
+  driver: OciDriver
+  log: Logger
+}
+
+function stopWhenAsked(running: Running): void {
+  let wanted: StopMode | undefined
+  const ask = (mode: StopMode) => {
+    const first = wanted === undefined
+    // Ctrl-C reaches this process and the helper alike: the helper's word, which may come a moment later, decides.
+    if (wanted !== 'stop-all') wanted = mode
+    if (first) void stop(running, () => wanted!)
+  }
+  running.driver.onShutdown((mode) => ask(mode === 'stop' ? 'stop-all' : 'leave'))
+  process.on('SIGTERM', () => ask('leave'))
+  process.on('SIGINT', () => ask('leave'))
+}
+
+async function stop(running: Running, mode: () => StopMode): Promise<void> {
+  const { app, server, features, database, log } = running
+  const startedMs = clock.monotonic()
+  setTimeout(() => {
+    log.error('shutdown_too_slow', { limitMs: limits.shutdownMs })
+    exit(1)
+  }, limits.shutdownMs).unref()
+  server.stopAccepting()
+  await clock.sleep(limits.shutdownOrderMs)
+  log.info('stopping', { mode: mode(), pending: app.pending() })
+  await drained(app, mode() === 'leave' ? limits.shutdownRequestsMs : 0)
+  app.drain()
+  // From high to low: what uses a feature ends before it.
+  for (const feature of features.toReversed()) {
+    await feature.stop?.(mode()).catch((error: unknown) => log.error('stop_failed', { feature: feature.name, error }))
+  }
+  await server.close()
+  await database.close()
+  log.info('stopped', { mode: mode(), durationMs: Math.round(clock.monotonic() - startedMs) })
+  exit(0)
+}
+
+async function drained(app: App, limitMs: number): Promise<void> {
+  const untilMs = clock.monotonic() + limitMs
+  while (app.pending() > 0 && clock.monotonic() < untilMs) await clock.sleep(10)
+}
+
+await main().catch((error: unknown) => {
+  createLogger({ level: 'error', write: writer.write }).error('start_failed', { error })
+  exit(1)
+})
