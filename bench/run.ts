@@ -58,7 +58,9 @@ try {
   await stopCurrent()
 }
 process.stdout.write(`${table(figures)}\n`)
-writeFileSync(join(root, 'bench/results.json'), `${JSON.stringify(merge(figures), null, 2)}\n`)
+const results = merge(figures)
+writeFileSync(join(root, 'bench/results.json'), `${JSON.stringify(results, null, 2)}\n`)
+putIntoReadme(results)
 process.exitCode = figures.every(({ holds }) => holds) ? 0 : 1
 
 async function platform({ runtime, anew = false }: { runtime: string; anew?: boolean }): Promise<Target> {
@@ -100,6 +102,14 @@ function httpProcess(helper: number): number {
     }
   }
   throw new Error('the HTTP process is not there')
+}
+
+/** The README's table is what was measured, never typed. */
+function putIntoReadme(results: Figure[]): void {
+  const path = join(root, 'README.md')
+  const text = readFileSync(path, 'utf8')
+  const next = text.replace(/(<!-- figures -->\n)[\s\S]*?(<!-- end of figures -->)/, (_, open: string, close: string) => `${open}${table(results)}\n${close}`)
+  if (next !== text) writeFileSync(path, next)
 }
 
 /** A run of one figure replaces that figure's rows and keeps the others. */
