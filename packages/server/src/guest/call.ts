@@ -1,6 +1,6 @@
 import { createReader, WireError } from './codec.ts'
 import { GuestError } from './errors.ts'
-import { violation } from './link.ts'
+import { violation } from './channel.ts'
 import type { Reader, Writer } from './codec.ts'
 import type { Link } from './link.ts'
 
@@ -24,12 +24,7 @@ export function call<T>(
       ...(opened && { opened, openedOptional: true }),
       closed(reader) {
         signal?.removeEventListener('abort', onAbort)
-        try {
-          resolve(read(reader))
-        } catch (cause) {
-          reject(brokenAnswer(cause))
-          throw cause
-        }
+        resolve(read(reader))
       },
       failed(error) {
         signal?.removeEventListener('abort', onAbort)

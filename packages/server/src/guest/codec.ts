@@ -122,7 +122,7 @@ export function createFrameDecoder({ maxPayload = fromGuest }: FrameDecoderOptio
       if (error) throw error
       const frames: Frame[] = []
       let at = heldBytes > 0 ? finishHeld(chunk, frames) : 0
-      while (at < chunk.length) {
+      while (!error && at < chunk.length) {
         const length = frameLength(chunk, at, chunk.length - at)
         if (length === 0 || length > chunk.length - at) break
         frames.push(frameAt(chunk, at, length))

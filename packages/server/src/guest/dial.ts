@@ -2,11 +2,12 @@ import { Duplex } from 'node:stream'
 import { canceled } from './call.ts'
 import { GuestError } from './errors.ts'
 import { createInbox } from './inbox.ts'
-import { violation } from './link.ts'
+import { violation } from './channel.ts'
 import { readEgress, writeDial } from './messages.ts'
 import type { CallOptions } from './call.ts'
 import type { GuestErrorName } from './errors.ts'
-import type { ChannelOwner, Channel, GuestOpen, Link } from './link.ts'
+import type { Channel, ChannelOwner } from './channel.ts'
+import type { GuestOpen, Link } from './link.ts'
 
 const socketStream = 0
 

@@ -1,11 +1,12 @@
 import { call, canceled, ignore } from './call.ts'
 import { createWriter } from './codec.ts'
 import { createInbox, iterate } from './inbox.ts'
-import { violation } from './link.ts'
+import { violation } from './channel.ts'
 import { readExit, readOpenedExec } from './messages.ts'
 import type { CallOptions } from './call.ts'
 import type { Reader, Writer } from './codec.ts'
-import type { Channel, Link } from './link.ts'
+import type { Channel } from './channel.ts'
+import type { Link } from './link.ts'
 import type { ExecExit } from './messages.ts'
 
 const stdoutStream = 1

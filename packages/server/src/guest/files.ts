@@ -2,7 +2,7 @@ import { Readable } from 'node:stream'
 import { brokenAnswer, canceled, ignore, readRecords } from './call.ts'
 import { GuestError } from './errors.ts'
 import { createInbox, iterate } from './inbox.ts'
-import { violation } from './link.ts'
+import { violation } from './channel.ts'
 import {
   ops,
   readEntry,
@@ -15,7 +15,8 @@ import {
 } from './messages.ts'
 import type { CallOptions } from './call.ts'
 import type { Inbox } from './inbox.ts'
-import type { Channel, Link } from './link.ts'
+import type { Channel } from './channel.ts'
+import type { Link } from './link.ts'
 import type { Entry, PathInput, WatchEvent, WriteOptions } from './messages.ts'
 
 const fileStream = 0
@@ -93,12 +94,7 @@ export function listEntries(link: Link, path: PathInput, options: ListOptions = 
       },
       closed(reader) {
         signal?.removeEventListener('abort', onAbort)
-        try {
-          resolve({ entries, more: readMore(reader) })
-        } catch (cause) {
-          reject(brokenAnswer(cause))
-          throw cause
-        }
+        resolve({ entries, more: readMore(reader) })
       },
       failed(error) {
         signal?.removeEventListener('abort', onAbort)
@@ -227,15 +223,9 @@ export function openWrite(link: Link, path: PathInput, options: WriteOptions & C
       },
       closed(reader) {
         signal?.removeEventListener('abort', cancel)
-        try {
-          const entry = readEntry(reader)
-          // Success before the end of the data would be a file that was cut without anyone hearing of it.
-          if (channel.end !== 'sent') throw violation('a write succeeds before its end')
-          result.resolve(entry)
-        } catch (cause) {
-          result.reject(brokenAnswer(cause))
-          throw cause
-        }
+        // Success before the end of the data would be a file that was cut without anyone hearing of it.
+        if (channel.end !== 'sent') throw violation('a write succeeds before its end')
+        result.resolve(readEntry(reader))
       },
       failed(error) {
         signal?.removeEventListener('abort', cancel)

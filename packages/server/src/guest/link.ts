@@ -1,14 +1,13 @@
 import type { Duplex } from 'node:stream'
+import { createChannel, dropOutgoing, failChannel, violation } from './channel.ts'
 import {
   createFrameDecoder,
   createReader,
   createWriter,
   dataHeaderBytes,
   encodeCredit,
-  encodeDataHeader,
   encodeFrame,
   frameTypes,
-  maxDataBytes,
   maxOpenPayloadBytes,
   readSafeU64,
   WireError,
@@ -16,25 +15,17 @@ import {
 } from './codec.ts'
 import { GuestError, guestErrorFrom, guestErrorNumber } from './errors.ts'
 import { readHello, writeHello } from './messages.ts'
+import { createOutbound } from './outbound.ts'
+import type { Channel, ChannelOwner } from './channel.ts'
 import type { Frame, Reader, Writer } from './codec.ts'
 import type { GuestErrorName } from './errors.ts'
 import type { Hello } from './messages.ts'
 
-/** Credit a channel starts with, each way. What one channel may hold unread is bounded by it. */
-export const windowBytes = 1024 * 1024
 /** Consumed bytes are reported in lumps of this size, so that a bulk transfer costs four CREDIT frames a MiB. */
 const creditLumpBytes = 256 * 1024
 /** The protocol allows 1,024 open channels on a connection; both sides open without asking, so each gets its share. */
 export const maxHostChannels = 768
 export const maxGuestChannels = 256
-/** Written but not yet taken by the socket: above this DATA waits; other frames still go. */
-const congestedBytes = 256 * 1024
-/** A guest that does not read lets calls pile up; above this new ones are refused. */
-const maxQueuedBytes = 32 * 1024 * 1024
-/** Answers to the guest (PONG, CREDIT, refusals) that it does not read while it goes on asking for more. */
-const maxUnreadReplyBytes = 1024 * 1024
-/** What one channel may queue when its caller does not wait for `send`. A single larger chunk is fine. */
-const maxChannelQueueBytes = 4 * 1024 * 1024
 /** No honest receiver grants more than this at once. */
 const maxCreditBytes = 0xffff_ffff
 const lastHostChannel = 0xffff_ffff
@@ -42,45 +33,6 @@ const lastHostChannel = 0xffff_ffff
 export interface GuestLog {
   debug(event: string, fields?: Record<string, unknown>): void
   warn(event: string, fields?: Record<string, unknown>): void
-}
-
-/** What a channel's owner hears, in the order of the frames. A `WireError` thrown here ends the connection. */
-export interface ChannelOwner {
-  /** The streams DATA may name. */
-  readonly streams: readonly number[]
-  /** Absent where the op has no OPENED. */
-  opened?(reader: Reader): void
-  /** True where success may come without OPENED. */
-  readonly openedOptional?: boolean
-  data?(stream: number, offset: number, bytes: Buffer): void
-  ended?(): void
-  /** CLOSE with code 0. */
-  closed(reader: Reader): void
-  /** CLOSE with another code, the caller's own cancel, or the end of the connection. Nothing follows. */
-  failed(error: GuestError): void
-}
-
-interface Outgoing {
-  chunk: Buffer
-  sent: number
-  resolve(): void
-  reject(error: GuestError): void
-}
-
-export interface Channel {
-  readonly id: number
-  owner: ChannelOwner
-  /** `canceled`: the owner has been told; what still comes is checked and dropped until CLOSE. */
-  state: 'opening' | 'open' | 'canceled' | 'closed'
-  sendCredit: number
-  sendOffset: number
-  queue: Outgoing[]
-  queuedBytes: number
-  waiting: boolean
-  end: 'no' | 'queued' | 'sent'
-  receiveAllowed: number
-  consumedBytes: number
-  peerEnded: boolean
 }
 
 /** A channel the guest opened. Answer with `accept` or `refuse`, once. */
@@ -118,6 +70,7 @@ export function createLink(
   { log, token }: { log?: GuestLog | undefined; token?: Buffer | undefined },
 ): Link {
   const decoder = createFrameDecoder()
+  const out = createOutbound(stream)
   const channels = new Map<number, Channel>()
   const pings = new Map<number, { resolve(): void; reject(error: GuestError): void }>()
   const helloSettled = Promise.withResolvers<Hello>()
@@ -133,107 +86,10 @@ export function createLink(
   let nextPing = 1
   let guestOpenHandler: ((open: GuestOpen) => void) | undefined
 
-  // ── towards the guest ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  let pending: Buffer[] = []
-  let pendingBytes = 0
-  let flushScheduled = false
-  let unreadReplyBytes = 0
-  const senders: Channel[] = []
-
-  /** Bytes on this side of the kernel. `writableLength` counts only where a 'drain' is sure to follow. */
-  const queuedBytes = (): number => pendingBytes + (stream.writableNeedDrain ? stream.writableLength : 0)
-
-  const put = (bytes: Buffer): void => {
-    pending.push(bytes)
-    pendingBytes += bytes.length
-    if (flushScheduled) return
-    flushScheduled = true
-    queueMicrotask(flush)
-  }
-
-  /** For frames the guest provokes: there is no caller to hold back, so one that never reads is cut off. */
-  const putReply = (bytes: Buffer): void => {
-    if (!stream.writableNeedDrain) unreadReplyBytes = 0
-    unreadReplyBytes += bytes.length
-    if (unreadReplyBytes > maxUnreadReplyBytes) throw violation('the guest does not read the answers it asks for')
-    put(bytes)
-  }
-
-  const flush = (): void => {
-    flushScheduled = false
-    if (error) return
-    if (pending.length > 0) {
-      const batch = pending
-      pending = []
-      pendingBytes = 0
-      if (batch.length === 1) {
-        stream.write(batch[0]!)
-      } else {
-        stream.cork()
-        for (const bytes of batch) stream.write(bytes)
-        stream.uncork()
-      }
-    }
-    pump()
-  }
-
-  /** One frame a channel in turn, while the socket takes them. */
-  const pump = (): void => {
-    while (senders.length > 0 && queuedBytes() < congestedBytes) {
-      const channel = senders.shift()!
-      channel.waiting = false
-      const head = channel.queue[0]
-      if (head && channel.sendCredit > 0) {
-        const bytes = Math.min(head.chunk.length - head.sent, channel.sendCredit, maxDataBytes)
-        putData(channel, head.chunk.subarray(head.sent, head.sent + bytes))
-        head.sent += bytes
-        channel.queuedBytes -= bytes
-        if (head.sent === head.chunk.length) {
-          channel.queue.shift()
-          head.resolve()
-        }
-      }
-      enlist(channel)
-      if (channel.queue.length === 0 && channel.end === 'queued' && channel.state === 'open') putEnd(channel)
-    }
-  }
-
-  const enlist = (channel: Channel): void => {
-    if (channel.waiting || channel.queue.length === 0 || channel.sendCredit === 0) return
-    channel.waiting = true
-    senders.push(channel)
-  }
-
-  const putData = (channel: Channel, bytes: Buffer): void => {
-    put(encodeDataHeader(channel.id, 0, channel.sendOffset, bytes.length))
-    put(bytes)
-    channel.sendOffset += bytes.length
-    channel.sendCredit -= bytes.length
-  }
-
-  const putEnd = (channel: Channel): void => {
-    channel.end = 'sent'
-    put(encodeFrame(frameTypes.end, channel.id))
-  }
-
   // ── channels ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   const addChannel = (id: number, owner: ChannelOwner, state: Channel['state']): Channel => {
-    const channel: Channel = {
-      id,
-      owner,
-      state,
-      sendCredit: windowBytes,
-      sendOffset: 0,
-      queue: [],
-      queuedBytes: 0,
-      waiting: false,
-      end: 'no',
-      receiveAllowed: windowBytes,
-      consumedBytes: 0,
-      peerEnded: false,
-    }
+    const channel = createChannel(id, owner, state)
     channels.set(id, channel)
     return channel
   }
@@ -243,18 +99,6 @@ export function createLink(
     if (channel.id % 2 === 1) hostChannels -= 1
     else guestChannels -= 1
     channel.state = 'closed'
-  }
-
-  const dropQueue = (channel: Channel, reason: GuestError): void => {
-    const queue = channel.queue
-    channel.queue = []
-    channel.queuedBytes = 0
-    for (const outgoing of queue) outgoing.reject(reason)
-  }
-
-  const failChannel = (channel: Channel, reason: GuestError): void => {
-    dropQueue(channel, reason)
-    channel.owner.failed(reason)
   }
 
   // ── from the guest ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -270,7 +114,7 @@ export function createLink(
     const reader = createReader(frame.payload)
     if (frame.type === frameTypes.ping) {
       reader.u64('ping')
-      putReply(encodeFrame(frameTypes.pong, 0, frame.payload.subarray(0, 8)))
+      out.putReply(encodeFrame(frameTypes.pong, 0, frame.payload.subarray(0, 8)))
     } else if (frame.type === frameTypes.pong) {
       const number = reader.count('pong')
       if (number === 0 || number >= nextPing) throw violation('a PONG nobody asked for')
@@ -289,7 +133,7 @@ export function createLink(
     const op = reader.u8('op')
     const channelId = frame.channel
     const refuse = (code: GuestErrorName, message: string): void => {
-      putReply(createWriter().u16(guestErrorNumber(code)).str(message).frame(frameTypes.close, channelId))
+      out.putReply(createWriter().u16(guestErrorNumber(code)).str(message).frame(frameTypes.close, channelId))
     }
     if (!guestOpenHandler) return refuse('not_supported', 'This host takes no connections from the guest.')
     guestChannels += 1
@@ -302,33 +146,16 @@ export function createLink(
         if (channel.state !== 'opening') throw new GuestError('canceled', 'The guest has given this connection up.')
         channel.owner = owner
         channel.state = 'open'
-        put(encodeFrame(frameTypes.opened, channelId))
+        out.put(encodeFrame(frameTypes.opened, channelId))
         if (channel.peerEnded) owner.ended?.()
         return channel
       },
       refuse(code, message) {
         if (channel.state !== 'opening') return
         removeChannel(channel)
-        if (!error) put(createWriter().u16(guestErrorNumber(code)).str(message).frame(frameTypes.close, channelId))
+        if (!error) out.put(createWriter().u16(guestErrorNumber(code)).str(message).frame(frameTypes.close, channelId))
       },
     })
-  }
-
-  const onData = (channel: Channel, payload: Buffer): void => {
-    if (payload.length < dataHeaderBytes) throw violation('DATA is cut short')
-    const streamNumber = payload[0]!
-    const offset = readSafeU64(payload, 1)
-    const bytes = payload.length - dataHeaderBytes
-    if (offset === undefined || offset + bytes > Number.MAX_SAFE_INTEGER)
-      throw violation('the offset of DATA is beyond any real one')
-    if (channel.peerEnded) throw violation('DATA after END')
-    channel.receiveAllowed -= bytes
-    if (channel.receiveAllowed < 0) throw violation('more DATA than the credit given')
-    if (channel.state === 'canceled') return
-    if (channel.state === 'opening') throw violation('DATA before OPENED')
-    if (!channel.owner.data || !channel.owner.streams.includes(streamNumber))
-      throw violation(`DATA on stream ${streamNumber}`)
-    if (bytes > 0) channel.owner.data(streamNumber, offset, payload.subarray(dataHeaderBytes))
   }
 
   const onClose = (channel: Channel, payload: Buffer): void => {
@@ -340,24 +167,25 @@ export function createLink(
     removeChannel(channel)
     if (canceled) return
     if (code !== 0) return failChannel(channel, guestErrorFrom(code, message))
-    if (tooSoon) {
-      failChannel(channel, new GuestError('protocol_error', 'CLOSE with success before OPENED'))
-      throw violation('CLOSE with success before OPENED')
+    dropOutgoing(channel, new GuestError('canceled', 'The guest closed the channel.'))
+    try {
+      if (tooSoon) throw violation('CLOSE with success before OPENED')
+      channel.owner.closed(reader)
+    } catch (cause) {
+      channel.owner.failed(brokenBy(cause))
+      throw cause
     }
-    dropQueue(channel, new GuestError('canceled', 'The guest closed the channel.'))
-    channel.owner.closed(reader)
   }
 
   const onChannelFrame = (channel: Channel, frame: Frame): void => {
     switch (frame.type) {
       case frameTypes.data:
-        return onData(channel, frame.payload)
+        return receiveData(channel, frame.payload)
       case frameTypes.credit: {
         channel.sendCredit += createReader(frame.payload).u32('credit')
         if (channel.sendCredit > maxCreditBytes) throw violation('credit beyond any real window')
         if (channel.state === 'canceled') return
-        enlist(channel)
-        return pump()
+        return out.credited(channel)
       }
       case frameTypes.opened:
         if (channel.id % 2 === 0) throw violation('OPENED on a channel the guest opened')
@@ -376,7 +204,7 @@ export function createLink(
         if (channel.id % 2 === 1) throw violation('CANCEL of a channel the host opened')
         const message = 'The guest gave it up.'
         removeChannel(channel)
-        putReply(createWriter().u16(guestErrorNumber('canceled')).str(message).frame(frameTypes.close, channel.id))
+        out.putReply(createWriter().u16(guestErrorNumber('canceled')).str(message).frame(frameTypes.close, channel.id))
         return failChannel(channel, new GuestError('canceled', message))
       }
       default:
@@ -405,16 +233,11 @@ export function createLink(
       }
       if (decoder.error) throw decoder.error
     } catch (cause) {
-      const said = cause instanceof WireError
       // What is no WireError is a bug of ours; the guest found it, so the connection is given up all the same.
-      log?.warn(said ? 'guest.protocol_error' : 'guest.frame_not_handled', { reason: String(cause) })
-      fail(
-        new GuestError(
-          'protocol_error',
-          said ? `The guest broke the protocol: ${cause.message}.` : 'A frame could not be handled.',
-          { cause },
-        ),
-      )
+      log?.warn(cause instanceof WireError ? 'guest.protocol_error' : 'guest.frame_not_handled', {
+        reason: String(cause),
+      })
+      fail(brokenBy(cause))
     }
   }
 
@@ -423,9 +246,7 @@ export function createLink(
   const fail = (reason: GuestError): void => {
     if (error) return
     error = reason
-    pending = []
-    pendingBytes = 0
-    senders.length = 0
+    out.stop()
     stream.destroy()
     helloSettled.reject(reason)
     for (const ping of pings.values()) ping.reject(reason)
@@ -450,12 +271,11 @@ export function createLink(
   }
 
   stream.on('data', onChunk)
-  stream.on('drain', () => pump())
   stream.on('end', () => lost())
   stream.on('close', () => lost())
   stream.on('error', lost)
   if (stream.destroyed) queueMicrotask(lost)
-  put(writeHello(token).frame(frameTypes.hello, 0))
+  out.put(writeHello(token).frame(frameTypes.hello, 0))
 
   return {
     hello: helloSettled.promise,
@@ -476,65 +296,39 @@ export function createLink(
           `The request is larger than ${maxOpenPayloadBytes} bytes; send the rest as stdin or as a file.`,
         )
       }
-      if (queuedBytes() > maxQueuedBytes)
-        throw new GuestError('busy', 'The guest does not read what it is sent; try again later.')
       const id = nextChannel
+      out.putRequest(writer.frame(frameTypes.open, id))
       nextChannel += 2
       hostChannels += 1
-      put(writer.frame(frameTypes.open, id))
       return addChannel(id, owner, owner.opened ? 'opening' : 'open')
     },
-    send(channel, chunk) {
-      if (channel.state === 'closed' || channel.state === 'canceled' || channel.end !== 'no') {
-        return Promise.reject(error ?? new GuestError('canceled', 'The channel takes no more data.'))
-      }
-      if (chunk.length === 0) return undefined
-      const free = channel.queue.length === 0 && channel.sendCredit >= chunk.length
-      if (free && chunk.length <= maxDataBytes && queuedBytes() < congestedBytes) {
-        putData(channel, chunk)
-        return undefined
-      }
-      if (channel.queue.length > 0 && channel.queuedBytes + chunk.length > maxChannelQueueBytes) {
-        return Promise.reject(new GuestError('limit', 'Wait for the last write to finish before the next.'))
-      }
-      return new Promise((resolve, reject) => {
-        channel.queue.push({ chunk, sent: 0, resolve, reject })
-        channel.queuedBytes += chunk.length
-        enlist(channel)
-        pump()
-      })
-    },
-    sendEnd(channel) {
-      if (channel.end !== 'no' || channel.state === 'closed' || channel.state === 'canceled') return
-      if (channel.queue.length === 0) putEnd(channel)
-      else channel.end = 'queued'
-    },
+    send: out.send,
+    sendEnd: out.sendEnd,
     consumed(channel, bytes) {
       channel.consumedBytes += bytes
       if (channel.consumedBytes < creditLumpBytes || channel.state !== 'open' || channel.peerEnded || error) return
       const given = channel.consumedBytes
       channel.consumedBytes = 0
       channel.receiveAllowed += given
-      if (queuedBytes() > maxQueuedBytes)
-        return fail(new GuestError('protocol_error', 'The guest sends but does not read.'))
-      put(encodeCredit(channel.id, given))
+      try {
+        out.putReply(encodeCredit(channel.id, given))
+      } catch (cause) {
+        fail(brokenBy(cause))
+      }
     },
     control(channel, writer) {
-      if (channel.state !== 'open') return
-      if (queuedBytes() > maxQueuedBytes)
-        throw new GuestError('busy', 'The guest does not read what it is sent; try again later.')
-      put(writer.frame(frameTypes.control, channel.id))
+      if (channel.state === 'open') out.putRequest(writer.frame(frameTypes.control, channel.id))
     },
     cancel(channel, reason = new GuestError('canceled', 'The call was canceled.')) {
       if (channel.state === 'closed' || channel.state === 'canceled') return
       channel.state = 'canceled'
-      put(encodeFrame(frameTypes.cancel, channel.id))
+      out.put(encodeFrame(frameTypes.cancel, channel.id))
       failChannel(channel, reason)
     },
     closeAccepted(channel, code, message) {
       if (channel.state === 'closed') return
       removeChannel(channel)
-      put(
+      out.put(
         createWriter()
           .u16(code === undefined ? 0 : guestErrorNumber(code))
           .str(message)
@@ -549,7 +343,7 @@ export function createLink(
       pings.set(number, answer)
       const payload = Buffer.allocUnsafe(8)
       writeSafeU64(payload, number, 0)
-      put(encodeFrame(frameTypes.ping, 0, payload))
+      out.put(encodeFrame(frameTypes.ping, 0, payload))
       const forget = (): void => void pings.delete(number)
       answer.promise.then(forget, forget)
       return { answer: answer.promise, forget }
@@ -561,8 +355,25 @@ export function createLink(
   }
 }
 
-export function violation(what: string): WireError {
-  return new WireError('bad_value', what)
+function receiveData(channel: Channel, payload: Buffer): void {
+  if (payload.length < dataHeaderBytes) throw new WireError('truncated', 'DATA is cut short')
+  const stream = payload[0]!
+  const offset = readSafeU64(payload, 1)
+  const bytes = payload.length - dataHeaderBytes
+  if (offset === undefined || !Number.isSafeInteger(offset + bytes)) throw violation('DATA lies beyond any real offset')
+  if (channel.peerEnded) throw violation('DATA after END')
+  channel.receiveAllowed -= bytes
+  if (channel.receiveAllowed < 0) throw violation('more DATA than the credit given')
+  if (channel.state === 'canceled') return
+  if (channel.state === 'opening') throw violation('DATA before OPENED')
+  const { owner } = channel
+  if (!owner.data || !owner.streams.includes(stream)) throw violation(`DATA on stream ${stream}`)
+  if (bytes > 0) owner.data(stream, offset, payload.subarray(dataHeaderBytes))
+}
+
+function brokenBy(cause: unknown): GuestError {
+  if (!(cause instanceof WireError)) return new GuestError('protocol_error', 'A frame could not be handled.', { cause })
+  return new GuestError('protocol_error', `The guest broke the protocol: ${cause.message}.`, { cause })
 }
 
 function ignore(): void {}
