@@ -41,6 +41,7 @@ extern "C" {
     pub fn symlink(target: *const c_char, path: *const c_char) -> c_int;
     pub fn sethostname(name: *const c_char, length: usize) -> c_int;
     pub fn getuid() -> u32;
+    pub fn syncfs(fd: c_int) -> c_int;
     pub fn getpid() -> c_int;
     pub fn kill(pid: c_int, signal: c_int) -> c_int;
     pub fn _exit(code: c_int) -> !;
