@@ -4,7 +4,7 @@ import type { Authenticate } from './access/api-key.ts'
 import type { Clock } from './kernel/clock.ts'
 import { DeltaError } from './kernel/errors.ts'
 import { createApi } from './kernel/http/api.ts'
-import type { Api, ApiContext, ApiEnv, Feature } from './kernel/http/api.ts'
+import type { Api, ApiContext, ApiEnv, Caller, Feature } from './kernel/http/api.ts'
 import { describeApi } from './kernel/http/document.ts'
 import { answerError, answerNotFound } from './kernel/http/errors.ts'
 import { createHostCheck } from './kernel/http/host-check.ts'
@@ -48,11 +48,7 @@ export function createApp(deps: AppDeps): App {
   const api = createApi()
   const activity = createActivity(deps)
   api.use('*', activity.middleware)
-  api.use('*', guardHost(deps.settings))
-  if (deps.settings.environment === 'development') api.use('*', openCors)
-  const authenticated = requireCaller(deps.authenticate)
-  api.use('/v1/*', authenticated)
-  api.use('/metrics', authenticated)
+  api.use('*', createGuard(deps))
   addHealth(api, deps, activity)
   api.get('/metrics', (c) =>
     c.body(metrics.render(), 200, { 'Content-Type': 'text/plain; version=0.0.4; charset=utf-8' }),
@@ -74,14 +70,6 @@ interface Activity {
   pending(): number
 }
 
-// A sandbox's files are served from this origin: nothing in them may run as a page of it.
-const securityHeaders: [string, string][] = [
-  ['X-Content-Type-Options', 'nosniff'],
-  ['Content-Security-Policy', "default-src 'none'; frame-ancestors 'none'; sandbox"],
-  ['Referrer-Policy', 'no-referrer'],
-  ['Cache-Control', 'no-store'],
-]
-
 const durationBuckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300]
 
 /** The outermost layer: sees every request's beginning and end. */
@@ -100,7 +88,7 @@ function createActivity({ log, clock, metrics }: AppDeps): Activity {
     const { outgoing } = c.env ?? {}
     const status = outgoing?.headersSent ? outgoing.statusCode : c.res.status
     const route = c.get('route') ?? 'other'
-    durations.observe(durationMs / 1000, { method: c.req.method, route, status: String(status) })
+    durations.observe(durationMs / 1000, { method: methodLabel(c.req.method), route, status: String(status) })
     const fields = {
       requestId: c.get('requestId'),
       method: c.req.method,
@@ -116,7 +104,8 @@ function createActivity({ log, clock, metrics }: AppDeps): Activity {
       const startedMs = clock.monotonic()
       c.set('requestId', requestIdOf(c))
       setHeader(c, 'X-Request-Id', c.get('requestId'))
-      for (const [name, value] of securityHeaders) setHeader(c, name, value)
+      setHeader(c, 'X-Content-Type-Options', 'nosniff')
+      setHeader(c, 'Cache-Control', 'no-store')
       active.add(c)
       try {
         if (draining) throw new DeltaError('shutting_down', 'The server is stopping')
@@ -146,40 +135,51 @@ function requestIdOf(c: ApiContext): string {
   return usable ? given : newId('req')
 }
 
+// A caller may send any word as its method.
+const methods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'])
+const methodLabel = (method: string) => (methods.has(method) ? method : 'other')
+
 const round = (milliseconds: number) => Math.round(milliseconds * 1000) / 1000
 
-function guardHost({ host, hosts }: AppSettings): MiddlewareHandler<ApiEnv> {
-  const goesBy = createHostCheck({ host, hosts })
-  return (c, next) => {
-    const header = c.env?.incoming ? c.req.header('host') : new URL(c.req.url).host
-    if (goesBy(header)) return next()
-    throw new DeltaError('host_not_allowed', 'The server does not go by the name in the Host header')
-  }
-}
-
-function requireCaller(authenticate: Authenticate): MiddlewareHandler<ApiEnv> {
+/** Lets pass who may: by the name the server is addressed by, and under /v1 and /metrics by key. */
+function createGuard({ settings, authenticate }: AppDeps): MiddlewareHandler<ApiEnv> {
+  const goesBy = createHostCheck(settings)
+  const isOpen = settings.environment === 'development'
   return async (c, next) => {
-    const authorization = c.req.header('authorization')
-    let caller = authenticate({ authorization })
-    if (caller instanceof Promise) caller = await caller
-    if (!caller)
-      throw new DeltaError('unauthorized', authorization ? 'The API key is not valid' : 'The request has no API key')
-    c.set('caller', caller)
+    if (!goesBy(hostOf(c)))
+      throw new DeltaError('host_not_allowed', 'The server does not go by the name in the Host header')
+    if (isOpen) {
+      addCors(c)
+      if (c.req.method === 'OPTIONS') return c.body(null, 204)
+    }
+    if (needsKey(c.req.path)) {
+      const caller = authenticate({ authorization: c.req.header('authorization') })
+      c.set('caller', known(caller instanceof Promise ? await caller : caller, c))
+    }
     return next()
   }
 }
 
-const corsHeaders: [string, string][] = [
-  ['Access-Control-Allow-Origin', '*'],
-  ['Access-Control-Expose-Headers', 'X-Request-Id, ETag, Content-Range, Retry-After'],
-]
+function hostOf(c: ApiContext): string | undefined {
+  return c.env?.incoming ? c.req.header('host') : new URL(c.req.url).host
+}
 
-const openCors: MiddlewareHandler<ApiEnv> = (c, next) => {
-  for (const [name, value] of corsHeaders) setHeader(c, name, value)
-  if (c.req.method !== 'OPTIONS') return next()
+function needsKey(path: string): boolean {
+  return path.startsWith('/v1/') || path === '/v1' || path === '/metrics'
+}
+
+function known(caller: Caller | null, c: ApiContext): Caller {
+  if (caller) return caller
+  const given = c.req.header('authorization') !== undefined
+  throw new DeltaError('unauthorized', given ? 'The API key is not valid' : 'The request has no API key')
+}
+
+function addCors(c: ApiContext): void {
+  setHeader(c, 'Access-Control-Allow-Origin', '*')
+  setHeader(c, 'Access-Control-Expose-Headers', 'X-Request-Id, ETag, Content-Range, Retry-After')
+  if (c.req.method !== 'OPTIONS') return
   setHeader(c, 'Access-Control-Allow-Methods', 'GET, HEAD, POST, PUT, PATCH, DELETE')
   setHeader(c, 'Access-Control-Allow-Headers', c.req.header('access-control-request-headers') ?? '*')
-  return Promise.resolve(c.body(null, 204))
 }
 
 export const healthSchema = z

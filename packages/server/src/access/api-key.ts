@@ -15,10 +15,10 @@ const operator: Caller = { accountId: 'acc_default', keyId: 'key_default' }
 
 /** One key for everything. The server knows only its SHA-256, so that nothing it can leak opens it; the time to compare tells nothing. */
 export function createApiKeyAuthentication({ sha256 }: { sha256: string }): Authenticate {
-  const expected = Buffer.from(sha256, 'hex')
+  const expected = Buffer.from(sha256)
   return ({ authorization }) => {
     const key = authorization && bearer.exec(authorization)?.[1]
     if (!key) return null
-    return timingSafeEqual(hash('sha256', key, 'buffer'), expected) ? operator : null
+    return timingSafeEqual(Buffer.from(hash('sha256', key)), expected) ? operator : null
   }
 }

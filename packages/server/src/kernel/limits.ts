@@ -61,7 +61,8 @@ export const limits = {
   logDepth: 6,
   /** Log lines that wait for a slow reader; beyond it they are dropped and counted. */
   logWaitingBytes: 1 * mib,
-  logRetryMs: 50,
+  /** Log lines wait this long for company. */
+  logDelayMs: 20,
 
   /** Label combinations one metric keeps; more are counted together. */
   metricSeries: 1_000,

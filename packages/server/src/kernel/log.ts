@@ -24,6 +24,19 @@ const levels: readonly LogLevel[] = ['debug', 'info', 'warn', 'error']
 const secretKey = /authorization|cookie|key|token|secret|password|env|stdin/i
 const redacted = '[redacted]'
 
+/** Keys come from our own source, mostly; the bound is for those that do not. */
+const judgedMost = 1_000
+const judged = new Map<string, boolean>()
+
+function isSecret(key: string): boolean {
+  let secret = judged.get(key)
+  if (secret === undefined) {
+    secret = secretKey.test(key)
+    if (judged.size < judgedMost) judged.set(key, secret)
+  }
+  return secret
+}
+
 /** One JSON line per event. What sits under a key that sounds like a secret is never written. */
 export function createLogger({ level, write, now = systemClock.now }: LogOptions): Logger {
   const least = levels.indexOf(level)
@@ -57,8 +70,11 @@ function safe(value: unknown, depth: number): unknown {
   if (value instanceof Date) return Number.isNaN(value.getTime()) ? null : value.toISOString()
   if (Array.isArray(value)) return value.slice(0, limits.logItems).map((item) => safe(item, depth + 1))
   const copy: LogFields = {}
-  for (const [key, item] of Object.entries(value).slice(0, limits.logItems)) {
-    copy[key] = secretKey.test(key) ? redacted : safe(item, depth + 1)
+  let items = 0
+  for (const key in value) {
+    if (items++ === limits.logItems) break
+    const item = (value as LogFields)[key]
+    copy[key] = isSecret(key) ? redacted : safe(item, depth + 1)
   }
   return copy
 }

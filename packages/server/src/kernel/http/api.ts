@@ -4,7 +4,7 @@ import type { createRoute } from '@hono/zod-openapi'
 import type { Context, Handler, MiddlewareHandler } from 'hono'
 import type { Metrics } from '../metrics.ts'
 import { errorResponse } from './document.ts'
-import { validateRequest } from './validate.ts'
+import { checkRequest } from './validate.ts'
 
 /** Who sent the request. */
 export interface Caller {
@@ -59,13 +59,8 @@ export function createApi(): Api {
   const openapi = ({ middleware, hide, ...route }: RouteConfig, handler: Handler) => {
     if (!hide) api.openAPIRegistry.registerPath({ ...route, responses: { ...route.responses, default: errorResponse } })
     const before = (middleware === undefined ? [] : [middleware].flat()) as MiddlewareHandler[]
-    const check = validateRequest(route)
     const path = route.path.replaceAll(/\{(.+?)\}/g, ':$1')
-    const named: MiddlewareHandler<ApiEnv> = (c, next) => {
-      c.set('route', route.path)
-      return next()
-    }
-    api.on([route.method.toUpperCase()], [path], named, ...before, ...(check ? [check] : []), handler)
+    api.on([route.method.toUpperCase()], [path], checkRequest(route), ...before, handler)
     return api
   }
   api.openapi = openapi as unknown as Api['openapi']

@@ -11,6 +11,9 @@ export interface StreamOptions {
   headers?: Record<string, string>
 }
 
+// What a sandbox holds is served from this origin: nothing in it may run as a page of it.
+const untrusted = { 'Content-Security-Policy': "default-src 'none'; sandbox", 'Referrer-Policy': 'no-referrer' }
+
 /**
  * Answers with a body of any length at flat memory, straight through Node's response; under `app.request()` through a web stream. The body
  * is not started for HEAD. When the client goes away its iterator is returned, so an iterator that may wait for long should also watch
@@ -19,8 +22,9 @@ export interface StreamOptions {
 export async function sendStream(
   c: ApiContext,
   body: AsyncIterable<StreamChunk>,
-  { status = 200, headers = {} }: StreamOptions = {},
+  { status = 200, headers: own = {} }: StreamOptions = {},
 ): Promise<Response> {
+  const headers = { ...untrusted, ...own }
   const { outgoing } = c.env ?? {}
   if (isEventStream(headers)) c.set('endless', true)
   if (!outgoing) return new Response(c.req.method === 'HEAD' ? null : webStream(body), { status, headers })

@@ -17,11 +17,11 @@ interface Check {
 // More would bury the first, which is nearly always the one to mend.
 const issuesShown = 5
 
-/** The middleware that checks what `route.request` describes and leaves the outcome for `c.req.valid`; undefined where there is nothing to check. */
-export function validateRequest(route: RouteConfig): MiddlewareHandler<ApiEnv> | undefined {
+/** Names the route, checks what `route.request` describes and leaves the outcome for `c.req.valid`. */
+export function checkRequest(route: RouteConfig): MiddlewareHandler<ApiEnv> {
   const checks = checksOf(route)
-  if (checks.length === 0) return undefined
   return async (c, next) => {
+    c.set('route', route.path)
     for (const { target, schema, read } of checks) {
       let value = read(c)
       if (value instanceof Promise) value = await value
