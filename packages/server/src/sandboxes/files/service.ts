@@ -1,0 +1,284 @@
+import type { Readable } from 'node:stream'
+import { GuestError } from '../../guest/client.ts'
+import type { Entry, GuestConnection, PathInput, WatchEvent } from '../../guest/client.ts'
+import { DeltaError } from '../../kernel/errors.ts'
+import type { DoorCaller, SandboxDoor } from '../door.ts'
+import type { ServerSentEvent } from '../execs/event-stream.ts'
+import { createArchives } from './archive.ts'
+import { fileRefusal } from './refusals.ts'
+import {
+  absolutePath,
+  decodeCursor,
+  encodeCursor,
+  etagListed,
+  parseMode,
+  parseRange,
+  permissionText,
+  resolveRange,
+  singleEtag,
+} from './rules.ts'
+import type { ByteRange, RangeWish, SandboxPath } from './rules.ts'
+import type { FileEntry } from './schema.ts'
+
+const RANGE_TRIES = 3
+
+export interface FilesDeps {
+  door: SandboxDoor
+  newExecId(): string
+}
+
+export interface ReadWish {
+  /** False for HEAD. */
+  withBody: boolean
+  range?: string | undefined
+  ifRange?: string | undefined
+  ifNoneMatch?: string | undefined
+}
+
+export type FileAnswer =
+  | { kind: 'unchanged'; entry: Entry }
+  | { kind: 'whole'; entry: Entry; body: AsyncIterableIterator<Buffer> | undefined }
+  | { kind: 'part'; entry: Entry; range: ByteRange; body: AsyncIterableIterator<Buffer> | undefined }
+
+export interface WriteWish {
+  mode?: string | undefined
+  owner?: string | undefined
+  parents: boolean
+  overwrite: boolean
+  ifMatch?: string | undefined
+  ifNoneMatch?: string | undefined
+}
+
+export interface LiveWatch {
+  events: AsyncIterator<ServerSentEvent>
+  leave(): void
+}
+
+export type Files = ReturnType<typeof createFiles>
+
+/** Everything about files in a sandbox. Paths are resolved by the guest, inside; the host only passes bytes on. */
+export function createFiles({ door, newExecId }: FilesDeps) {
+  const archives = createArchives({ door, newExecId })
+
+  /** For what may be asked twice: a connection that turns out to be gone is opened again, once. */
+  async function ask<T>(at: Place, act: (guest: GuestConnection, path: PathInput) => Promise<T>): Promise<T> {
+    const path = checked(at.path)
+    const { guest } = await door.open(at.sandboxId, at.caller)
+    try {
+      return await act(guest, path)
+    } catch (error) {
+      if (!(error instanceof GuestError) || error.code !== 'connection_lost') throw fileRefusal(error, shown(path))
+    }
+    const again = await door.open(at.sandboxId, at.caller, { wake: false })
+    return refusing(path, act(again.guest, path))
+  }
+
+  /** For what changes something: after a lost connection nobody knows whether it has. */
+  async function change<T>(at: Place, act: (guest: GuestConnection, path: PathInput) => Promise<T>): Promise<T> {
+    const path = checked(at.path)
+    const { guest } = await door.open(at.sandboxId, at.caller)
+    return refusing(path, act(guest, path))
+  }
+
+  return {
+    async read(at: Place, wish: ReadWish): Promise<FileAnswer> {
+      const range = parseRange(wish.range)
+      return ask(at, async (guest, path) => {
+        if (range !== undefined) return readPart(guest, path, range, wish)
+        if (!wish.withBody) {
+          const entry = regular(await guest.stat(path))
+          return isUnchanged(entry, wish) ? { kind: 'unchanged', entry } : { kind: 'whole', entry, body: undefined }
+        }
+        return readWhole(guest, path, wish)
+      })
+    },
+
+    write: (at: Place, body: Readable, wish: WriteWish): Promise<FileEntry> =>
+      change(at, async (guest, path) => {
+        const mode = wish.mode === undefined ? undefined : checkedMode(wish.mode, 'query.mode')
+        const ifMatch = await etagToMatch(guest, path, wish.ifMatch)
+        const onlyNew = wish.ifNoneMatch?.trim() === '*'
+        try {
+          const entry = await guest.writeFrom(path, body, {
+            mode,
+            modeExplicit: mode !== undefined,
+            owner: wish.owner,
+            makeParents: wish.parents,
+            mustNotExist: onlyNew || !wish.overwrite,
+            ifMatch,
+          })
+          return entryShown(entry)
+        } catch (error) {
+          // What If-None-Match refuses is a failed condition, not a conflict (RFC 9110, 13.1.2).
+          const refused = onlyNew && error instanceof GuestError && error.code === 'exists'
+          throw refused ? new DeltaError('precondition_failed', 'The file exists already') : error
+        }
+      }),
+
+    stat: (at: Place, { follow }: { follow: boolean }): Promise<FileEntry> =>
+      ask(at, async (guest, path) => entryShown(await guest.stat(path, { follow }))),
+
+    async list(at: Place, { depth, limit, cursor }: { depth: number; limit: number; cursor?: string | undefined }) {
+      const after = cursor === undefined ? undefined : decodeCursor(cursor)
+      if (cursor !== undefined && after === undefined) {
+        throw new DeltaError('invalid_request', 'The request is not valid at query.cursor', {
+          cause: 'query.cursor: the nextCursor of the page before, unchanged',
+        })
+      }
+      const { entries, more } = await ask(at, (guest, path) => guest.list(path, { depth, limit, after }))
+      const last = entries.at(-1)
+      const nextCursor = more && last !== undefined ? encodeCursor(last.pathBytes ?? Buffer.from(last.path)) : null
+      return { data: entries.map(entryShown), nextCursor }
+    },
+
+    makeDirectory: (
+      at: Place,
+      { mode, owner, parents }: { mode?: string | number | undefined; owner?: string | undefined; parents: boolean },
+    ): Promise<FileEntry> =>
+      change(at, async (guest, path) => {
+        const bits = mode === undefined ? 0o755 : checkedMode(mode, 'body.mode')
+        return entryShown(await guest.mkdir(path, { mode: bits, owner, parents }))
+      }),
+
+    move: (at: Place, to: string, { overwrite }: { overwrite: boolean }): Promise<FileEntry> =>
+      change(at, async (guest, path) => entryShown(await guest.move(path, checked(to), { overwrite }))),
+
+    remove: (at: Place, { recursive }: { recursive: boolean }): Promise<number> =>
+      change(at, (guest, path) => guest.remove(path, { recursive })),
+
+    changeMode: (at: Place, mode: string | number): Promise<FileEntry> =>
+      change(at, async (guest, path) => entryShown(await guest.chmod(path, checkedMode(mode, 'body.mode')))),
+
+    async watch(at: Place, { recursive }: { recursive: boolean }): Promise<LiveWatch> {
+      const abort = new AbortController()
+      const { events } = await ask(at, (guest, path) => guest.watch(path, { recursive, signal: abort.signal }))
+      return { events: watchEvents(events), leave: () => abort.abort() }
+    },
+
+    /** The folder's contents as a tar stream. */
+    pack: (at: Place) => archives.pack({ ...at, path: checked(at.path) }),
+
+    /** Puts a tar stream's contents into the folder, which is made if it is not there. */
+    unpack: async (at: Place, body: Readable): Promise<FileEntry> => entryShown(await archives.unpack({ ...at, path: checked(at.path) }, body)),
+  }
+}
+
+export interface Place {
+  sandboxId: string
+  caller: DoorCaller
+  path: SandboxPath | undefined
+}
+
+function checked(path: SandboxPath | undefined): SandboxPath {
+  const result = absolutePath(path)
+  if (result.ok) return result.path
+  throw new DeltaError(result.code, 'The path can not be used', { cause: result.reason })
+}
+
+function shown(path: PathInput): string {
+  return path.toString()
+}
+
+async function refusing<T>(path: PathInput, result: Promise<T>): Promise<T> {
+  try {
+    return await result
+  } catch (error) {
+    throw fileRefusal(error, shown(path))
+  }
+}
+
+function checkedMode(mode: string | number, field: string): number {
+  const bits = parseMode(mode)
+  if (bits !== undefined) return bits
+  throw new DeltaError('invalid_request', `The request is not valid at ${field}`, {
+    cause: `${field}: octal digits such as 0755, at most 7777`,
+  })
+}
+
+// ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+async function readWhole(guest: GuestConnection, path: PathInput, wish: ReadWish): Promise<FileAnswer> {
+  const { entry, body } = await guest.read(path, { exact: true })
+  if (isUnchanged(entry, wish)) {
+    body.cancel()
+    return { kind: 'unchanged', entry }
+  }
+  return { kind: 'whole', entry, body }
+}
+
+/** The size decides what a range means, so it is asked first; a file that is replaced between the two questions is asked again. */
+async function readPart(guest: GuestConnection, path: PathInput, wanted: RangeWish, wish: ReadWish): Promise<FileAnswer> {
+  for (let tried = 1; ; tried++) {
+    const entry = regular(await guest.stat(path))
+    if (isUnchanged(entry, wish)) return { kind: 'unchanged', entry }
+    if (wish.ifRange !== undefined && wish.ifRange.trim() !== entry.etag) {
+      return wish.withBody ? readWhole(guest, path, wish) : { kind: 'whole', entry, body: undefined }
+    }
+    const range = resolveRange(wanted, entry.size)
+    if (range === undefined) {
+      throw new DeltaError('range_not_satisfiable', 'No byte of the file lies in this range', { context: { sizeBytes: entry.size } })
+    }
+    if (!wish.withBody) return { kind: 'part', entry, range, body: undefined }
+    const read = await guest.read(path, { from: range.from, length: range.length, exact: true })
+    if (read.entry.etag === entry.etag) return { kind: 'part', entry, range, body: read.body }
+    read.body.cancel()
+    if (tried === RANGE_TRIES) throw new DeltaError('file_busy', 'The file keeps changing while it is read')
+  }
+}
+
+function regular(entry: Entry): Entry {
+  if (entry.type === 'file') return entry
+  throw new GuestError(entry.type === 'directory' ? 'is_a_directory' : 'not_a_file', `It is a ${entry.type}.`)
+}
+
+function isUnchanged(entry: Entry, { ifNoneMatch }: ReadWish): boolean {
+  return ifNoneMatch !== undefined && etagListed(ifNoneMatch, entry.etag, { weak: true })
+}
+
+/** The one ETag the guest compares when it puts the file into place. A list is narrowed to what is there now. */
+async function etagToMatch(guest: GuestConnection, path: PathInput, header: string | undefined): Promise<string | undefined> {
+  if (header === undefined) return undefined
+  const single = singleEtag(header)
+  if (single !== undefined) return single
+  const entry = await guest.stat(path).catch((error: unknown) => {
+    if (error instanceof GuestError && error.code === 'not_found') return undefined
+    throw error
+  })
+  if (entry !== undefined && etagListed(header, entry.etag, { weak: false })) return entry.etag
+  throw new DeltaError('precondition_failed', 'The file is none of those named by If-Match')
+}
+
+// ── what is shown ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function entryShown(entry: Entry): FileEntry {
+  const { path, type, size, mode, owner, group, uid, gid, target, etag } = entry
+  return {
+    path,
+    name: path.slice(path.lastIndexOf('/') + 1) || '/',
+    type,
+    size,
+    mode,
+    permissions: permissionText(mode),
+    owner,
+    group,
+    uid,
+    gid,
+    modifiedAt: modifiedTime(entry).toISOString(),
+    symlinkTarget: target,
+    etag,
+  }
+}
+
+// A file may bear any time; what no Date can hold is shown as the nearest it can.
+const lastMs = 8.64e15
+
+export function modifiedTime({ modifiedNanos }: Pick<Entry, 'modifiedNanos'>): Date {
+  return new Date(Math.max(-lastMs, Math.min(lastMs, Number(modifiedNanos / 1_000_000n))))
+}
+
+async function* watchEvents(events: AsyncIterable<WatchEvent>): AsyncGenerator<ServerSentEvent> {
+  yield { event: 'ready', data: {} }
+  for await (const { kind, path, isDirectory } of events) {
+    yield kind === 'overflow' ? { event: 'overflow', data: {} } : { event: 'change', data: { kind, path, isDirectory } }
+  }
+}
