@@ -153,6 +153,11 @@ test('a callback that throws ends the command and the run', async () => {
   expect(seen()).toEqual(['POST /execs', 'POST /execs/exe_1/signal'])
 })
 
+async function* source() {
+  yield 'one'
+  yield Uint8Array.of(0, 255)
+}
+
 test('a stream as stdin is sent piece by piece and then closed', async () => {
   let finish: (() => void) | undefined
   const sandbox = await start((request, response) => {
@@ -161,10 +166,6 @@ test('a stream as stdin is sent piece by piece and then closed', async () => {
     response.write(`event: start\ndata: ${JSON.stringify(execStart.data)}\n\n`)
     finish = () => void response.end(`event: exit\ndata: ${JSON.stringify(execInfo)}\n\n`)
   }, noContent)
-  async function* source() {
-    yield 'one'
-    yield Uint8Array.of(0, 255)
-  }
   const run = sandbox.commands.run('cat', { stdin: source() })
   await expect.poll(() => seen().length).toBe(4)
   finish?.()

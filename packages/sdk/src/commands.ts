@@ -25,9 +25,13 @@ export interface ExecOptions {
 
 export interface RunOptions extends ExecOptions, OutputCallbacks {
   stdin?: StdinSource
+  /** Keep stdin open for the handle that `onStart` gets. @default false */
+  stdinOpen?: boolean
   /** `base64` makes the result's stdout and stderr exact for binary output. @default "utf8" */
   encoding?: 'utf8' | 'base64'
   background?: false
+  /** Called with a handle as soon as the command runs, to signal it or feed its stdin meanwhile. */
+  onStart?: (handle: CommandHandle) => void
   /** Aborting kills the command and rejects with the signal's reason. */
   signal?: AbortSignal
 }
@@ -117,7 +121,7 @@ export class Commands {
   }
 
   #run(path: 'execs' | 'code', what: Record<string, unknown>, options: RunOptions): Promise<CommandResult> {
-    const { stdin, onStdout, onStderr, signal, idempotencyKey = newKey(), background: _, ...fields } = options
+    const { stdin, onStart, onStdout, onStderr, signal, idempotencyKey = newKey(), background: _, ...fields } = options
     const inline = stdin === undefined || (typeof stdin === 'string' && stdin.length <= inlineStdinChars)
     const call: ExecCall = {
       path: `${this.#base}/${path}`,
@@ -125,10 +129,10 @@ export class Commands {
       idempotencyKey,
     }
     const waitMs = options.timeoutMs ?? defaultExecTimeoutMs
-    const plain = inline && !onStdout && !onStderr && !signal && waitMs > 0 && waitMs <= longestPlainWaitMs
+    const plain = inline && !onStart && !onStdout && !onStderr && !signal && waitMs > 0 && waitMs <= longestPlainWaitMs
     if (plain) return this.#runPlain(call, waitMs)
     if (!inline) call.fields = { ...call.fields, stdinOpen: true }
-    return this.#runStreaming(call, { onStdout, onStderr, signal, stdin: inline ? undefined : stdin })
+    return this.#runStreaming(call, { ...options, stdin: inline ? undefined : stdin })
   }
 
   async #runPlain(call: ExecCall, waitMs: number): Promise<CommandResult> {
@@ -145,11 +149,12 @@ export class Commands {
   #runStreaming(
     call: ExecCall,
     {
+      onStart: onStarted,
       onStdout,
       onStderr,
       signal,
       stdin,
-    }: OutputCallbacks & { signal?: AbortSignal | undefined; stdin: StdinSource | undefined },
+    }: Omit<RunOptions, 'stdin'> & { stdin: StdinSource | undefined },
   ): Promise<CommandResult> {
     const inner = new AbortController()
     const { encoding = 'utf8', ...fields } = call.fields
@@ -164,6 +169,7 @@ export class Commands {
       handle = new CommandHandle(this.#transport, this.#base, { id, pid })
       // The caller gave up before the command's id was known.
       if (signal?.aborted) return void giveUp(signal.reason)
+      onStarted?.(handle)
       if (stdin === undefined) return
       feedStdin(handle, stdin, inner.signal).catch((cause: unknown) => {
         stdinFailure = { cause }

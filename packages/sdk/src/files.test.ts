@@ -91,8 +91,9 @@ test('a stream is never sent a second time', async () => {
   expect(peer.requests.length).toBe(2)
 })
 
+const change = (path: string) => ({ event: 'change', data: { kind: 'create', path, isDirectory: false } })
+
 test('watching begins before watch() resolves and survives a break with a warning', async () => {
-  const change = (path: string) => ({ event: 'change', data: { kind: 'create', path, isDirectory: false } })
   const ready = { event: 'ready', data: {} }
   const sandbox = await start(
     events([ready, change('/a')], { cut: true }),

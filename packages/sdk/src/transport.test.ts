@@ -178,9 +178,10 @@ test.each(['not an address', 'ftp://x', ''])('the address %j is refused with an 
   expect(() => new sdk.Delta({ url })).toThrow('http://127.0.0.1:8000')
 })
 
+const page = (ids: string[], nextCursor: string | null) =>
+  json(200, { data: ids.map((id) => ({ ...sandboxInfo, id })), nextCursor })
+
 test('lists are read page by page', async () => {
-  const page = (ids: string[], nextCursor: string | null) =>
-    json(200, { data: ids.map((id) => ({ ...sandboxInfo, id })), nextCursor })
   const { delta, requests } = await start(page(['a', 'b'], 'next'), page(['c'], null))
   const list = delta.sandboxes.list({ state: ['running', 'paused'], metadata: { k: 'v w' }, pageSize: 2 })
   expect((await list.all()).map(({ id }) => id)).toEqual(['a', 'b', 'c'])
@@ -197,8 +198,9 @@ test('await using kills what it made, unless it is to be kept', async () => {
     await using _ = await delta.sandboxes.create()
   }
   {
-    await using _ = await delta.sandboxes.create({ keep: true })
-    await using __ = await delta.sandboxes.get('sbx_1')
+    await using made = await delta.sandboxes.create({ keep: true })
+    await using found = await delta.sandboxes.get(made.id)
+    expect(found.keep).toBe(true)
   }
   expect(requests.map(({ method }) => method)).toEqual(['POST', 'DELETE', 'POST', 'GET'])
 })

@@ -16,8 +16,9 @@ afterEach(() => rm(folder, { recursive: true }))
 
 const longName = `${'d'.repeat(120)}/${'f'.repeat(200)}ü`
 
+const at = (name: string) => join(folder, 'in', name)
+
 async function fillFolder(): Promise<void> {
-  const at = (name: string) => join(folder, 'in', name)
   await mkdir(at('d'.repeat(120)))
   await mkdir(at('empty'))
   await writeFile(at(longName), 'long')
@@ -178,7 +179,7 @@ test('a hard link inside becomes a copy', async () => {
 
 test.each([
   ['noise', async () => [Buffer.alloc(512, 7)]],
-  ['a cut file', async () => [...(await parts([{ path: 'a', content: 'x'.repeat(2000) }])).slice(0, -3)]],
+  ['a cut file', async () => (await parts([{ path: 'a', content: 'x'.repeat(2000) }])).slice(0, -3)],
   ['an archive without its end', async () => (await parts([{ path: 'a', content: 'x' }])).slice(0, -1)],
   ['nothing at all', async () => []],
   ['a pax header of 1 GB', async () => [lyingPax()]],

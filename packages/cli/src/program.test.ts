@@ -1,0 +1,347 @@
+import { spawnSync } from 'node:child_process'
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import {
+  type Answer,
+  events,
+  execExit,
+  execInfo,
+  execStart,
+  failure,
+  json,
+  output,
+  type Peer,
+  sandboxInfo,
+  startPeer,
+} from '../../sdk/test/peer.ts'
+import { encodeHeader, endOfArchive, padding } from '../../sdk/src/tar/format.ts'
+import type { Io } from './io.ts'
+import { runCli } from './program.ts'
+
+const id = 'sbx_aaaaaaaaaaaaaaaaaaaa'
+const info = { ...sandboxInfo, id }
+let peer: Peer | undefined
+let folder: string
+
+interface Ran {
+  exitCode: number
+  stdout: string
+  stderr: string
+}
+
+interface RunSettings {
+  stdin?: string[]
+  interrupt?: (send: () => void) => void
+  tty?: boolean
+}
+
+async function run(args: string[], { stdin, interrupt, tty = false }: RunSettings = {}): Promise<Ran> {
+  const written = { stdout: [] as Buffer[], stderr: [] as Buffer[] }
+  const stream = (name: 'stdout' | 'stderr') => ({
+    isTTY: tty,
+    write: (data: string | Uint8Array) => written[name].push(Buffer.from(data)) > 0,
+    once: () => {},
+  })
+  const io: Io = {
+    env: { NO_COLOR: '1' },
+    stdin: (async function* () {
+      for (const part of stdin ?? []) yield Buffer.from(part)
+    })(),
+    stdinHasData: stdin !== undefined,
+    stdout: stream('stdout'),
+    stderr: stream('stderr'),
+    onSignal(signal, listener) {
+      if (signal === 'SIGINT') interrupt?.(listener)
+      return () => {}
+    },
+    onClosedOutput() {},
+  }
+  const exitCode = await runCli(args, io)
+  return {
+    exitCode,
+    stdout: Buffer.concat(written.stdout).toString(),
+    stderr: Buffer.concat(written.stderr).toString(),
+  }
+}
+
+async function start(...answers: Answer[]): Promise<Peer> {
+  peer = await startPeer(...answers)
+  vi.stubEnv('DELTA_URL', peer.url)
+  vi.stubEnv('DELTA_API_KEY', 'test-key')
+  return peer
+}
+const seen = () =>
+  (peer?.requests ?? []).map(({ method, target }) => `${method} ${target.replace(`/v1/sandboxes/${id}`, '')}`)
+const noContent: Answer = (_, response) => void response.writeHead(204).end()
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'delta-cli-'))
+})
+afterEach(async () => {
+  vi.unstubAllEnvs()
+  await peer?.close()
+  peer = undefined
+  await rm(folder, { recursive: true })
+})
+
+test('create prints the id alone and sends only what was given', async () => {
+  const { requests } = await start(json(201, info))
+  const args = ['--timeout', '10m', '-m', 'k=v=w', '-m', 'l=', '-e', 'A=1', '--memory', '256', '--no-auto-resume']
+  expect(await run(['sandbox', 'create', ...args])).toEqual({ exitCode: 0, stdout: `${id}\n`, stderr: '' })
+  expect(JSON.parse(requests[0]?.body ?? '')).toEqual({
+    timeoutMs: 600_000,
+    metadata: { k: 'v=w', l: '' },
+    env: { A: '1' },
+    memoryMb: 256,
+    autoResume: false,
+  })
+})
+
+test('list prints a table, --json the data', async () => {
+  await start(json(200, { data: [{ ...info, metadata: { name: 'a\u001b[31m' } }], nextCursor: null }))
+  const { stdout } = await run(['sandbox', 'list'])
+  expect(stdout).toMatch(new RegExp(`^ID +STATE.*\n${id} +running +host +crun .* name=a`))
+  expect(stdout).not.toContain('\u001b')
+  expect(JSON.parse((await run(['sandbox', 'list', '--json', '--all'])).stdout)).toMatchObject([{ id }])
+  expect(seen()[0]).toContain('state=creating')
+  expect(seen()[1]).not.toContain('state=')
+})
+
+test('the beginning of an id is enough when only one living sandbox has it', async () => {
+  const other = { ...info, id: 'sbx_abaaaaaaaaaaaaaaaaaa' }
+  const list = json(200, {
+    data: [info, other, { ...other, id: 'sbx_aazzzzzzzzzzzzzzzzzz', state: 'killed' }],
+    nextCursor: null,
+  })
+  await start(list)
+  expect((await run(['sandbox', 'get', 'aa'])).stdout).toContain(id)
+  expect((await run(['sandbox', 'get', 'sbx_ab'])).stdout).toContain(other.id)
+  const ambiguous = await run(['sandbox', 'get', 'a'])
+  expect(ambiguous.exitCode).toBe(1)
+  expect(ambiguous.stderr).toContain('2 sandboxes have an id that begins with sbx_a')
+  expect((await run(['sandbox', 'get', 'zz'])).stderr).toContain('No sandbox has an id that begins with sbx_zz')
+  expect((await run(['sandbox', 'get', '../x'])).exitCode).toBe(2)
+})
+
+test('exec passes on output and exit code; one word is a shell line, several are a program', async () => {
+  const exit = { event: 'exit', data: { ...execInfo, exitCode: 3 } }
+  const answer = events([execStart, output('stdout', 0, 'out'), output('stderr', 3, 'err'), exit])
+  const { requests } = await start((request, response) =>
+    (request.method === 'POST' ? answer : json(200, info))(request, response),
+  )
+  const ran = await run(['sandbox', 'exec', '-u', 'root', '-e', 'A=b', id, 'ls', '-la'])
+  expect(ran).toEqual({ exitCode: 3, stdout: 'out', stderr: 'err' })
+  await run(['sandbox', 'exec', id, 'ls | wc'])
+  await run(['sandbox', 'exec', id, '--', '-odd', 'name'])
+  const bodies = requests.filter(({ method }) => method === 'POST').map(({ body }) => JSON.parse(body))
+  expect(bodies[0]).toMatchObject({ user: 'root', env: { A: 'b' }, timeoutMs: 3_600_000, stream: true })
+  expect(bodies.map(({ cmd }) => cmd)).toEqual([['ls', '-la'], 'ls | wc', ['-odd', 'name']])
+})
+
+test.each([
+  [{ exitCode: 0 }, 0],
+  [{ exitCode: 255 }, 255],
+  [{ exitCode: null, signal: 'SIGKILL', state: 'signalled' }, 137],
+  [{ exitCode: null, signal: 'SIGTERM', timedOut: true }, 124],
+  [{ exitCode: null, signal: null, state: 'unknown' }, 125],
+])('an exec that ended with %j exits with %i', async (end, exitCode) => {
+  await start(json(200, info), events([execStart, { event: 'exit', data: { ...execInfo, ...end } }]))
+  expect((await run(['sandbox', 'exec', id, 'x'])).exitCode).toBe(exitCode)
+})
+
+test('an exec that DELTA could not run exits with 125', async () => {
+  await start(failure(404, 'sandbox_not_found'))
+  expect((await run(['sandbox', 'exec', id, 'x'])).exitCode).toBe(125)
+  expect((await run(['sandbox', 'exec', id])).exitCode).toBe(2)
+  expect(await run(['sandbox', 'exec', id, '--user', 'root', 'x'])).toMatchObject({
+    exitCode: 2,
+    stderr: expect.stringContaining('options go before it'),
+  })
+})
+
+test('exec --json prints the result', async () => {
+  await start(json(200, info), events([execStart, output('stdout', 0, 'hi'), execExit]))
+  expect(JSON.parse((await run(['sandbox', 'exec', '--json', id, 'x'])).stdout)).toMatchObject({
+    stdout: 'hi',
+    exitCode: 0,
+  })
+})
+
+test('piped input reaches the command', async () => {
+  let finish: (() => void) | undefined
+  const { requests } = await start(
+    json(200, info),
+    (_, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.write(`event: start\ndata: ${JSON.stringify(execStart.data)}\n\n`)
+      finish = () => void response.end(`event: exit\ndata: ${JSON.stringify(execInfo)}\n\n`)
+    },
+    noContent,
+  )
+  const ran = run(['sandbox', 'exec', id, 'cat'], { stdin: ['one', 'two'] })
+  await expect.poll(() => requests.length).toBe(5)
+  finish?.()
+  expect((await ran).exitCode).toBe(0)
+  expect(requests.slice(2).map(({ body }) => body)).toEqual(['one', 'two', ''])
+})
+
+test('Ctrl-C interrupts the session of the command, a second one kills it', async () => {
+  let finish: (() => void) | undefined
+  const { requests } = await start(
+    json(200, info),
+    (_, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.write(`event: start\ndata: ${JSON.stringify(execStart.data)}\n\n`)
+      response.write(`event: stdout\ndata: ${JSON.stringify({ offset: 0, data: 'aGk=', encoding: 'base64' })}\n\n`)
+      const end = { ...execInfo, exitCode: null, signal: 'SIGKILL' }
+      finish = () => void response.end(`event: exit\ndata: ${JSON.stringify(end)}\n\n`)
+    },
+    noContent,
+  )
+  let interrupt = () => {}
+  const ran = run(['sandbox', 'exec', id, 'sleep 100'], { interrupt: (send) => (interrupt = send) })
+  await expect.poll(() => finish).toBeDefined()
+  await new Promise((done) => setTimeout(done, 100))
+  interrupt()
+  await expect.poll(() => requests.length).toBe(3)
+  interrupt()
+  await expect.poll(() => requests.length).toBe(4)
+  finish?.()
+  expect((await ran).exitCode).toBe(137)
+  expect(requests.slice(2).map(({ body }) => JSON.parse(body))).toEqual([
+    { signal: 'SIGINT', scope: 'session' },
+    { signal: 'SIGKILL', scope: 'session' },
+  ])
+})
+
+test('exec --detach prints the id of a command without a timeout', async () => {
+  const { requests } = await start(json(200, info), json(202, { ...execInfo, state: 'running' }))
+  expect((await run(['sandbox', 'exec', '-d', '--tag', 't', id, 'server'])).stdout).toBe('exe_1\n')
+  expect(JSON.parse(requests[1]?.body ?? '')).toMatchObject({ background: true, timeoutMs: 0, tag: 't' })
+})
+
+test('an error says what happened, why and what to do, without a stack', async () => {
+  await start(failure(409, 'sandbox_state_conflict'))
+  const { exitCode, stderr } = await run(['sandbox', 'pause', id])
+  expect([exitCode, stderr]).toEqual([
+    1,
+    'error: it was sandbox_state_conflict\n  why: a reason\n  fix: mend sandbox_state_conflict\n  ref: sandbox_state_conflict, request req_1\n',
+  ])
+  const told = JSON.parse((await run(['sandbox', 'get', id, '--json'])).stderr)
+  expect(told.error).toMatchObject({ code: 'sandbox_state_conflict', fix: 'mend sandbox_state_conflict' })
+})
+
+test('no server is exit code 3 with what to do', async () => {
+  await start()
+  await peer?.close()
+  const { exitCode, stderr } = await run(['template', 'list'])
+  peer = undefined
+  expect(exitCode).toBe(3)
+  expect(stderr).toMatch(/cannot be reached.*ECONNREFUSED[^]*fix:.*npm start/)
+})
+
+test.each([
+  [['sandbox', 'create', '--timeout', '10'], "'10' is not a duration"],
+  [['sandbox', 'create', '--cpu', 'many'], "'many' is not a number"],
+  [['sandbox', 'create', '-m', 'novalue'], 'NAME=value'],
+  [['sandbox', 'create', '--on-timeout', 'explode'], 'kill, stop, pause'],
+  [['sandbox', 'cp', 'a', 'b'], 'One side of cp must be in a sandbox'],
+  [['sandbox', 'nonsense'], 'unknown command'],
+  [['sandbox', 'get'], 'missing required argument'],
+])('%j is wrong usage, told without a request', async (args, message) => {
+  await start()
+  expect(await run(args)).toMatchObject({ exitCode: 2, stderr: expect.stringContaining(message) })
+  expect(seen()).toEqual([])
+})
+
+test('help is no error', async () => {
+  expect(await run(['sandbox', 'exec', '--help'])).toMatchObject({
+    exitCode: 0,
+    stdout: expect.stringContaining('124'),
+  })
+})
+
+test('kill goes on after a failure and tells of it', async () => {
+  await start(failure(404, 'sandbox_not_found'), json(200, info), noContent)
+  const { exitCode, stdout, stderr } = await run(['sandbox', 'kill', 'sbx_bbbbbbbbbbbbbbbbbbbb', id])
+  expect([exitCode, stdout]).toEqual([1, `${id} killed\n`])
+  expect(stderr).toContain('it was sandbox_not_found')
+})
+
+const entry = { path: '/workspace/data.bin', name: 'data.bin', type: 'file', size: 5, mode: 0o644 }
+
+test('cp sends a file into a folder under its own name, with its permissions', async () => {
+  await writeFile(join(folder, 'run.sh'), 'hello', { mode: 0o755 })
+  const { requests } = await start(json(200, info), json(200, { ...entry, type: 'directory' }), json(200, entry))
+  const { exitCode, stderr } = await run(['sandbox', 'cp', join(folder, 'run.sh'), `${id}:/workspace`], { tty: true })
+  expect(exitCode).toBe(0)
+  expect(stderr).toContain('5 B of 5 B (100 %)')
+  expect(seen()[2]).toBe('PUT /files?path=%2Fworkspace%2Frun.sh&mode=0755')
+  expect(requests[2]?.body).toBe('hello')
+})
+
+test('cp fetches a file and leaves the old one when it fails', async () => {
+  const target = join(folder, 'data.bin')
+  const body: Answer = (_, response) => void response.writeHead(200, { etag: '"1"', 'content-length': 5 }).end('hello')
+  await start(
+    json(200, info),
+    json(200, entry),
+    body,
+    json(200, info),
+    json(200, entry),
+    failure(403, 'permission_denied'),
+  )
+  expect((await run(['sandbox', 'cp', `${id}:data.bin`, folder])).exitCode).toBe(0)
+  expect(await readFile(target, 'utf8')).toBe('hello')
+  await writeFile(target, 'mine')
+  expect((await run(['sandbox', 'cp', `${id}:data.bin`, target])).exitCode).toBe(1)
+  expect(await readFile(target, 'utf8')).toBe('mine')
+  expect(await readdir(folder)).toEqual(['data.bin'])
+})
+
+test.each(['..', 'a/b', ''])('cp refuses the name %j that a sandbox gives a file', async (name) => {
+  await start(json(200, info), json(200, { ...entry, name }))
+  await mkdir(join(folder, 'in'))
+  expect(await run(['sandbox', 'cp', `${id}:x`, join(folder, 'in')])).toMatchObject({ exitCode: 1 })
+  expect(seen()).toHaveLength(2)
+})
+
+test('cp of a folder tells what it left out', async () => {
+  const link = encodeHeader({ path: 'l', type: 'symlink', linkTarget: '/etc', size: 0, mode: 0o777, mtimeSeconds: 1 })
+  const file = encodeHeader({ path: 'f', type: 'file', linkTarget: '', size: 2, mode: 0o600, mtimeSeconds: 1 })
+  const archive = Buffer.concat([...link, ...file, Buffer.from('hi'), padding(2), endOfArchive()])
+  await start(
+    json(200, info),
+    json(200, { ...entry, name: 'd', type: 'directory' }),
+    (_, response) => void response.end(archive),
+  )
+  const { exitCode, stderr } = await run(['sandbox', 'cp', `${id}:d`, join(folder, 'out')])
+  expect([exitCode, stderr]).toEqual([1, expect.stringContaining('Left out')])
+  expect(await readdir(join(folder, 'out'))).toEqual(['f'])
+  expect((await stat(join(folder, 'out', 'f'))).mode & 0o777).toBe(0o600)
+})
+
+test('cp - reads standard input and writes standard output', async () => {
+  const body: Answer = (_, response) => void response.writeHead(200, { etag: '"1"', 'content-length': 2 }).end('hi')
+  const { requests } = await start(json(200, info), json(200, entry), json(200, info), body)
+  expect((await run(['sandbox', 'cp', '-', `${id}:a`], { stdin: ['o', 'ne'] })).exitCode).toBe(0)
+  expect(requests[1]?.body).toBe('one')
+  expect((await run(['sandbox', 'cp', `${id}:a`, '-'])).stdout).toBe('hi')
+})
+
+test('doctor fails when a finding does', async () => {
+  const finding = { name: 'cgroup', status: 'ok', found: 'v2', meaning: 'limits hold' }
+  const data = [finding, { ...finding, name: 'runtime', status: 'fail', found: 'none', meaning: 'install crun' }]
+  await start(json(200, { data, nextCursor: null }))
+  const { exitCode, stdout } = await run(['doctor'])
+  expect(exitCode).toBe(1)
+  expect(stdout).toMatch(/ok +cgroup +v2\nFAIL +runtime +none\n +install crun\n\n1 ok, 0 warnings, 1 failures/)
+})
+
+test('the executable runs and exits as the command says', () => {
+  const delta = join(import.meta.dirname, '../bin/delta.mjs')
+  const ran = spawnSync(process.execPath, [delta, 'sandbox', 'get'], { encoding: 'utf8', input: '' })
+  expect(ran).toMatchObject({ status: 2, stderr: expect.stringContaining('missing required argument') })
+})

@@ -1,0 +1,358 @@
+import { Command, CommanderError, Option } from 'commander'
+import {
+  Delta,
+  type CreateSandboxOptions,
+  type Sandbox,
+  type SandboxState,
+  type TimeoutAction,
+} from '@delta-agents/sdk'
+import { copy } from './copy.ts'
+import { diagnose, showDiagnosis } from './doctor.ts'
+import { ClosedOutput, exec } from './exec.ts'
+import { CliError, exitCodes, report, UsageError } from './failure.ts'
+import { parseDuration, parseNumber, parsePair, table } from './format.ts'
+import { type Io, write } from './io.ts'
+import { findSandbox } from './resolve.ts'
+import { describeMetrics, describeSandbox, entryTable, sandboxTable, transitionTable } from './show.ts'
+
+/** What a command's action sees of the run it is part of. */
+interface Run {
+  io: Io
+  exitCode: number
+  delta(command: Command): Delta
+  /** Prints a value as JSON where --json was given, else as text. */
+  print(command: Command, value: unknown, text: string): void
+}
+
+/** Runs one command line and returns its exit code; never throws, never exits by itself. */
+export async function runCli(args: string[], io: Io): Promise<number> {
+  const run: Run = {
+    io,
+    exitCode: 0,
+    delta: (command) => new Delta({ url: command.optsWithGlobals<{ url?: string }>().url }),
+    print(command, value, text) {
+      const json = command.opts<{ json?: boolean }>().json === true
+      io.stdout.write(json ? `${JSON.stringify(value, null, 2)}\n` : text)
+    },
+  }
+  try {
+    await createProgram(run).parseAsync(args, { from: 'user' })
+    return run.exitCode
+  } catch (error) {
+    return failed(io, error, args)
+  }
+}
+
+function failed(io: Io, error: unknown, args: string[]): number {
+  // Commander has written its message or the help already.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : exitCodes.usage
+  if (error instanceof ClosedOutput) return exitCodes.signalBase + 13
+  const own = args.includes('--') ? args.slice(0, args.indexOf('--')) : args
+  const exitCode = report(io, error, { json: own.includes('--json') })
+  return isExec(own) && exitCode !== exitCodes.usage ? exitCodes.execFailed : exitCode
+}
+
+const isExec = (args: string[]) =>
+  args
+    .filter((arg) => !arg.startsWith('-'))
+    .slice(0, 2)
+    .join(' ') === 'sandbox exec'
+
+function createProgram(run: Run): Command {
+  const program = new Command('delta')
+    .description('Isolated Linux computers for agents and people.')
+    .option('--url <address>', 'address of the server (default: DELTA_URL, else http://127.0.0.1:8000)')
+    .enablePositionalOptions()
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => void run.io.stdout.write(text),
+      writeErr: (text) => void run.io.stderr.write(text),
+    })
+    .addHelpText(
+      'after',
+      `
+The key is taken from DELTA_API_KEY; for a server on this machine else from api-key in DELTA_DATA_DIR (./data).
+The beginning of a sandbox's id is enough where only one begins so.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'sandbox exec' passes on the command's own.`,
+    )
+  addSandboxCommands(program.command('sandbox').alias('sb').description('make, use and end sandboxes'), run)
+  addFileCommands(program.command('files').description('look at and change files in a sandbox'), run)
+  addTemplateCommands(program.command('template').description('what sandboxes start from'), run)
+  addDoctor(program, run)
+  return program
+}
+
+/** A command that does something; settings like exitOverride are inherited. */
+const leaf = (parent: Command, usage: string, description: string): Command =>
+  parent.command(usage).description(description).option('--json', 'print JSON')
+
+const onTimeout = () => new Option('--on-timeout <action>', 'what its timeout does').choices(['kill', 'stop', 'pause'])
+
+interface CreateFlags {
+  template?: string
+  timeout?: number
+  onTimeout?: TimeoutAction
+  autoResume: boolean
+  metadata?: Record<string, string>
+  env?: Record<string, string>
+  cpu?: number
+  memory?: number
+  disk?: number
+  processes?: number
+  runtime?: string
+}
+
+function addSandboxCommands(parent: Command, run: Run): void {
+  leaf(parent, 'create', 'make a sandbox and print its id')
+    .option('-t, --template <name>', 'what it starts from (default: host)')
+    .option('--timeout <duration>', 'how long it lives, like 30s, 10m, 2h (default: 5m)', parseDuration)
+    .addOption(onTimeout())
+    .option('--no-auto-resume', 'refuse commands while paused or stopped instead of waking it')
+    .option('-m, --metadata <name=value>', 'to find it by; may be repeated', parsePair)
+    .option('-e, --env <name=value>', 'environment of every command; may be repeated', parsePair)
+    .option('--cpu <cores>', 'default: 1', parseNumber)
+    .option('--memory <MB>', 'default: 512', parseNumber)
+    .option('--disk <MB>', 'default: 4096', parseNumber)
+    .option('--processes <count>', 'most processes at once (default: 512)', parseNumber)
+    .option('--runtime <name>', "crun, runc or runsc (default: the server's)")
+    .action(async (flags: CreateFlags, command: Command) => {
+      const sandbox = await run.delta(command).sandboxes.create(createOptions(flags))
+      run.print(command, sandbox.info, `${sandbox.id}\n`)
+      if (run.io.stdout.isTTY) run.io.stderr.write(hint(sandbox))
+    })
+
+  leaf(parent, 'list', 'list sandboxes')
+    .alias('ls')
+    .option('--state <states>', 'like running,paused (default: all but killed)')
+    .option('-m, --metadata <name=value>', 'only those with it; may be repeated', parsePair)
+    .option('-a, --all', 'also those killed within the last day')
+    .action(async (flags: { state?: string; metadata?: Record<string, string>; all?: boolean }, command: Command) => {
+      const states = flags.state?.split(',') ?? (flags.all ? undefined : livingStates)
+      const sandboxes = await run
+        .delta(command)
+        .sandboxes.list({
+          ...(states ? { state: states as SandboxState[] } : {}),
+          ...(flags.metadata ? { metadata: flags.metadata } : {}),
+          pageSize: 500,
+        })
+        .all()
+      run.print(
+        command,
+        sandboxes.map(({ info }) => info),
+        sandboxTable(sandboxes, Date.now()),
+      )
+    })
+
+  leaf(parent, 'get <sandbox>', 'show one').action(async (id: string, _: unknown, command: Command) => {
+    const sandbox = await findSandbox(run.delta(command), id)
+    run.print(command, sandbox.info, describeSandbox(sandbox.info, Date.now()))
+  })
+
+  addExec(parent, run)
+
+  leaf(
+    parent,
+    'cp <from> <to>',
+    'copy files and folders; sandbox:path is inside, - is standard input or output',
+  ).action(async (from: string, to: string, _: unknown, command: Command) => {
+    const copied = await copy(run.io, run.delta(command), [from, to])
+    if (copied.to !== '-') run.print(command, copied, '')
+    if (copied.skipped.length === 0) return
+    throw new CliError(
+      `Left out because it could lead out of the folder or is a device: ${copied.skipped.join(', ')}`,
+      'The rest was copied. Pack these inside the sandbox with tar if you need them, and look at them with care.',
+    )
+  })
+
+  leaf(parent, 'logs <sandbox>', 'every change of its state with the reason').action(
+    async (id: string, _: unknown, command: Command) => {
+      const transitions = await (await findSandbox(run.delta(command), id)).logs({ pageSize: 500 }).all()
+      run.print(command, transitions, transitionTable(transitions))
+    },
+  )
+
+  leaf(parent, 'metrics <sandbox>', 'what it uses').action(async (id: string, _: unknown, command: Command) => {
+    const metrics = await (await findSandbox(run.delta(command), id)).metrics()
+    run.print(command, metrics, describeMetrics(metrics))
+  })
+
+  leaf(parent, 'timeout <sandbox> <duration>', 'how long it lives from now on').action(
+    async (id: string, duration: string, _: unknown, command: Command) => {
+      const info = await (await findSandbox(run.delta(command), id)).setTimeout(parseDuration(duration))
+      run.print(command, info, `${info.id} ${info.onTimeout} at ${info.endAt}\n`)
+    },
+  )
+
+  addAct(parent, run, { name: 'pause', description: 'freeze it; memory is kept', act: (sandbox) => sandbox.pause() })
+  addAct(parent, run, { name: 'resume', description: 'let a paused one go on', act: (sandbox) => sandbox.resume() })
+  addAct(parent, run, {
+    name: 'stop',
+    description: 'end its processes; the disk is kept',
+    act: (sandbox) => sandbox.stop(),
+  })
+  addAct(parent, run, { name: 'start', description: 'start a stopped one', act: (sandbox) => sandbox.start() })
+  addAct(parent, run, { name: 'kill', description: 'end it for good', act: (sandbox) => sandbox.kill() })
+}
+
+const livingStates: SandboxState[] = ['creating', 'running', 'paused', 'stopping', 'stopped', 'starting', 'failed']
+
+function createOptions(flags: CreateFlags): CreateSandboxOptions {
+  const { timeout, memory, disk, autoResume, ...rest } = flags
+  const given = {
+    template: rest.template,
+    onTimeout: rest.onTimeout,
+    metadata: rest.metadata,
+    env: rest.env,
+    cpu: rest.cpu,
+    processes: rest.processes,
+    runtime: rest.runtime,
+    timeoutMs: timeout,
+    memoryMb: memory,
+    diskMb: disk,
+    autoResume: autoResume ? undefined : false,
+  }
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+}
+
+function hint({ info }: Sandbox): string {
+  return `${info.state} on ${info.runtime} from '${info.template}'. Try: delta sandbox exec ${info.id} 'uname -a'\n`
+}
+
+interface ExecFlags {
+  user?: string
+  cwd?: string
+  env?: Record<string, string>
+  timeout?: number
+  tag?: string
+  detach?: boolean
+  json?: boolean
+}
+
+function addExec(parent: Command, run: Run): void {
+  leaf(parent, 'exec <sandbox> <command...>', 'run a command; options go before the sandbox')
+    .option('-u, --user <name>', 'default: user')
+    .option('-w, --cwd <path>', 'default: /workspace')
+    .option('-e, --env <name=value>', 'may be repeated', parsePair)
+    .option('--timeout <duration>', 'default and at most 1h; with --detach none', parseDuration)
+    .option('--tag <text>', 'to find it by')
+    .option('-d, --detach', 'print its id and leave it running')
+    .passThroughOptions()
+    .addHelpText(
+      'after',
+      `
+One word is a line for the shell: delta sandbox exec sbx_x 'ls | wc -l'; several are a program and its arguments.
+Input is passed on when it is piped. Ctrl-C interrupts the command, a second one kills it.
+Exit codes: the command's; 124 when it reached its timeout, 128 + n when signal n ended it, 125 when DELTA failed.`,
+    )
+    .action(async (id: string, words: string[], flags: ExecFlags, command: Command) => {
+      const argv = words[0] === '--' ? words.slice(1) : words
+      if (words[0] !== '--' && words[0]?.startsWith('-')) {
+        throw new UsageError(
+          `'${words[0]}' comes after the sandbox: options go before it, a command that begins so after --`,
+        )
+      }
+      if (argv.length === 0) throw new UsageError('There is no command to run')
+      const { timeout, detach = false, json = false, ...rest } = flags
+      const sandbox = await findSandbox(run.delta(command), id)
+      const settings = { ...rest, ...(timeout === undefined ? {} : { timeoutMs: timeout }), detach, json }
+      run.exitCode = await exec(run.io, sandbox, { command: argv, settings })
+    })
+}
+
+interface Act {
+  name: string
+  description: string
+  act: (sandbox: Sandbox) => Promise<unknown>
+}
+
+/** Tries each of the sandboxes named, tells of each failure, and fails if any did. */
+function addAct(parent: Command, run: Run, { name, description, act }: Act): void {
+  leaf(parent, `${name} <sandbox...>`, description).action(async (ids: string[], _: unknown, command: Command) => {
+    const delta = run.delta(command)
+    const json = command.opts<{ json?: boolean }>().json === true
+    const done: Sandbox[] = []
+    for (const id of ids) {
+      try {
+        const sandbox = await findSandbox(delta, id)
+        await act(sandbox)
+        done.push(sandbox)
+        if (!json) run.io.stdout.write(`${sandbox.id} ${sandbox.state}\n`)
+      } catch (error) {
+        run.exitCode = report(run.io, error, { json })
+      }
+    }
+    if (json)
+      run.print(
+        command,
+        done.map(({ info }) => info),
+        '',
+      )
+  })
+}
+
+function addFileCommands(parent: Command, run: Run): void {
+  const files = async (id: string, command: Command) => (await findSandbox(run.delta(command), id)).files
+
+  leaf(parent, 'ls <sandbox> [path]', 'list a folder')
+    .option('--depth <levels>', 'default: 1', parseNumber)
+    .action(async (id: string, path: string | undefined, flags: { depth?: number }, command: Command) => {
+      const entries = await (await files(id, command)).list(path ?? '.', flags).all()
+      run.print(command, entries, entryTable(entries))
+    })
+  leaf(parent, 'stat <sandbox> <path>', 'show one entry').action(
+    async (id: string, path: string, _: unknown, command: Command) => {
+      const entry = await (await files(id, command)).stat(path, { follow: false })
+      run.print(command, entry, entryTable([entry]))
+    },
+  )
+  parent
+    .command('cat <sandbox> <path>')
+    .description('print a file')
+    .action(async (id: string, path: string, _: unknown, command: Command) => {
+      const body = await (await files(id, command)).readStream(path)
+      for await (const chunk of body) await write(run.io.stdout, chunk)
+    })
+  leaf(parent, 'mkdir <sandbox> <path>', 'make a folder, with its parents').action(
+    async (id: string, path: string, _: unknown, command: Command) => {
+      run.print(command, await (await files(id, command)).mkdir(path), '')
+    },
+  )
+  leaf(parent, 'mv <sandbox> <from> <to>', 'move or rename')
+    .option('-f, --overwrite', 'replace what is there')
+    .action(async (id: string, from: string, to: string, flags: { overwrite?: boolean }, command: Command) => {
+      run.print(command, await (await files(id, command)).move(from, to, flags), '')
+    })
+  leaf(parent, 'rm <sandbox> <path>', 'remove a file or folder')
+    .option('-r, --recursive', 'with all it holds')
+    .action(async (id: string, path: string, flags: { recursive?: boolean }, command: Command) => {
+      await (await files(id, command)).remove(path, flags)
+    })
+}
+
+function addTemplateCommands(parent: Command, run: Run): void {
+  leaf(parent, 'list', 'list templates')
+    .alias('ls')
+    .action(async (_: unknown, command: Command) => {
+      const templates = await run.delta(command).templates.list()
+      const rows = templates.map(({ name, state, detail }) => [name, state, detail])
+      run.print(command, templates, table(['NAME', 'STATE', 'DETAIL'], rows))
+    })
+  leaf(parent, 'build <name>', 'build a template; may take minutes').action(
+    async (name: string, _: unknown, command: Command) => {
+      if (run.io.stderr.isTTY) run.io.stderr.write(`Building '${name}'; the server's log shows how far it is\n`)
+      await run.delta(command).templates.build(name)
+      run.print(command, { name, state: 'ready' }, `${name} ready\n`)
+    },
+  )
+}
+
+function addDoctor(program: Command, run: Run): void {
+  leaf(program, 'doctor', 'check the machine and say what each finding means').action(
+    async (_: unknown, command: Command) => {
+      const diagnosis = await diagnose(run.delta(command))
+      if (command.opts<{ json?: boolean }>().json) run.print(command, diagnosis, '')
+      else showDiagnosis(run.io, diagnosis)
+      if (diagnosis.findings.some(({ status }) => status === 'fail')) run.exitCode = exitCodes.failed
+    },
+  )
+}
