@@ -125,7 +125,13 @@ export function createSandboxes(deps: SandboxesDeps) {
     const entry = await entries.withRoom(async () => {
       const own = { id: newId('sbx'), accountId, runtime: wish.runtime ?? defaultRuntime, now: clock.now() }
       const record = newRecord(wish, own)
-      return (await store.insert(record, request)) ? entries.admit(record) : undefined
+      try {
+        return (await store.insert(record, request)) ? entries.admit(record) : undefined
+      } catch (error) {
+        // It may have been written all the same: the janitor looks.
+        lifecycle.uneasy.add(record.id)
+        throw error
+      }
     })
     if (!entry) {
       // Somebody with the same key was quicker, in between.

@@ -1,0 +1,23 @@
+import type { Duplex } from 'node:stream'
+import type { GuestConnection } from '../guest/client.ts'
+import { createSandboxSchema } from './schema.ts'
+import { newRecord } from './records.ts'
+import type { SandboxRecord } from './store.ts'
+
+/** Records for tests, made as the service makes them. */
+export function testRecord(id: string, changes: Partial<SandboxRecord> = {}): SandboxRecord {
+  const wish = createSandboxSchema.parse({})
+  return { ...newRecord(wish, { id, accountId: 'acc_a', runtime: 'crun', now: 1_000 }), ...changes }
+}
+
+export function testId(number: number): string {
+  return `sbx_${number.toString(36).padStart(20, '0')}`
+}
+
+/** A connection that lives as long as its stream, for tests in which nobody speaks to the guest. */
+export async function silentGuest(stream: Duplex): Promise<GuestConnection> {
+  if (stream.destroyed) throw new Error('The stream is gone')
+  const closed = new Promise<void>((resolve) => stream.once('close', () => resolve()))
+  const guest = { bootId: 'b007', features: 0n, closed, error: undefined, close: () => void stream.destroy() }
+  return guest as unknown as GuestConnection
+}
