@@ -44,6 +44,9 @@ export interface Channel {
   enlisted: boolean
   end: 'no' | 'queued' | 'sent'
   receiveAllowed: number
+  /** Where the next raw bytes belong, while a DATA frame comes in pieces. */
+  receiveStream: number
+  receiveOffset: number
   /** Taken by the consumer and not yet given back as credit. */
   consumedBytes: number
   peerEnded: boolean
@@ -61,6 +64,8 @@ export function createChannel(id: number, owner: ChannelOwner, state: Channel['s
     enlisted: false,
     end: 'no',
     receiveAllowed: windowBytes,
+    receiveStream: 0,
+    receiveOffset: 0,
     consumedBytes: 0,
     peerEnded: false,
   }

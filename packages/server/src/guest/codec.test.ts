@@ -118,6 +118,46 @@ test('arbitrary bytes give frames or a typed fault, the same for every cutting',
   )
 })
 
+test('large DATA in pieces is the same bytes as whole, and records stay whole', () => {
+  const dataFrame = fc
+    .record({ stream: fc.integer({ min: 0, max: 3 }), channel: fc.nat(9), size: fc.integer({ min: 0, max: 20_000 }) })
+    .map(({ stream, channel, size }) => {
+      const payload = Buffer.alloc(9 + size, channel + 1)
+      payload[0] = stream
+      return encodeFrame(4, channel, payload)
+    })
+  const arbitrary = fc
+    .array(
+      fc.oneof(
+        dataFrame,
+        frame.map((one) => encodeFrame(one.type, one.channel, one.payload)),
+      ),
+      { maxLength: 5 },
+    )
+    .map((parts) => Buffer.concat(parts))
+    .chain((bytes) => fc.tuple(fc.constant(bytes), cutsOf(bytes.length)))
+  fc.assert(
+    fc.property(arbitrary, ([bytes, cuts]) => {
+      const decoder = createFrameDecoder({ splitData: true })
+      const merged: Decoded['frames'] = []
+      const places = [0, ...cuts.toSorted((a, b) => a - b), bytes.length]
+      for (let index = 1; index < places.length; index++) {
+        for (const piece of decoder.push(bytes.subarray(places[index - 1], places[index]))) {
+          const payload = piece.payload.toString('hex')
+          if (!piece.continues) {
+            merged.push({ type: piece.type, channel: piece.channel, payload })
+            continue
+          }
+          expect(merged.at(-1)).toMatchObject({ type: 4, channel: piece.channel })
+          expect(merged.at(-1)!.payload.slice(0, 2)).not.toBe('03')
+          merged.at(-1)!.payload += payload
+        }
+      }
+      expect({ frames: merged, fault: undefined }).toEqual(decode(bytes, []))
+    }),
+  )
+})
+
 test('good frames before a bad one are delivered, then every push throws the fault', () => {
   const decoder = createFrameDecoder()
   const frames = decoder.push(Buffer.concat([encodeFrame(9, 0, Buffer.alloc(8)), Buffer.alloc(9)]))

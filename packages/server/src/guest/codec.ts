@@ -31,6 +31,8 @@ export interface Frame {
   channel: number
   /** May point into the chunk it arrived in: copy what is kept. */
   payload: Buffer
+  /** Only with `splitData`: the payload goes on with the raw bytes of the DATA frame before, on the same channel. */
+  continues: boolean
 }
 
 export interface FrameDecoder {
@@ -57,17 +59,32 @@ export function fromHost(type: number): number | undefined {
 export interface FrameDecoderOptions {
   /** Most payload bytes, for every type or by type (undefined: unknown type). @default the limits of frames from a guest */
   maxPayload?: number | ((type: number) => number | undefined)
+  /**
+   * Hand out large DATA frames (of no records) in the pieces they arrive in: a bulk transfer then allocates and copies nothing.
+   * @default false
+   */
+  splitData?: boolean
 }
 
+const recordStream = 3
+/** Below this a frame is put together: it costs less than the extra piece. */
+const leastSplitBytes = 8 * 1024
+const dataStartBytes = frameHeaderBytes + dataHeaderBytes
+
 /**
- * Cuts a byte stream into frames. A frame that lies in one chunk is not copied. One that spans chunks is collected in a buffer that
- * grows with what has arrived (at most twice that), never by the length the frame claims.
+ * Cuts a byte stream into frames. A frame that lies in one chunk is not copied. One that spans chunks is handed out in pieces
+ * (`splitData`) or collected in a buffer that grows with what has arrived (at most twice that), never by the length it claims.
  */
-export function createFrameDecoder({ maxPayload = fromGuest }: FrameDecoderOptions = {}): FrameDecoder {
+export function createFrameDecoder({
+  maxPayload = fromGuest,
+  splitData = false,
+}: FrameDecoderOptions = {}): FrameDecoder {
   const nothing = Buffer.alloc(0)
   let held = nothing
   let heldBytes = 0
   let error: WireError | undefined
+  let pieceChannel = 0
+  let pieceBytesLeft = 0
 
   /** Bytes of the whole frame whose first `there` bytes lie at `at`; 0 where that cannot be said yet, or is an error. */
   const frameLength = (bytes: Buffer, at: number, there: number): number => {
@@ -99,39 +116,82 @@ export function createFrameDecoder({ maxPayload = fromGuest }: FrameDecoderOptio
     heldBytes = needed
   }
 
-  /** Completes the held frame from the chunk. Answers where in the chunk to go on. */
-  const finishHeld = (chunk: Buffer, frames: Frame[]): number => {
-    let at = 0
-    if (heldBytes < frameHeaderBytes) {
-      at = Math.min(chunk.length, frameHeaderBytes - heldBytes)
-      hold(chunk, 0, at)
-    }
-    const wanted = frameLength(held, 0, heldBytes)
-    if (wanted === 0) return at
-    const to = Math.min(chunk.length, at + wanted - heldBytes)
-    hold(chunk, at, to)
-    if (heldBytes < wanted) return to
-    frames.push(frameAt(held, 0, wanted))
+  const release = (): void => {
     held = nothing
     heldBytes = 0
+  }
+
+  /** Holds up to `wanted` bytes of one frame. Answers where in the chunk to go on. */
+  const holdUpTo = (wanted: number, chunk: Buffer, from: number): number => {
+    const to = Math.min(chunk.length, from + Math.max(0, wanted - heldBytes))
+    if (to > from) hold(chunk, from, to)
     return to
+  }
+
+  const isSplit = (bytes: Buffer, at: number, length: number): boolean => {
+    return splitData && length >= leastSplitBytes && bytes[at + 4] === frameTypes.data && bytes[at + 9] !== recordStream
+  }
+
+  /** The next raw bytes of a DATA frame whose start was handed out. */
+  const nextPiece = (chunk: Buffer, from: number, frames: Frame[]): number => {
+    const to = Math.min(chunk.length, from + pieceBytesLeft)
+    if (to === from) return from
+    pieceBytesLeft -= to - from
+    frames.push({ type: frameTypes.data, channel: pieceChannel, payload: chunk.subarray(from, to), continues: true })
+    return to
+  }
+
+  const startPieces = (frame: Frame, left: number, frames: Frame[]): void => {
+    frames.push(frame)
+    pieceChannel = frame.channel
+    pieceBytesLeft = left
+  }
+
+  /** Goes on with the held frame. Answers where in the chunk the next one starts. */
+  const finishHeld = (chunk: Buffer, frames: Frame[]): number => {
+    let at = holdUpTo(frameHeaderBytes, chunk, 0)
+    const wanted = frameLength(held, 0, heldBytes)
+    if (wanted === 0) return at
+    at = holdUpTo(Math.min(wanted, dataStartBytes), chunk, at)
+    if (heldBytes >= dataStartBytes && heldBytes < wanted && isSplit(held, 0, wanted)) {
+      startPieces(frameAt(held, 0, heldBytes), wanted - heldBytes, frames)
+      release()
+      return nextPiece(chunk, at, frames)
+    }
+    at = holdUpTo(wanted, chunk, at)
+    if (heldBytes < wanted) return at
+    frames.push(frameAt(held, 0, wanted))
+    release()
+    return at
+  }
+
+  /** Cuts what lies whole in the chunk and holds the rest. */
+  const cut = (chunk: Buffer, from: number, frames: Frame[]): void => {
+    let at = from
+    while (at < chunk.length) {
+      const length = frameLength(chunk, at, chunk.length - at)
+      const there = chunk.length - at
+      if (length > there && there >= dataStartBytes && isSplit(chunk, at, length)) {
+        startPieces(frameAt(chunk, at, there), length - there, frames)
+        return
+      }
+      if (length === 0 || length > there) break
+      frames.push(frameAt(chunk, at, length))
+      at += length
+    }
+    if (!error && at < chunk.length) hold(chunk, at, chunk.length)
   }
 
   return {
     push(chunk) {
       if (error) throw error
       const frames: Frame[] = []
-      let at = heldBytes > 0 ? finishHeld(chunk, frames) : 0
-      while (!error && at < chunk.length) {
-        const length = frameLength(chunk, at, chunk.length - at)
-        if (length === 0 || length > chunk.length - at) break
-        frames.push(frameAt(chunk, at, length))
-        at += length
-      }
-      if (!error && at < chunk.length) hold(chunk, at, chunk.length)
+      let from = 0
+      if (pieceBytesLeft > 0) from = nextPiece(chunk, 0, frames)
+      else if (heldBytes > 0) from = finishHeld(chunk, frames)
+      if (!error) cut(chunk, from, frames)
       if (error) {
-        held = nothing
-        heldBytes = 0
+        release()
         if (frames.length === 0) throw error
       }
       return frames
@@ -150,6 +210,7 @@ function frameAt(bytes: Buffer, at: number, length: number): Frame {
     type: bytes[at + 4]!,
     channel: bytes.readUInt32LE(at + 5),
     payload: bytes.subarray(at + frameHeaderBytes, at + length),
+    continues: false,
   }
 }
 

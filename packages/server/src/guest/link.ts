@@ -1,5 +1,5 @@
 import type { Duplex } from 'node:stream'
-import { createChannel, dropOutgoing, failChannel, violation } from './channel.ts'
+import { createChannel, dropOutgoing, failChannel, violation, windowBytes } from './channel.ts'
 import {
   createFrameDecoder,
   createReader,
@@ -21,8 +21,8 @@ import type { Frame, Reader, Writer } from './codec.ts'
 import type { GuestErrorName } from './errors.ts'
 import type { Hello } from './messages.ts'
 
-/** Consumed bytes are reported in lumps of this size, so that a bulk transfer costs four CREDIT frames a MiB. */
-const creditLumpBytes = 256 * 1024
+/** Consumed bytes are reported in lumps: a small write wakes the guest and costs as much as reading tens of KiB. */
+const creditLumpBytes = windowBytes / 2
 /** The protocol allows 1,024 open channels on a connection; both sides open without asking, so each gets its share. */
 export const maxHostChannels = 768
 export const maxGuestChannels = 256
@@ -69,7 +69,7 @@ export function createLink(
   stream: Duplex,
   { log, token }: { log?: GuestLog | undefined; token?: Buffer | undefined },
 ): Link {
-  const decoder = createFrameDecoder()
+  const decoder = createFrameDecoder({ splitData: true })
   const out = createOutbound(stream)
   const channels = new Map<number, Channel>()
   const pings = new Map<number, { resolve(): void; reject(error: GuestError): void }>()
@@ -180,7 +180,7 @@ export function createLink(
   const onChannelFrame = (channel: Channel, frame: Frame): void => {
     switch (frame.type) {
       case frameTypes.data:
-        return receiveData(channel, frame.payload)
+        return receiveData(channel, frame)
       case frameTypes.credit: {
         channel.sendCredit += createReader(frame.payload).u32('credit')
         if (channel.sendCredit > maxCreditBytes) throw violation('credit beyond any real window')
@@ -355,12 +355,12 @@ export function createLink(
   }
 }
 
-function receiveData(channel: Channel, payload: Buffer): void {
-  if (payload.length < dataHeaderBytes) throw new WireError('truncated', 'DATA is cut short')
-  const stream = payload[0]!
-  const offset = readSafeU64(payload, 1)
-  const bytes = payload.length - dataHeaderBytes
-  if (offset === undefined || !Number.isSafeInteger(offset + bytes)) throw violation('DATA lies beyond any real offset')
+function receiveData(channel: Channel, { payload, continues }: Frame): void {
+  const raw = continues ? payload : startData(channel, payload)
+  const bytes = raw.length
+  const { receiveStream: stream, receiveOffset: offset } = channel
+  channel.receiveOffset += bytes
+  if (!Number.isSafeInteger(channel.receiveOffset)) throw violation('DATA lies beyond any real offset')
   if (channel.peerEnded) throw violation('DATA after END')
   channel.receiveAllowed -= bytes
   if (channel.receiveAllowed < 0) throw violation('more DATA than the credit given')
@@ -368,7 +368,17 @@ function receiveData(channel: Channel, payload: Buffer): void {
   if (channel.state === 'opening') throw violation('DATA before OPENED')
   const { owner } = channel
   if (!owner.data || !owner.streams.includes(stream)) throw violation(`DATA on stream ${stream}`)
-  if (bytes > 0) owner.data(stream, offset, payload.subarray(dataHeaderBytes))
+  if (bytes > 0) owner.data(stream, offset, raw)
+}
+
+/** Notes where the raw bytes belong, for this piece of the frame and those that continue it. */
+function startData(channel: Channel, payload: Buffer): Buffer {
+  if (payload.length < dataHeaderBytes) throw new WireError('truncated', 'DATA is cut short')
+  const offset = readSafeU64(payload, 1)
+  if (offset === undefined) throw violation('DATA lies beyond any real offset')
+  channel.receiveStream = payload[0]!
+  channel.receiveOffset = offset
+  return payload.subarray(dataHeaderBytes)
 }
 
 function brokenBy(cause: unknown): GuestError {
