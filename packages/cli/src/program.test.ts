@@ -270,6 +270,11 @@ test('kill goes on after a failure and tells of it', async () => {
   expect(stderr).toContain('it was sandbox_not_found')
 })
 
+const fileBody =
+  (text: string): Answer =>
+  (_, response) =>
+    void response.writeHead(200, { etag: '"1"', 'content-length': text.length }).end(text)
+
 const entry = { path: '/workspace/data.bin', name: 'data.bin', type: 'file', size: 5, mode: 0o644 }
 
 test('cp sends a file into a folder under its own name, with its permissions', async () => {
@@ -284,11 +289,10 @@ test('cp sends a file into a folder under its own name, with its permissions', a
 
 test('cp fetches a file and leaves the old one when it fails', async () => {
   const target = join(folder, 'data.bin')
-  const body: Answer = (_, response) => void response.writeHead(200, { etag: '"1"', 'content-length': 5 }).end('hello')
   await start(
     json(200, info),
     json(200, entry),
-    body,
+    fileBody('hello'),
     json(200, info),
     json(200, entry),
     failure(403, 'permission_denied'),
@@ -324,8 +328,7 @@ test('cp of a folder tells what it left out', async () => {
 })
 
 test('cp - reads standard input and writes standard output', async () => {
-  const body: Answer = (_, response) => void response.writeHead(200, { etag: '"1"', 'content-length': 2 }).end('hi')
-  const { requests } = await start(json(200, info), json(200, entry), json(200, info), body)
+  const { requests } = await start(json(200, info), json(200, entry), json(200, info), fileBody('hi'))
   expect((await run(['sandbox', 'cp', '-', `${id}:a`], { stdin: ['o', 'ne'] })).exitCode).toBe(0)
   expect(requests[1]?.body).toBe('one')
   expect((await run(['sandbox', 'cp', `${id}:a`, '-'])).stdout).toBe('hi')

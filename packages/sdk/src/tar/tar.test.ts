@@ -55,8 +55,8 @@ test.each(['gnu', 'pax'])('what tar packs in its %s format, we unpack, from piec
   await fillFolder()
   const archive = execFileSync('tar', ['-cf', '-', `--format=${format}`, '-C', join(folder, 'in'), '.'])
   async function* inPieces() {
-    for (let at = 0, size = 1; at < archive.length; at += size, size = (size * 7 + 3) % 4999)
-      yield archive.subarray(at, at + size)
+    for (let from = 0, size = 1; from < archive.length; from += size, size = (size * 7 + 3) % 4999)
+      yield archive.subarray(from, from + size)
   }
   const { skipped } = await unpackFolder(inPieces(), join(folder, 'out'))
   expect(skipped).toEqual([])
