@@ -181,7 +181,8 @@ function findOrInstallNode() {
 function installPackages(node) {
   const inputs = ['package-lock.json', 'package.json', ...workspaces().map((name) => `packages/${name}/package.json`)]
   return whenChanged('npm', inputs, existsSync(join(root, 'node_modules/.package-lock.json')), () => {
-    run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], {
+    // Not `npm ci`: it refuses a lock file from which a registry's missing packages for other platforms were left out.
+    run('npm', ['install', '--no-save', '--no-audit', '--no-fund', '--loglevel=error'], {
       env: environment(node),
       advice: 'Check the network, then run the command again.',
     })
@@ -263,7 +264,7 @@ function run(program, args, { env = process.env, cwd = root, advice = '' } = {})
   if (done.error) throw new SetupError(`'${program}' could not be run: ${done.error.message}`)
   if (done.status !== 0)
     throw new SetupError(
-      `'${program} ${args.join(' ')}' failed:\n${lastLines(`${done.stdout}${done.stderr}`, 40)}\n${advice}`,
+      `'${program} ${args.join(' ')}' failed:\n${shorten(`${done.stdout}${done.stderr}`)}\n${advice}`,
     )
 }
 
@@ -304,6 +305,12 @@ function versionOf(program) {
 
 function lastLines(text, count = 15) {
   return (text ?? '').trim().split('\n').slice(-count).join('\n')
+}
+
+/** The first and the last lines: tools say the reason at either end. */
+function shorten(text, most = 15) {
+  const lines = text.trim().split('\n')
+  return lines.length <= 2 * most ? lines.join('\n') : [...lines.slice(0, most), '…', ...lines.slice(-most)].join('\n')
 }
 
 function timeSince(startedAt) {
