@@ -19,7 +19,6 @@ export const errorTable = {
   idempotency_in_progress: { status: 409, remediation: 'The first request with this Idempotency-Key is still being worked on. Wait a second and repeat it unchanged.' },
   precondition_failed: { status: 412, remediation: 'The file changed since you read it. Read it again, apply your change to what it holds now, and send the new ETag in If-Match.' },
   body_too_large: { status: 413, remediation: 'Send a body within the limit in `context.limitBytes`. Put larger data into a file with PUT /v1/sandboxes/{id}/files, which has no such limit.' },
-  unsupported_media_type: { status: 415, remediation: 'Send the body with the content type named in `cause`.' },
   range_not_satisfiable: { status: 416, remediation: 'Ask for a range inside the file: `context.sizeBytes` is its size.' },
   too_many_requests: { status: 429, remediation: 'Wait for some of your running requests to end, or for the time in the Retry-After header, then send this one again.' },
   canceled: { status: 499, remediation: 'The request was given up by its sender before it ended. Send it again if you still need the result.' },
@@ -81,7 +80,7 @@ export const errorTable = {
   shutting_down: { status: 503, remediation: 'The server is stopping or restarting. Try again in a few seconds.' },
   database_busy: { status: 503, remediation: 'Too many operations wait for the database. Try again after the time in the Retry-After header.' },
   database_unavailable: { status: 503, remediation: 'The database can not be reached. Try again in a few seconds; the operator should check DATABASE_URL and the database server.' },
-  database_failed: { status: 503, remediation: 'The database reported a storage error, and nothing more is written until the operator has checked the disk and restarted the server.' },
+  database_failed: { status: 503, remediation: 'Nothing more is written since the database reported a storage error. Tell the operator to check the disk and restart the server; reading still works.' },
   database_constraint: { status: 409, remediation: 'The change contradicts what is stored, for instance by a name already in use. Read the current state and try with other values.' },
 } as const satisfies Record<string, ErrorRow>
 
