@@ -16,7 +16,14 @@ test('an event is one frame whatever its data holds', () => {
 test('events come in order, then the end', async () => {
   const texts: string[] = []
   const cancel = vi.fn()
-  for await (const text of eventStream(events([{ event: 'a', data: 1 }, { event: 'b', data: 2 }]), cancel)) texts.push(text)
+  for await (const text of eventStream(
+    events([
+      { event: 'a', data: 1 },
+      { event: 'b', data: 2 },
+    ]),
+    cancel,
+  ))
+    texts.push(text)
   expect(texts).toEqual(['event: a\ndata: 1\n\n', 'event: b\ndata: 2\n\n'])
   expect(cancel).not.toHaveBeenCalled()
 })

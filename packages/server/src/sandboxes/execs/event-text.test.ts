@@ -65,7 +65,9 @@ test('resuming at any stated position loses no byte of either stream', () => {
   fc.assert(
     fc.property(interleaved, fc.nat(), ({ out, err, cuts }, choice) => {
       const pieces = play(cuts, 'utf8')
-      const stated = pieces.findLastIndex(({ resumeAt }, index) => resumeAt !== undefined && index <= choice % (pieces.length + 1))
+      const stated = pieces.findLastIndex(
+        ({ resumeAt }, index) => resumeAt !== undefined && index <= choice % (pieces.length + 1),
+      )
       const resumeAt = stated < 0 ? 0 : pieces[stated]!.resumeAt!
       const seen = pieces.slice(0, stated + 1)
       const more = play(cuts, 'utf8', resumeAt)
@@ -78,5 +80,7 @@ test('resuming at any stated position loses no byte of either stream', () => {
 
 test('base64 pieces are the exact bytes and always state where to resume', () => {
   const bytes = Buffer.from([0xe2, 0x82])
-  expect(play([{ stream: 'stdout', bytes }], 'base64')).toEqual([{ stream: 'stdout', data: '4oI=', offset: 0, resumeAt: 2 }])
+  expect(play([{ stream: 'stdout', bytes }], 'base64')).toEqual([
+    { stream: 'stdout', data: '4oI=', offset: 0, resumeAt: 2 },
+  ])
 })

@@ -45,14 +45,29 @@ export async function follow(door: SandboxDoor, guest: GuestConnection, opening:
   for (let tried = 1; ; tried++) {
     try {
       const stream = await opening.open(current)
-      return { sandboxId, caller, execId, guest: current, stream, position: from, detached: false, lost: 0, lostAt: -1, fruitless: 0 }
+      return {
+        sandboxId,
+        caller,
+        execId,
+        guest: current,
+        stream,
+        position: from,
+        detached: false,
+        lost: 0,
+        lostAt: -1,
+        fruitless: 0,
+      }
     } catch (error) {
       if (!isConnectionLost(error) || tried === FRUITLESS_TRIES) throw error
       const next = await reopen(door, { sandboxId, caller, guest: current })
       if (next === undefined) {
-        throw new DeltaError('sandbox_ended', 'The sandbox ended before it answered; whether the process was started is not known', {
-          context: { execId },
-        })
+        throw new DeltaError(
+          'sandbox_ended',
+          'The sandbox ended before it answered; whether the process was started is not known',
+          {
+            context: { execId },
+          },
+        )
       }
       current = next
     }
@@ -152,7 +167,8 @@ async function reopen(door: SandboxDoor, { sandboxId, caller, guest }: Lost): Pr
       if (!(error instanceof DeltaError) || error.status < 500) return undefined
       if (tried === REOPEN_TRIES) throw error
     }
-    if (tried === REOPEN_TRIES) throw new GuestError('connection_lost', 'The connection to the sandbox could not be opened again.')
+    if (tried === REOPEN_TRIES)
+      throw new GuestError('connection_lost', 'The connection to the sandbox could not be opened again.')
     await sleep(REOPEN_FIRST_WAIT_MS * 2 ** (tried - 1))
   }
 }

@@ -13,17 +13,21 @@ function keep(chunks: Buffer[], endBytes: number) {
 describe('kept output', () => {
   test('is the whole stream, or its first and last bytes with the rest counted', () => {
     fc.assert(
-      fc.property(fc.array(fc.uint8Array({ maxLength: 40 }), { maxLength: 30 }), fc.integer({ min: 1, max: 32 }), (parts, end) => {
-        const chunks = parts.map((part) => Buffer.from(part))
-        const whole = Buffer.concat(chunks)
-        const kept = keep(chunks, end)
-        if (whole.length <= end * 2) {
-          expect(kept).toEqual({ bytes: whole, cutAt: whole.length, droppedBytes: 0 })
-        } else {
-          const expected = Buffer.concat([whole.subarray(0, end), whole.subarray(whole.length - end)])
-          expect(kept).toEqual({ bytes: expected, cutAt: end, droppedBytes: whole.length - end * 2 })
-        }
-      }),
+      fc.property(
+        fc.array(fc.uint8Array({ maxLength: 40 }), { maxLength: 30 }),
+        fc.integer({ min: 1, max: 32 }),
+        (parts, end) => {
+          const chunks = parts.map((part) => Buffer.from(part))
+          const whole = Buffer.concat(chunks)
+          const kept = keep(chunks, end)
+          if (whole.length <= end * 2) {
+            expect(kept).toEqual({ bytes: whole, cutAt: whole.length, droppedBytes: 0 })
+          } else {
+            const expected = Buffer.concat([whole.subarray(0, end), whole.subarray(whole.length - end)])
+            expect(kept).toEqual({ bytes: expected, cutAt: end, droppedBytes: whole.length - end * 2 })
+          }
+        },
+      ),
     )
   })
 
@@ -100,13 +104,17 @@ describe('kept output', () => {
 describe('encoded output', () => {
   test('of text cut anywhere has no replacement character, and what is missing is counted', () => {
     fc.assert(
-      fc.property(fc.string({ unit: 'grapheme', minLength: 1, maxLength: 60 }), fc.integer({ min: 1, max: 40 }), (text, end) => {
-        fc.pre(!text.includes('\ufffd'))
-        const whole = Buffer.from(text)
-        const { text: said, droppedBytes } = encodeOutput(keep([whole], end), 'utf8')
-        expect(said).not.toContain('\ufffd')
-        expect(Buffer.byteLength(said) + droppedBytes).toBe(whole.length)
-      }),
+      fc.property(
+        fc.string({ unit: 'grapheme', minLength: 1, maxLength: 60 }),
+        fc.integer({ min: 1, max: 40 }),
+        (text, end) => {
+          fc.pre(!text.includes('\ufffd'))
+          const whole = Buffer.from(text)
+          const { text: said, droppedBytes } = encodeOutput(keep([whole], end), 'utf8')
+          expect(said).not.toContain('\ufffd')
+          expect(Buffer.byteLength(said) + droppedBytes).toBe(whole.length)
+        },
+      ),
     )
   })
 
@@ -114,7 +122,10 @@ describe('encoded output', () => {
     const bytes = Buffer.from([0x61, 0xff, 0xfe, 0x62])
     expect(encodeOutput(keep([bytes], 100), 'utf8')).toEqual({ text: 'a\ufffd\ufffdb', droppedBytes: 0 })
     expect(encodeOutput(keep([bytes], 100), 'base64')).toEqual({ text: bytes.toString('base64'), droppedBytes: 0 })
-    expect(encodeOutput(keep([bytes], 1), 'base64')).toEqual({ text: Buffer.from('ab').toString('base64'), droppedBytes: 2 })
+    expect(encodeOutput(keep([bytes], 1), 'base64')).toEqual({
+      text: Buffer.from('ab').toString('base64'),
+      droppedBytes: 2,
+    })
   })
 })
 

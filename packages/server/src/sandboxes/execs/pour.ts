@@ -30,7 +30,11 @@ export function pour(
     const onCut = (): void =>
       settle(() => {
         const { errored } = source
-        reject(errored instanceof DeltaError ? errored : new DeltaError('canceled', 'The connection broke before the body was complete'))
+        reject(
+          errored instanceof DeltaError
+            ? errored
+            : new DeltaError('canceled', 'The connection broke before the body was complete'),
+        )
       })
     const onOver = (): void => settle(() => resolve(false))
     if (source.readableEnded) return resolve(true)

@@ -36,7 +36,10 @@ const eventStreamContent = {
 }
 const execContent = { 'application/json': { schema: execSchema } }
 const execResponses = {
-  200: { description: 'It has ended; or, if asked for, its events as they come', content: { ...execContent, ...eventStreamContent } },
+  200: {
+    description: 'It has ended; or, if asked for, its events as they come',
+    content: { ...execContent, ...eventStreamContent },
+  },
   202: { description: 'Started in the background', content: execContent },
 }
 
@@ -66,7 +69,10 @@ const createRouteOf = createRoute({
   description:
     'Waits for its end, unless `background` or a stream is asked for. A client that goes away leaves the process running: find it again by its id. Command and stdin together may have 3 MiB; a longer stdin goes to POST …/stdin or into a file.',
   parameters: [idempotencyKey],
-  request: { params: sandboxIdParamSchema, body: { required: true, content: { 'application/json': { schema: execBodySchema } } } },
+  request: {
+    params: sandboxIdParamSchema,
+    body: { required: true, content: { 'application/json': { schema: execBodySchema } } },
+  },
   responses: execResponses,
 })
 
@@ -78,7 +84,10 @@ const codeRoute = createRoute({
   summary: 'Run source code',
   description: 'As running a command, with an interpreter of the language; `source` may have 1 MiB.',
   parameters: [idempotencyKey],
-  request: { params: sandboxIdParamSchema, body: { required: true, content: { 'application/json': { schema: codeBodySchema } } } },
+  request: {
+    params: sandboxIdParamSchema,
+    body: { required: true, content: { 'application/json': { schema: codeBodySchema } } },
+  },
   responses: execResponses,
 })
 
@@ -98,7 +107,8 @@ const getRoute = createRoute({
   operationId: 'getExec',
   tags,
   summary: 'An exec and the output kept of it',
-  description: 'The sandbox keeps the last 4 MiB of each exec; of these the answer holds the first and last 1 MiB of each stream.',
+  description:
+    'The sandbox keeps the last 4 MiB of each exec; of these the answer holds the first and last 1 MiB of each stream.',
   request: { params: execParams, query: z.object({ encoding: encodingQuery }) },
   responses: { 200: { description: 'The exec', content: execContent } },
 })
@@ -136,7 +146,9 @@ const stdinRoute = createRoute({
   description: 'The body is handed on as fast as the process takes it. Answers when all of it was.',
   request: {
     params: execParams,
-    query: z.object({ close: z.enum(['true', 'false']).default('false').openapi({ description: 'End the input after this' }) }),
+    query: z.object({
+      close: z.enum(['true', 'false']).default('false').openapi({ description: 'End the input after this' }),
+    }),
     body: { content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } } },
   },
   responses: { 204: { description: 'Written' } },
@@ -148,7 +160,10 @@ const signalRoute = createRoute({
   operationId: 'signalExec',
   tags,
   summary: 'Send a signal',
-  request: { params: execParams, body: { required: true, content: { 'application/json': { schema: signalBodySchema } } } },
+  request: {
+    params: execParams,
+    body: { required: true, content: { 'application/json': { schema: signalBodySchema } } },
+  },
   responses: { 204: { description: 'Sent' } },
 })
 
@@ -158,7 +173,10 @@ const resizeRoute = createRoute({
   operationId: 'resizeExec',
   tags,
   summary: 'Change the size of an exec’s terminal',
-  request: { params: execParams, body: { required: true, content: { 'application/json': { schema: resizeBodySchema } } } },
+  request: {
+    params: execParams,
+    body: { required: true, content: { 'application/json': { schema: resizeBodySchema } } },
+  },
   responses: { 204: { description: 'Resized' } },
 })
 

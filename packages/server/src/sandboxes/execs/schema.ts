@@ -23,12 +23,9 @@ const ptySide = z.int().min(execLimits.ptySize.min).max(execLimits.ptySize.max)
 const ptySchema = z.strictObject({ cols: ptySide, rows: ptySide })
 
 const execOptions = {
-  stdin: z
-    .string()
-    .optional()
-    .openapi({
-      description: 'Text given to the process as its standard input, followed by its end unless `stdinOpen`',
-    }),
+  stdin: z.string().optional().openapi({
+    description: 'Text given to the process as its standard input, followed by its end unless `stdinOpen`',
+  }),
   stdinOpen: z
     .boolean()
     .default(false)
@@ -74,13 +71,10 @@ const execOptions = {
   pty: ptySchema
     .optional()
     .openapi({ description: 'Run on a terminal of this size; everything it writes is then stdout' }),
-  encoding: z
-    .enum(execEncodings)
-    .default('utf8')
-    .openapi({
-      description:
-        'How output is written in the answer: text with U+FFFD for what is not UTF-8, or base64 of the exact bytes',
-    }),
+  encoding: z.enum(execEncodings).default('utf8').openapi({
+    description:
+      'How output is written in the answer: text with U+FFFD for what is not UTF-8, or base64 of the exact bytes',
+  }),
   stream: z
     .boolean()
     .default(false)
@@ -89,12 +83,10 @@ const execOptions = {
 
 export const execBodySchema = z
   .strictObject({
-    cmd: z
-      .union([z.string(), z.array(z.string()).min(1).max(execLimits.argv)])
-      .openapi({
-        description: 'A text is run by `/bin/bash -l -c`; an array is executed as it is',
-        example: 'echo hi',
-      }),
+    cmd: z.union([z.string(), z.array(z.string()).min(1).max(execLimits.argv)]).openapi({
+      description: 'A text is run by `/bin/bash -l -c`; an array is executed as it is',
+      example: 'echo hi',
+    }),
     ...execOptions,
   })
   .openapi('CreateExec')

@@ -71,7 +71,12 @@ interface Prepared {
 }
 
 /** Everything about processes in a sandbox. Nothing of an exec is kept here: the guest knows them all, and this may restart at any time. */
-export function createExecs({ door, newExecId, budget = createOutputBudget(), answerMarginMs = ANSWER_MARGIN_MS }: ExecsDeps) {
+export function createExecs({
+  door,
+  newExecId,
+  budget = createOutputBudget(),
+  answerMarginMs = ANSWER_MARGIN_MS,
+}: ExecsDeps) {
   const kills = createMemoryKills(door)
 
   function prepareExec(sandboxId: string, body: ExecBody, key: string | undefined): Prepared {
@@ -81,7 +86,14 @@ export function createExecs({ door, newExecId, budget = createOutputBudget(), an
 
   function prepareCode(sandboxId: string, { language, source, ...rest }: CodeBody, key: string | undefined): Prepared {
     const command = codeCommandOf(language, source)
-    const prepared = prepare({ sandboxId, key, newExecId, body: rest, command, digested: { language, source, ...rest } })
+    const prepared = prepare({
+      sandboxId,
+      key,
+      newExecId,
+      body: rest,
+      command,
+      digested: { language, source, ...rest },
+    })
     return { ...prepared, language }
   }
 
@@ -99,7 +111,12 @@ export function createExecs({ door, newExecId, budget = createOutputBudget(), an
     }
   }
 
-  async function wait(sandboxId: string, caller: DoorCaller, prepared: Prepared, { whenLeft }: StartOptions): Promise<Exec> {
+  async function wait(
+    sandboxId: string,
+    caller: DoorCaller,
+    prepared: Prepared,
+    { whenLeft }: StartOptions,
+  ): Promise<Exec> {
     const { followed, mark } = await begin(sandboxId, caller, prepared)
     whenLeft?.(() => detach(followed))
     const kept = createKept(budget)
@@ -142,14 +159,22 @@ export function createExecs({ door, newExecId, budget = createOutputBudget(), an
 
   async function stream(sandboxId: string, caller: DoorCaller, prepared: Prepared): Promise<LiveExec> {
     const { followed, mark } = await begin(sandboxId, caller, prepared)
-    return live(followed, { mark, encoding: prepared.body.encoding, summary: (exit) => liveSummary(followed, prepared.tag, exit) })
+    return live(followed, {
+      mark,
+      encoding: prepared.body.encoding,
+      summary: (exit) => liveSummary(followed, prepared.tag, exit),
+    })
   }
 
   function live(followed: Followed, view: LiveView): LiveExec {
     return { events: liveEvents({ door, kills }, followed, view), leave: () => detach(followed) }
   }
 
-  async function find(sandboxId: string, caller: DoorCaller, execId: string): Promise<{ guest: GuestConnection; info: ExecInfo }> {
+  async function find(
+    sandboxId: string,
+    caller: DoorCaller,
+    execId: string,
+  ): Promise<{ guest: GuestConnection; info: ExecInfo }> {
     const { guest } = await door.open(sandboxId, caller)
     try {
       const info = (await guest.execs()).find((known) => known.execId === execId)
@@ -162,21 +187,25 @@ export function createExecs({ door, newExecId, budget = createOutputBudget(), an
 
   return {
     /** Runs it and waits for its end. */
-    run: (sandboxId: string, caller: DoorCaller, body: ExecBody, options: StartOptions = {}): Promise<Exec> =>
+    run: async (sandboxId: string, caller: DoorCaller, body: ExecBody, options: StartOptions = {}): Promise<Exec> =>
       body.background
         ? start(sandboxId, caller, prepareExec(sandboxId, body, options.key))
         : wait(sandboxId, caller, prepareExec(sandboxId, body, options.key), options),
 
-    stream: (sandboxId: string, caller: DoorCaller, body: ExecBody, { key }: StartOptions = {}): Promise<LiveExec> =>
+    stream: async (sandboxId: string, caller: DoorCaller, body: ExecBody, { key }: StartOptions = {}): Promise<LiveExec> =>
       stream(sandboxId, caller, prepareExec(sandboxId, body, key)),
 
-    runCode: (sandboxId: string, caller: DoorCaller, body: CodeBody, options: StartOptions = {}): Promise<Exec> =>
+    runCode: async (sandboxId: string, caller: DoorCaller, body: CodeBody, options: StartOptions = {}): Promise<Exec> =>
       body.background
         ? start(sandboxId, caller, prepareCode(sandboxId, body, options.key))
         : wait(sandboxId, caller, prepareCode(sandboxId, body, options.key), options),
 
-    streamCode: (sandboxId: string, caller: DoorCaller, body: CodeBody, { key }: StartOptions = {}): Promise<LiveExec> =>
-      stream(sandboxId, caller, prepareCode(sandboxId, body, key)),
+    streamCode: async (
+      sandboxId: string,
+      caller: DoorCaller,
+      body: CodeBody,
+      { key }: StartOptions = {},
+    ): Promise<LiveExec> => stream(sandboxId, caller, prepareCode(sandboxId, body, key)),
 
     async list(sandboxId: string, caller: DoorCaller): Promise<ExecSummary[]> {
       const { guest } = await door.open(sandboxId, caller)
@@ -236,7 +265,12 @@ export function createExecs({ door, newExecId, budget = createOutputBudget(), an
     },
 
     /** Hands a body of any length to the process as fast as it takes it. */
-    async writeStdin(sandboxId: string, caller: DoorCaller, execId: string, { body, close }: { body: Readable; close: boolean }): Promise<void> {
+    async writeStdin(
+      sandboxId: string,
+      caller: DoorCaller,
+      execId: string,
+      { body, close }: { body: Readable; close: boolean },
+    ): Promise<void> {
       const { guest, info } = await find(sandboxId, caller, execId)
       if (info.kind !== 'running') throw new DeltaError('exec_not_running', `Exec ${execId} has ended`)
       try {
@@ -267,11 +301,18 @@ export function createExecs({ door, newExecId, budget = createOutputBudget(), an
       }
     },
 
-    async resize(sandboxId: string, caller: DoorCaller, execId: string, { cols, rows }: { cols: number; rows: number }): Promise<void> {
+    async resize(
+      sandboxId: string,
+      caller: DoorCaller,
+      execId: string,
+      { cols, rows }: { cols: number; rows: number },
+    ): Promise<void> {
       const { guest, info } = await find(sandboxId, caller, execId)
       if (info.kind !== 'running') throw new DeltaError('exec_not_running', `Exec ${execId} has ended`)
       if (!info.pty) {
-        throw new DeltaError('invalid_request', `Exec ${execId} has no terminal`, { cause: 'start the exec with `pty`' })
+        throw new DeltaError('invalid_request', `Exec ${execId} has no terminal`, {
+          cause: 'start the exec with `pty`',
+        })
       }
       try {
         const attached = await guest.attach(execId, { from: info.outputBytes, stdin: false })
@@ -303,7 +344,8 @@ function prepare({ sandboxId, key, newExecId, body, command, digested }: Prepari
     throw new DeltaError(code, 'The command can not be executed', { cause: command.reason, ...limit })
   }
   const problem = body.env === undefined ? undefined : environmentProblem(body.env)
-  if (problem !== undefined) throw new DeltaError('invalid_request', 'The request is not valid at body.env', { cause: problem })
+  if (problem !== undefined)
+    throw new DeltaError('invalid_request', 'The request is not valid at body.env', { cause: problem })
   const timeoutMs = timeoutOf(body)
   if (timeoutMs === undefined) {
     throw new DeltaError('invalid_request', 'The request is not valid at body.timeoutMs', {
@@ -332,7 +374,10 @@ function commandBytes({ argv, script }: Command & { ok: true }): number {
   return bytes
 }
 
-function requestOf({ execId, command, body, timeoutMs, digest, tag }: Prepared, sandbox: OpenDoor['sandbox']): ExecRequest {
+function requestOf(
+  { execId, command, body, timeoutMs, digest, tag }: Prepared,
+  sandbox: OpenDoor['sandbox'],
+): ExecRequest {
   return {
     execId,
     argv: command.argv,
@@ -360,11 +405,18 @@ function sameBody(info: ExecInfo, digest: string | undefined): boolean {
 }
 
 function keyConflict(execId: string): DeltaError {
-  return new DeltaError('idempotency_conflict', 'This Idempotency-Key has started another command', { context: { execId } })
+  return new DeltaError('idempotency_conflict', 'This Idempotency-Key has started another command', {
+    context: { execId },
+  })
 }
 
 /** For code, a missing interpreter is told from a missing folder. */
-async function explainStart(error: unknown, { language }: Prepared, { guest, sandbox }: OpenDoor, request: ExecRequest): Promise<unknown> {
+async function explainStart(
+  error: unknown,
+  { language }: Prepared,
+  { guest, sandbox }: OpenDoor,
+  request: ExecRequest,
+): Promise<unknown> {
   if (language === undefined || !(error instanceof GuestError) || error.code !== 'not_found') return startRefusal(error)
   const folder = await guest.stat(request.cwd).catch(() => undefined)
   if (folder === undefined) return startRefusal(error)
@@ -387,7 +439,10 @@ const nothingKept = { text: '', droppedBytes: 0 }
 
 /** What a JSON answer holds of both streams. A stream that says nothing costs nothing. */
 function createKept(budget: OutputBudget): Kept {
-  const keepers: { stdout: OutputKeeper | undefined; stderr: OutputKeeper | undefined } = { stdout: undefined, stderr: undefined }
+  const keepers: { stdout: OutputKeeper | undefined; stderr: OutputKeeper | undefined } = {
+    stdout: undefined,
+    stderr: undefined,
+  }
   return {
     add({ stream, bytes, gap }) {
       const keeper = (keepers[stream] ??= createOutputKeeper(budget))
@@ -419,13 +474,21 @@ function liveSummary({ execId, stream }: Followed, tag: string | null, exit: Exe
 }
 
 function lateAnswer(execId: string): DeltaError {
-  return new DeltaError('guest_timed_out', 'The sandbox did not report the end of the exec in time; it may be paused or overloaded', {
-    context: { execId },
-  })
+  return new DeltaError(
+    'guest_timed_out',
+    'The sandbox did not report the end of the exec in time; it may be paused or overloaded',
+    {
+      context: { execId },
+    },
+  )
 }
 
 /** Reads what is kept of an exec now. Returns the exit when it has one. */
-async function readKept(guest: GuestConnection, info: ExecInfo, onOutput: (chunk: ExecOutput) => void): Promise<ExecExit | undefined> {
+async function readKept(
+  guest: GuestConnection,
+  info: ExecInfo,
+  onOutput: (chunk: ExecOutput) => void,
+): Promise<ExecExit | undefined> {
   if (info.outputBytes === 0) return undefined
   const signal = AbortSignal.timeout(KEPT_OUTPUT_MS)
   const attached = await guest.attach(info.execId, { from: 0, stdin: false, signal })
@@ -485,7 +548,11 @@ function pieceEvent({ stream, data, offset, resumeAt }: OutputPiece): ServerSent
 
 // ── input ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async function pourStdin(guest: GuestConnection, info: ExecInfo, { body, close }: { body: Readable; close: boolean }): Promise<void> {
+async function pourStdin(
+  guest: GuestConnection,
+  info: ExecInfo,
+  { body, close }: { body: Readable; close: boolean },
+): Promise<void> {
   const attached = await guest.attach(info.execId, { from: info.outputBytes, stdin: true })
   // A channel that may write also hears the output; it must be taken, or it would hold the process back.
   attached.consume(() => {}).catch(() => {})
@@ -503,7 +570,10 @@ async function pourStdin(guest: GuestConnection, info: ExecInfo, { body, close }
 }
 
 function stdinRefusal(error: unknown, execId: string): unknown {
-  if (error instanceof GuestError && (error.code === 'invalid' || error.code === 'not_supported' || error.code === 'busy')) {
+  if (
+    error instanceof GuestError &&
+    (error.code === 'invalid' || error.code === 'not_supported' || error.code === 'busy')
+  ) {
     return new DeltaError('exec_stdin_closed', `The stdin of exec ${execId} is not open`, { cause: error.message })
   }
   return execRefusal(error, execId)

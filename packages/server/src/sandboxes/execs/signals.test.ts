@@ -13,11 +13,31 @@ test('every number of a signal has a name that leads back to it', () => {
 
 test('names are taken with and without SIG, in any case', () => {
   expect(['SIGTERM', 'TERM', 'sigterm', 'Term', 15].map(signalNumber)).toEqual([15, 15, 15, 15, 15])
-  expect([signalName(9), signalName(6), signalName(35), signalName(34)]).toEqual(['SIGKILL', 'SIGABRT', 'SIGRTMIN+1', 'SIGRTMIN'])
+  expect([signalName(9), signalName(6), signalName(35), signalName(34)]).toEqual([
+    'SIGKILL',
+    'SIGABRT',
+    'SIGRTMIN+1',
+    'SIGRTMIN',
+  ])
 })
 
 test('what is no signal is undefined', () => {
-  const wrong = [0, -1, 65, 1.5, Number.NaN, Infinity, '', 'SIG', 'SIGNOPE', 'SIGRTMIN+31', 'SIGRTMIN+', '__proto__', 'constructor', '9']
+  const wrong = [
+    0,
+    -1,
+    65,
+    1.5,
+    Number.NaN,
+    Infinity,
+    '',
+    'SIG',
+    'SIGNOPE',
+    'SIGRTMIN+31',
+    'SIGRTMIN+',
+    '__proto__',
+    'constructor',
+    '9',
+  ]
   for (const signal of wrong) expect(signalNumber(signal), String(signal)).toBeUndefined()
   fc.assert(fc.property(fc.string(), (text) => (signalNumber(text) ?? 1) >= 1))
 })

@@ -29,7 +29,9 @@ export function createArchives({ door, newExecId }: ArchiveDeps) {
   async function open({ sandboxId, caller, path }: ArchivePlace): Promise<{ guest: GuestConnection; folder: string }> {
     const { guest } = await door.open(sandboxId, caller)
     if (typeof path === 'string') return { guest, folder: path }
-    throw new DeltaError('path_invalid', 'The path can not be used', { cause: 'path is not UTF-8, which an archive needs' })
+    throw new DeltaError('path_invalid', 'The path can not be used', {
+      cause: 'path is not UTF-8, which an archive needs',
+    })
   }
 
   return {
@@ -40,7 +42,11 @@ export function createArchives({ door, newExecId }: ArchiveDeps) {
         const entry = await guest.stat(folder)
         if (entry.type !== 'directory') throw new GuestError('not_a_directory', `It is a ${entry.type}.`)
         // As root, since a download reads what a file download would.
-        const request = tarRequest(newExecId(), { user: 'root', arguments: ['-C', folder, '-cf', '-', '.'], keepStdin: false })
+        const request = tarRequest(newExecId(), {
+          user: 'root',
+          arguments: ['-C', folder, '-cf', '-', '.'],
+          keepStdin: false,
+        })
         const body = tarOutput(guest, await startTar(guest, request), request.execId)
         return await begun(body)
       } catch (error) {
@@ -89,7 +95,11 @@ async function startUnpacking(
   newExecId: () => string,
 ): Promise<{ tar: ExecStream; execId: string }> {
   const begin = async (user: string) => {
-    const request = tarRequest(newExecId(), { user, arguments: ['-C', folder, '--no-same-owner', '-xf', '-'], keepStdin: true })
+    const request = tarRequest(newExecId(), {
+      user,
+      arguments: ['-C', folder, '--no-same-owner', '-xf', '-'],
+      keepStdin: true,
+    })
     return { tar: await startTar(guest, request), execId: request.execId }
   }
   try {
@@ -203,7 +213,8 @@ function tarFailure(act: 'pack' | 'unpack', exit: ExecExit, complaint: string): 
   if (/Permission denied|Operation not permitted|Read-only file system/.test(complaint)) {
     return new DeltaError('permission_denied', `The sandbox does not permit to ${act} all of it`, options)
   }
-  if (act === 'unpack' && exit.kind === 'exited') return new DeltaError('archive_invalid', 'The archive could not be unpacked', options)
+  if (act === 'unpack' && exit.kind === 'exited')
+    return new DeltaError('archive_invalid', 'The archive could not be unpacked', options)
   return new DeltaError('file_io_failed', `The folder could not be ${act}ed`, options)
 }
 

@@ -25,7 +25,8 @@ const tags = ['files']
 const params = sandboxIdParamSchema
 const binary = (description: string) => z.string().openapi({ format: 'binary', description })
 const entryAnswer = (description: string) => ({ description, content: { 'application/json': { schema: entrySchema } } })
-const header = (name: string, description: string) => ({ name, in: 'header', required: false, schema: { type: 'string' }, description }) as const
+const header = (name: string, description: string) =>
+  ({ name, in: 'header', required: false, schema: { type: 'string' }, description }) as const
 
 const readRoute = createRoute({
   method: 'get',
@@ -33,8 +34,13 @@ const readRoute = createRoute({
   operationId: 'readFile',
   tags,
   summary: 'Read a file',
-  description: 'One range is honoured; several are answered with the whole file. HEAD tells size and ETag without the content.',
-  parameters: [header('Range', 'bytes=0-99, bytes=100- or bytes=-100'), header('If-None-Match', '304 where the ETag is this'), header('If-Range', 'The range only of the file with this ETag, else all of it')],
+  description:
+    'One range is honoured; several are answered with the whole file. HEAD tells size and ETag without the content.',
+  parameters: [
+    header('Range', 'bytes=0-99, bytes=100- or bytes=-100'),
+    header('If-None-Match', '304 where the ETag is this'),
+    header('If-Range', 'The range only of the file with this ETag, else all of it'),
+  ],
   request: { params, query: pathQuerySchema },
   responses: {
     200: { description: 'All of it', content: { 'application/octet-stream': { schema: binary('The bytes') } } },
@@ -49,9 +55,17 @@ const writeRoute = createRoute({
   operationId: 'writeFile',
   tags,
   summary: 'Write a file',
-  description: 'Of any size, streamed. It appears under its name when all of it has arrived; before, and when the upload breaks, the old file stays.',
-  parameters: [header('If-Match', 'Only if the file there has this ETag'), header('If-None-Match', '`*`: only if there is none')],
-  request: { params, query: writeQuerySchema, body: { required: true, content: { 'application/octet-stream': { schema: binary('The bytes') } } } },
+  description:
+    'Of any size, streamed. It appears under its name when all of it has arrived; before, and when the upload breaks, the old file stays.',
+  parameters: [
+    header('If-Match', 'Only if the file there has this ETag'),
+    header('If-None-Match', '`*`: only if there is none'),
+  ],
+  request: {
+    params,
+    query: writeQuerySchema,
+    body: { required: true, content: { 'application/octet-stream': { schema: binary('The bytes') } } },
+  },
   responses: { 200: entryAnswer('The file') },
 })
 
@@ -92,7 +106,11 @@ const chmodRoute = createRoute({
   operationId: 'changeMode',
   tags,
   summary: 'Change permissions',
-  request: { params, query: pathQuerySchema, body: { required: true, content: { 'application/json': { schema: chmodBodySchema } } } },
+  request: {
+    params,
+    query: pathQuerySchema,
+    body: { required: true, content: { 'application/json': { schema: chmodBodySchema } } },
+  },
   responses: { 200: entryAnswer('The entry') },
 })
 
@@ -144,9 +162,15 @@ const packRoute = createRoute({
   operationId: 'downloadArchive',
   tags,
   summary: 'Download a directory as tar',
-  description: 'Streamed. A connection that ends without the end of the chunked body means that the archive is not whole.',
+  description:
+    'Streamed. A connection that ends without the end of the chunked body means that the archive is not whole.',
   request: { params, query: pathQuerySchema },
-  responses: { 200: { description: 'Its contents, with paths relative to it', content: { 'application/x-tar': { schema: binary('The archive') } } } },
+  responses: {
+    200: {
+      description: 'Its contents, with paths relative to it',
+      content: { 'application/x-tar': { schema: binary('The archive') } },
+    },
+  },
 })
 
 const unpackRoute = createRoute({
@@ -155,8 +179,13 @@ const unpackRoute = createRoute({
   operationId: 'uploadArchive',
   tags,
   summary: 'Unpack a tar into a directory',
-  description: 'Done by `user`, as the archive arrives: what was unpacked before a fault stays. The directory is made if needed.',
-  request: { params, query: pathQuerySchema, body: { required: true, content: { 'application/x-tar': { schema: binary('The archive') } } } },
+  description:
+    'Done by `user`, as the archive arrives: what was unpacked before a fault stays. The directory is made if needed.',
+  request: {
+    params,
+    query: pathQuerySchema,
+    body: { required: true, content: { 'application/x-tar': { schema: binary('The archive') } } },
+  },
   responses: { 200: entryAnswer('The directory') },
 })
 
@@ -191,7 +220,9 @@ export function addFileRoutes(api: Api, files: Files): void {
 
   api.openapi(listRoute, async (c) => c.json(await files.list(placeOf(c), c.req.valid('query')), 200))
 
-  api.openapi(statRoute, async (c) => c.json(await files.stat(placeOf(c), { follow: c.req.valid('query').follow === 'true' }), 200))
+  api.openapi(statRoute, async (c) =>
+    c.json(await files.stat(placeOf(c), { follow: c.req.valid('query').follow === 'true' }), 200),
+  )
 
   api.openapi(chmodRoute, async (c) => c.json(await files.changeMode(placeOf(c), c.req.valid('json').mode), 200))
 

@@ -19,11 +19,13 @@ export type CheckedPath =
  * there is nothing above the sandbox's root to reach.
  */
 export function absolutePath(path: SandboxPath | undefined): CheckedPath {
-  if (path === undefined || path.length === 0) return { ok: false, code: 'path_invalid', reason: 'path is missing or empty' }
+  if (path === undefined || path.length === 0)
+    return { ok: false, code: 'path_invalid', reason: 'path is missing or empty' }
   const bytes = typeof path === 'string' ? Buffer.from(path) : path
   if (bytes.includes(0)) return { ok: false, code: 'path_invalid', reason: 'path contains a NUL character' }
   const absolute = bytes[0] === slash ? bytes : Buffer.concat([base, bytes])
-  if (absolute.length > PATH_BYTES) return { ok: false, code: 'name_too_long', reason: `path is longer than ${PATH_BYTES} bytes` }
+  if (absolute.length > PATH_BYTES)
+    return { ok: false, code: 'name_too_long', reason: `path is longer than ${PATH_BYTES} bytes` }
   if (longestName(absolute) > NAME_BYTES) {
     return { ok: false, code: 'name_too_long', reason: `a name in path is longer than ${NAME_BYTES} bytes` }
   }
@@ -32,7 +34,7 @@ export function absolutePath(path: SandboxPath | undefined): CheckedPath {
 
 function longestName(path: Buffer): number {
   let longest = 0
-  for (let start = 0; start <= path.length; ) {
+  for (let start = 0; start <= path.length;) {
     const next = path.indexOf(slash, start)
     const end = next < 0 ? path.length : next
     longest = Math.max(longest, end - start)
@@ -60,7 +62,9 @@ export function queryBytes(url: string, name: string): SandboxPath | undefined {
 function percentDecode(text: string): Buffer {
   if (!text.includes('%')) return Buffer.from(text)
   const parts = text.split(/(%[0-9A-Fa-f]{2})/)
-  return Buffer.concat(parts.map((part, index) => (index % 2 === 1 ? Buffer.from(part.slice(1), 'hex') : Buffer.from(part))))
+  return Buffer.concat(
+    parts.map((part, index) => (index % 2 === 1 ? Buffer.from(part.slice(1), 'hex') : Buffer.from(part))),
+  )
 }
 
 /** '0755', '755' or 493 as a number of permission bits; undefined for anything else. */

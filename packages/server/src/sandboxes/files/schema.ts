@@ -6,7 +6,9 @@ export const entryTypes = ['file', 'directory', 'symlink', 'other'] as const
 
 export const entrySchema = z
   .object({
-    path: z.string().openapi({ description: 'Absolute; bytes that are not UTF-8 are shown as U+FFFD', example: '/workspace/a.bin' }),
+    path: z
+      .string()
+      .openapi({ description: 'Absolute; bytes that are not UTF-8 are shown as U+FFFD', example: '/workspace/a.bin' }),
     name: z.string(),
     type: z.enum(entryTypes),
     size: z.number(),
@@ -27,7 +29,9 @@ export const entryListSchema = z
   .object({ data: z.array(entrySchema), nextCursor: z.string().nullable() })
   .openapi('EntryList')
 
-const pathField = z.string().openapi({ description: 'Absolute, or relative to /workspace; `~` is not expanded', example: '/workspace/a.bin' })
+const pathField = z
+  .string()
+  .openapi({ description: 'Absolute, or relative to /workspace; `~` is not expanded', example: '/workspace/a.bin' })
 const modeField = z
   .union([z.string(), z.int()])
   .openapi({ description: 'Octal digits as a text, or a number', example: '0755' })
@@ -39,8 +43,15 @@ const pathQuery = pathField.optional().openapi({ param: { name: 'path', in: 'que
 export const pathQuerySchema = z.object({ path: pathQuery })
 export const writeQuerySchema = z.object({
   path: pathQuery,
-  mode: z.string().optional().openapi({ description: 'Octal digits. A new file has 0644, an existing one keeps its mode', example: '0644' }),
-  owner: z.string().max(64).optional().openapi({ description: 'Of a new file: a user name or `uid:gid`; `user` by default' }),
+  mode: z
+    .string()
+    .optional()
+    .openapi({ description: 'Octal digits. A new file has 0644, an existing one keeps its mode', example: '0644' }),
+  owner: z
+    .string()
+    .max(64)
+    .optional()
+    .openapi({ description: 'Of a new file: a user name or `uid:gid`; `user` by default' }),
   parents: flag('true').openapi({ description: 'Make missing folders' }),
   overwrite: flag('true'),
 })

@@ -159,7 +159,8 @@ export function createFiles({ door, newExecId }: FilesDeps) {
     pack: (at: Place) => archives.pack({ ...at, path: checked(at.path) }),
 
     /** Puts a tar stream's contents into the folder, which is made if it is not there. */
-    unpack: async (at: Place, body: Readable): Promise<FileEntry> => entryShown(await archives.unpack({ ...at, path: checked(at.path) }, body)),
+    unpack: async (at: Place, body: Readable): Promise<FileEntry> =>
+      entryShown(await archives.unpack({ ...at, path: checked(at.path) }, body)),
   }
 }
 
@@ -207,7 +208,12 @@ async function readWhole(guest: GuestConnection, path: PathInput, wish: ReadWish
 }
 
 /** The size decides what a range means, so it is asked first; a file that is replaced between the two questions is asked again. */
-async function readPart(guest: GuestConnection, path: PathInput, wanted: RangeWish, wish: ReadWish): Promise<FileAnswer> {
+async function readPart(
+  guest: GuestConnection,
+  path: PathInput,
+  wanted: RangeWish,
+  wish: ReadWish,
+): Promise<FileAnswer> {
   for (let tried = 1; ; tried++) {
     const entry = regular(await guest.stat(path))
     if (isUnchanged(entry, wish)) return { kind: 'unchanged', entry }
@@ -216,7 +222,9 @@ async function readPart(guest: GuestConnection, path: PathInput, wanted: RangeWi
     }
     const range = resolveRange(wanted, entry.size)
     if (range === undefined) {
-      throw new DeltaError('range_not_satisfiable', 'No byte of the file lies in this range', { context: { sizeBytes: entry.size } })
+      throw new DeltaError('range_not_satisfiable', 'No byte of the file lies in this range', {
+        context: { sizeBytes: entry.size },
+      })
     }
     if (!wish.withBody) return { kind: 'part', entry, range, body: undefined }
     const read = await guest.read(path, { from: range.from, length: range.length, exact: true })
@@ -236,7 +244,11 @@ function isUnchanged(entry: Entry, { ifNoneMatch }: ReadWish): boolean {
 }
 
 /** The one ETag the guest compares when it puts the file into place. A list is narrowed to what is there now. */
-async function etagToMatch(guest: GuestConnection, path: PathInput, header: string | undefined): Promise<string | undefined> {
+async function etagToMatch(
+  guest: GuestConnection,
+  path: PathInput,
+  header: string | undefined,
+): Promise<string | undefined> {
   if (header === undefined) return undefined
   const single = singleEtag(header)
   if (single !== undefined) return single
