@@ -1,0 +1,211 @@
+//! A worker's own mount namespace, where the root of one sandbox after another is put together.
+//!
+//! Nothing of it ever appears in the host's mount table: the sandbox's own namespace keeps its overlay alive, and what a killed
+//! helper leaves half mounted goes with its threads.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::raw::c_long;
+use std::os::unix::fs::{symlink, PermissionsExt};
+use std::os::unix::io::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::error::{code, Context, Error, Result};
+use super::ffi;
+use super::sys::{self, FileIdentity};
+
+/// Folders every Linux has and no runtime needs; the first that does not hold the data folder is covered by the stage.
+const STAGE_FOLDERS: [&str; 4] = ["/mnt", "/media", "/srv", "/run"];
+const MS_SLAVE: u64 = 1 << 19;
+/// Lower layers of one root: the guest's and the template's.
+const LOWERS_MAX: usize = 4;
+
+pub struct Stage {
+    folder: PathBuf,
+}
+
+/// One lower or upper folder, with the owners it has on disk shifted into the sandbox's range.
+fn idmapped(folder: &Path, user_namespace: &OwnedFd, at: &Path) -> Result<()> {
+    let path = ffi::c_path(folder).context(folder.display())?;
+    let flags = (ffi::OPEN_TREE_CLONE | ffi::OPEN_TREE_CLOEXEC | ffi::AT_SYMLINK_NOFOLLOW) as c_long;
+    // SAFETY: the path lives through the call.
+    let tree = ffi::check_long(unsafe { ffi::syscall(ffi::SYS_OPEN_TREE, ffi::AT_FDCWD as c_long, path.as_ptr(), flags) });
+    let tree = tree.and_then(|fd| ffi::own(fd as i32)).context(format_args!("taking the folder {} as a layer", folder.display()))?;
+    let mut attributes = ffi::mount_attr { set: ffi::MOUNT_ATTR_IDMAP, userns_fd: user_namespace.as_raw_fd() as u64, ..Default::default() };
+    let empty = b"\0";
+    // SAFETY: every pointer lives through the call and the size is the struct's.
+    ffi::check_long(unsafe {
+        ffi::syscall(
+            ffi::SYS_MOUNT_SETATTR,
+            tree.as_raw_fd() as c_long,
+            empty.as_ptr(),
+            ffi::AT_EMPTY_PATH as c_long,
+            &mut attributes as *mut ffi::mount_attr,
+            std::mem::size_of::<ffi::mount_attr>() as c_long,
+        )
+    })
+    .context(format_args!("mapping the owners of {} (the kernel's file system must support idmapped mounts)", folder.display()))?;
+    let to = ffi::c_path(at).context(at.display())?;
+    // SAFETY: as above.
+    ffi::check_long(unsafe {
+        ffi::syscall(
+            ffi::SYS_MOVE_MOUNT,
+            tree.as_raw_fd() as c_long,
+            empty.as_ptr(),
+            ffi::AT_FDCWD as c_long,
+            to.as_ptr(),
+            ffi::MOVE_MOUNT_F_EMPTY_PATH as c_long,
+        )
+    })
+    .context(format_args!("placing the layer {}", folder.display()))?;
+    Ok(())
+}
+
+/// What lies under one overlay.
+pub struct Layers<'a> {
+    /// Topmost first.
+    pub lowers: &'a [&'a Path],
+    pub upper: &'a Path,
+    pub work: &'a str,
+    pub upper_name: &'a str,
+}
+
+/// The root of one sandbox, mounted in the worker's namespace; unmounted there when dropped.
+pub struct Root<'a> {
+    stage: &'a Stage,
+    mounted: bool,
+}
+
+impl Stage {
+    /// Gives the calling thread its own mount namespace. `cgroup_view` are the cgroup v1 mounts the runtimes may see.
+    pub fn enter(data: &Path, cgroup_view: &[(String, PathBuf)]) -> Result<Stage> {
+        // SAFETY: no pointers. It takes the working directory and root of this thread apart from the process's.
+        ffi::check(unsafe { sys::unshare(sys::CLONE_NEWNS) }).context("making a mount namespace (is the helper root?)")?;
+        // Slave, not private: when the pool is unmounted on the host, it must not live on here.
+        ffi::mount_at("none", Path::new("/"), "", ffi::MS_REC | MS_SLAVE, "").context("separating the mount namespace")?;
+        let folder = STAGE_FOLDERS.iter().map(Path::new).find(|path| path.is_dir() && !data.starts_with(path));
+        let folder = folder.ok_or_else(|| {
+            Error::new(code::NOT_SUPPORTED, "none of /mnt, /media, /srv and /run is a folder outside the data folder: make /mnt")
+        })?;
+        let limits = "mode=755,size=64k,nr_inodes=64";
+        ffi::mount_at("delta", folder, "tmpfs", ffi::MS_NOSUID | ffi::MS_NODEV, limits).context(format_args!("covering {}", folder.display()))?;
+        let stage = Stage { folder: folder.to_path_buf() };
+        for name in ["root", "upper", "lower0", "lower1", "lower2", "lower3"] {
+            fs::create_dir(stage.folder.join(name)).context("making the stage")?;
+        }
+        show_cgroups(cgroup_view)?;
+        Ok(stage)
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("root")
+    }
+
+    fn clear(&self, path: &Path) {
+        // A stage belongs to one thread, so what is mounted at its places is this thread's.
+        while ffi::unmount(path, ffi::MNT_DETACH).is_ok() {}
+    }
+
+    fn overlay(&self, layers: &Layers<'_>, user_namespace: &OwnedFd, first: u32, target: &Path) -> Result<()> {
+        if layers.lowers.len() > LOWERS_MAX {
+            return Err(Error::new(code::LIMIT, "too many lower layers"));
+        }
+        let upper = self.folder.join("upper");
+        let places: Vec<PathBuf> = (0..layers.lowers.len()).map(|at| self.folder.join(format!("lower{}", at))).collect();
+        let mounted = (|| {
+            for (folder, place) in layers.lowers.iter().zip(&places) {
+                idmapped(folder, user_namespace, place)?;
+            }
+            idmapped(layers.upper, user_namespace, &upper)?;
+            let lowers: Vec<String> = places.iter().map(|place| place.to_string_lossy().into_owned()).collect();
+            let options = format!(
+                "lowerdir={},upperdir={}/{},workdir={}/{}",
+                lowers.join(":"),
+                upper.display(),
+                layers.upper_name,
+                upper.display(),
+                layers.work
+            );
+            // The overlay works with the credentials of who mounts it. Root does not exist in the mapped upper, so as root
+            // it would come up read-only; the first uid of the range does exist.
+            let identity = FileIdentity::assume(first).context("taking the sandbox's file identity")?;
+            let done = ffi::mount_at("overlay", target, "overlay", ffi::MS_NODEV, &options).context("mounting the overlay");
+            drop(identity);
+            done
+        })();
+        // The overlay keeps its own references to the layers.
+        for place in places.iter().chain(std::iter::once(&upper)) {
+            self.clear(place);
+        }
+        mounted
+    }
+
+    /// Puts a sandbox's root together: an overlay for `/` and, where the template has one, a second for `/usr`.
+    pub fn mount_root<'a>(&'a self, root: &Layers<'_>, usr: Option<&Layers<'_>>, user_namespace: &OwnedFd, first: u32) -> Result<Root<'a>> {
+        let target = self.root();
+        let mut mounted = Root { stage: self, mounted: false };
+        self.overlay(root, user_namespace, first, &target)?;
+        mounted.mounted = true;
+        if let Some(usr) = usr {
+            self.overlay(usr, user_namespace, first, &target.join("usr"))?;
+        }
+        Ok(mounted)
+    }
+}
+
+impl Drop for Root<'_> {
+    fn drop(&mut self) {
+        if self.mounted {
+            self.stage.clear(&self.stage.root());
+        }
+    }
+}
+
+/// Covers `/sys/fs/cgroup` by a view that has only the v1 hierarchies in use: crun of Debian 12 refuses hosts that also have an
+/// empty v2 hierarchy, and every hierarchy less is a folder less to make and remove for each sandbox.
+fn show_cgroups(view: &[(String, PathBuf)]) -> Result<()> {
+    if view.is_empty() {
+        return Ok(());
+    }
+    let base = Path::new("/sys/fs/cgroup");
+    let handles: io::Result<Vec<OwnedFd>> = view
+        .iter()
+        .map(|(_, from)| {
+            let path = ffi::c_path(from)?;
+            let flags = (ffi::OPEN_TREE_CLONE | ffi::OPEN_TREE_CLOEXEC) as c_long;
+            // SAFETY: the path lives through the call.
+            let fd = ffi::check_long(unsafe { ffi::syscall(ffi::SYS_OPEN_TREE, ffi::AT_FDCWD as c_long, path.as_ptr(), flags) })?;
+            ffi::own(fd as i32)
+        })
+        .collect();
+    let handles = handles.context("taking the cgroup hierarchies")?;
+    ffi::mount_at("delta", base, "tmpfs", ffi::MS_NOSUID | ffi::MS_NODEV, "mode=755,size=64k,nr_inodes=64").context("covering /sys/fs/cgroup")?;
+    let mut shown: Vec<&PathBuf> = Vec::new();
+    for ((controller, from), handle) in view.iter().zip(handles) {
+        let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if !shown.contains(&from) {
+            let place = base.join(&name);
+            fs::create_dir(&place).context("making the cgroup view")?;
+            fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).context("making the cgroup view")?;
+            let to = CString::new(place.to_string_lossy().as_bytes()).unwrap_or_default();
+            // SAFETY: the pointers live through the call.
+            ffi::check_long(unsafe {
+                ffi::syscall(
+                    ffi::SYS_MOVE_MOUNT,
+                    handle.as_raw_fd() as c_long,
+                    b"\0".as_ptr(),
+                    ffi::AT_FDCWD as c_long,
+                    to.as_ptr(),
+                    ffi::MOVE_MOUNT_F_EMPTY_PATH as c_long,
+                )
+            })
+            .context("making the cgroup view")?;
+            shown.push(from);
+        }
+        if *controller != name {
+            let _ = symlink(&name, base.join(controller));
+        }
+    }
+    Ok(())
+}
