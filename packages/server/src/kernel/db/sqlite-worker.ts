@@ -5,6 +5,7 @@ import { failureOf, stopsWriting } from './sqlite-failure.ts'
 import type {
   WorkerAnswer,
   WorkerFailure,
+  WorkerMessage,
   WorkerReport,
   WorkerRequest,
   WorkerSettings,
@@ -32,21 +33,21 @@ let walBytes = 0
 // After a failed fsync the kernel forgets which pages were dirty, so a second try would report success for data that is nowhere.
 let stopped: WorkerFailure | undefined
 
-port.on('message', (first: WorkerRequest | 'close') => {
-  const group: WorkerRequest[] = []
+port.on('message', (first: WorkerMessage) => {
+  const waiting: WorkerRequest[] = []
   let closing = false
-  for (let next: WorkerRequest | 'close' | undefined = first; next !== undefined; next = nextMessage(group.length)) {
+  for (let next: WorkerMessage | undefined = first; next !== undefined; next = nextMessage(waiting.length)) {
     if (next === 'close') closing = true
-    else group.push(next)
+    else waiting.push(...next)
   }
-  if (group.length > 0) port.postMessage(runGroup(group))
+  while (waiting.length > 0) port.postMessage(runGroup(waiting.splice(0, settings.group)))
   if (closing) close()
 })
 port.postMessage('ready')
 
-function nextMessage(grouped: number): WorkerRequest | 'close' | undefined {
-  if (grouped >= settings.group) return undefined
-  return (receiveMessageOnPort(port) as { message: WorkerRequest | 'close' } | undefined)?.message
+function nextMessage(gathered: number): WorkerMessage | undefined {
+  if (gathered >= settings.group) return undefined
+  return (receiveMessageOnPort(port) as { message: WorkerMessage } | undefined)?.message
 }
 
 function open({ path, waitMs, cacheKib, walBytes: walLimitBytes }: WorkerSettings): DatabaseSync {

@@ -8,7 +8,14 @@ import { limits } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import { queryBuilder, rawQuery, readsOnly, sqlValues } from './compile.ts'
 import type { BatchResult, BatchStep, Database, DatabaseCounts } from './database.ts'
-import type { WorkerFailure, WorkerReport, WorkerRequest, WorkerSettings, WorkerStep } from './worker-messages.ts'
+import type {
+  WorkerFailure,
+  WorkerMessage,
+  WorkerReport,
+  WorkerRequest,
+  WorkerSettings,
+  WorkerStep,
+} from './worker-messages.ts'
 
 export interface SqliteOptions {
   path: string
@@ -98,7 +105,13 @@ function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | '
     counts.waiting = waiting.size
   })
   // oxlint-disable-next-line unicorn/require-post-message-target-origin -- A worker's port has no origin; the rule is for windows.
-  const post = (message: WorkerRequest | 'close') => worker.postMessage(message)
+  const post = (message: WorkerMessage) => worker.postMessage(message)
+  let outbox: WorkerRequest[] = []
+  const flush = () => {
+    const requests = outbox
+    outbox = []
+    if (requests.length > 0) post(requests)
+  }
   return {
     counts,
     ask(kind, steps) {
@@ -109,13 +122,14 @@ function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | '
       counts.waiting = waiting.size + 1
       return new Promise((resolve, reject) => {
         waiting.set(id, { resolve, reject })
-        post({ id, kind, steps })
+        if (outbox.push({ id, kind, steps }) === 1) queueMicrotask(flush)
       })
     },
     async close() {
       if (ended) return
       closing = true
       const exited = new Promise((resolve) => worker.once('exit', resolve))
+      flush()
       post('close')
       await exited
     },

@@ -25,6 +25,9 @@ export interface WorkerRequest {
   steps: WorkerStep[]
 }
 
+/** All that was asked in one turn of the event loop, so that it shares a commit. */
+export type WorkerMessage = WorkerRequest[] | 'close'
+
 export interface WorkerFailure {
   /** Undefined: a fault of the program, such as SQL that does not compile. */
   code?: ErrorCode

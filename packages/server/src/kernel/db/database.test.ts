@@ -1,0 +1,279 @@
+import { sql } from 'kysely'
+import { describe, expect, test } from 'vitest'
+import { limits } from '../limits.ts'
+import { silentLogger } from '../log.ts'
+import { rawQuery } from './compile.ts'
+import type { BatchStep, Database, Migration } from './database.ts'
+import { migrate } from './migrate.ts'
+import { testDatabases } from './testing.ts'
+
+interface Tables {
+  accounts: { id: string; balance: number; note: string | null; bytes: Uint8Array | null }
+  entries: { id: string; account_id: string; amount: number }
+}
+
+const migrations: Migration[] = [
+  {
+    name: 'accounts-1',
+    up: (kind) => [
+      `create table accounts (
+        id text primary key,
+        balance bigint not null check (balance >= 0),
+        note text unique,
+        bytes ${kind === 'sqlite' ? 'blob' : 'bytea'}
+      )`,
+      'create table entries (id text primary key, account_id text not null references accounts (id), amount bigint not null)',
+    ],
+  },
+]
+
+testDatabases('database', (open) => {
+  const start = async () => {
+    const database = await open<Tables>(migrations)
+    const insert = (id: string, balance: number, more: Partial<Tables['accounts']> = {}) =>
+      database.sql
+        .insertInto('accounts')
+        .values({ id, balance, ...more })
+        .compile()
+    const add = (id: string, amount: number, least = 0): BatchStep => ({
+      query: database.sql
+        .updateTable('accounts')
+        .set({ balance: sql<number>`balance + ${amount}` })
+        .where('id', '=', id)
+        .where('balance', '>=', least)
+        .compile(),
+      mustChange: 1,
+    })
+    const balances = async () => {
+      const rows = await database.all(
+        database.sql.selectFrom('accounts').select(['id', 'balance']).orderBy('id').compile(),
+      )
+      return Object.fromEntries(rows.map(({ id, balance }) => [id, balance]))
+    }
+    return { database, insert, add, balances }
+  }
+
+  test('a written row is read back', async () => {
+    const { database, insert } = await start()
+    const bytes = new Uint8Array([0, 1, 255])
+    expect(await database.run(insert('a', 5, { note: 'naïve ✓', bytes }))).toEqual({ changed: 1 })
+    const row = await database.first(database.sql.selectFrom('accounts').selectAll().compile())
+    expect(row).toMatchObject({ id: 'a', balance: 5, note: 'naïve ✓' })
+    expect(Buffer.from(row!.bytes!)).toEqual(Buffer.from(bytes))
+    expect(await database.first(database.sql.selectFrom('entries').selectAll().compile())).toBeUndefined()
+  })
+
+  test('returning gives the rows that were written', async () => {
+    const { database, add } = await start()
+    const query = database.sql
+      .insertInto('accounts')
+      .values({ id: 'a', balance: 1 })
+      .returning(['id', 'balance'])
+      .compile()
+    expect(await database.all(query)).toEqual([{ id: 'a', balance: 1 }])
+    expect((await database.batch([add('a', 1)])).applied).toBe(true)
+  })
+
+  test('a batch is applied whole', async () => {
+    const { database, insert, add, balances } = await start()
+    const result = await database.batch([
+      { query: insert('a', 10) },
+      { query: insert('b', 0) },
+      add('a', -4, 4),
+      add('b', 4),
+    ])
+    expect(result).toEqual({ applied: true, changed: [1, 1, 1, 1] })
+    expect(await balances()).toEqual({ a: 6, b: 4 })
+  })
+
+  test('a step that changes another number of rows undoes its batch and is named', async () => {
+    const { database, insert, add, balances } = await start()
+    await database.run(insert('a', 10))
+    const result = await database.batch([add('a', 5), add('nobody', 5), { query: insert('c', 1) }])
+    expect(result).toEqual({ applied: false, failedStep: 1, changed: [1, 0] })
+    expect(await balances()).toEqual({ a: 10 })
+  })
+
+  test.each([
+    ['unique', (s: Awaited<ReturnType<typeof start>>) => s.insert('a', 1)],
+    ['unique', (s: Awaited<ReturnType<typeof start>>) => s.insert('b', 1, { note: 'taken' })],
+    ['check', (s: Awaited<ReturnType<typeof start>>) => s.insert('b', -1)],
+    ['not_null', (s: Awaited<ReturnType<typeof start>>) => s.insert('b', null as never)],
+    [
+      'foreign_key',
+      ({ database }: Awaited<ReturnType<typeof start>>) =>
+        database.sql.insertInto('entries').values({ id: 'e', account_id: 'nobody', amount: 1 }).compile(),
+    ],
+  ])('a %s constraint refuses the whole batch with its kind', async (kind, query) => {
+    const started = await start()
+    const { database, insert, balances } = started
+    await database.run(insert('a', 10, { note: 'taken' }))
+    const batch = database.batch([{ query: insert('z', 1) }, { query: query(started) }])
+    await expect(batch).rejects.toMatchObject({ code: 'database_constraint', context: { kind } })
+    expect(await balances()).toEqual({ a: 10 })
+  })
+
+  test('64 concurrent batches share a few commits, and those that fail take no other along', async () => {
+    const { database, insert, add, balances } = await start()
+    await database.run(insert('a', 0))
+    const commitsBefore = database.counts.commits
+    const results = await Promise.allSettled(
+      Array.from({ length: 64 }, (_, i) => {
+        if (i % 8 === 3) return database.batch([add('a', 1_000), { query: insert('a', 1) }])
+        if (i % 8 === 5) return database.batch([add('a', 1_000), add('nobody', 1)])
+        return database.batch([add('a', 1), { query: insert(`row-${i}`, i) }])
+      }),
+    )
+    const failed = results.filter(({ status }) => status === 'rejected')
+    const refused = results.filter((result) => result.status === 'fulfilled' && !result.value.applied)
+    expect([failed.length, refused.length]).toEqual([8, 8])
+    // The first is committed alone while the others gather.
+    expect(database.counts.commits - commitsBefore).toBeLessThanOrEqual(8)
+    const rows = await balances()
+    expect(rows['a']).toBe(48)
+    expect(Object.keys(rows)).toHaveLength(49)
+  })
+
+  test('money moved by concurrent batches is neither made nor lost, and never overdrawn', async () => {
+    const { database, insert, add, balances } = await start()
+    await database.batch(['a', 'b', 'c'].map((id) => ({ query: insert(id, 100) })))
+    const names = ['a', 'b', 'c']
+    const moves = Array.from({ length: 300 }, (_, i) => {
+      const amount = (i * 7) % 40
+      return database.batch([add(names[i % 3]!, -amount, amount), add(names[(i + 1 + (i % 2)) % 3]!, amount)])
+    })
+    const applied = (await Promise.all(moves)).filter((result) => result.applied).length
+    const left = Object.values(await balances())
+    expect(left.reduce((sum, balance) => sum + balance, 0)).toBe(300)
+    expect(Math.min(...left)).toBeGreaterThanOrEqual(0)
+    expect(applied).toBeGreaterThan(0)
+  })
+
+  test('whole numbers up to 2^53 are kept exactly', async () => {
+    const { database, insert, balances } = await start()
+    await database.run(insert('a', Number.MAX_SAFE_INTEGER))
+    expect(await balances()).toEqual({ a: Number.MAX_SAFE_INTEGER })
+  })
+
+  test.each([
+    ['a whole number beyond 2^53', 2 ** 53],
+    ['a bigint beyond 2^53', 2n ** 60n],
+    ['NaN', Number.NaN],
+    ['Infinity', Number.POSITIVE_INFINITY],
+    ['a boolean', true],
+    ['a date', new Date()],
+    ['text with NUL', 'a\0b'],
+  ])('%s is refused before it reaches the database', async (_what, value) => {
+    const { database, insert, balances } = await start()
+    await expect(database.run(insert('a', value as never))).rejects.toThrow(RangeError)
+    await expect(database.batch([{ query: insert('b', 1) }, { query: insert('a', value as never) }])).rejects.toThrow(
+      RangeError,
+    )
+    expect(await balances()).toEqual({})
+  })
+
+  test('a number beyond 2^53 in the database is refused, not rounded', async () => {
+    const { database } = await start()
+    await database.run(rawQuery(`insert into accounts (id, balance) values ('a', 9007199254740993)`))
+    await expect(database.all(database.sql.selectFrom('accounts').selectAll().compile())).rejects.toThrow()
+  })
+
+  test('queries that wait beyond the bound are refused at once, the others are answered', async () => {
+    const { database, insert, balances } = await start()
+    await database.run(insert('a', 0))
+    const query = database.sql
+      .updateTable('accounts')
+      .set({ balance: sql<number>`balance + 1` })
+      .compile()
+    const results = await Promise.allSettled(
+      Array.from({ length: limits.databaseQueued + 10 }, () => database.run(query)),
+    )
+    const refused = results.filter((result) => result.status === 'rejected')
+    expect(refused.map(({ reason }) => (reason as { code: string }).code)).toEqual(
+      Array.from({ length: 10 }, () => 'database_busy'),
+    )
+    expect(await balances()).toEqual({ a: limits.databaseQueued })
+    expect(database.counts.waiting).toBe(0)
+  })
+
+  test('a batch has a largest size', async () => {
+    const { database, insert } = await start()
+    const steps = Array.from({ length: limits.databaseBatchSteps + 1 }, (_, i) => ({ query: insert(`a${i}`, 1) }))
+    await expect(database.batch(steps)).rejects.toThrow(/at most/)
+  })
+
+  test('a query that is wrong is a fault of the program, and harms no other', async () => {
+    const { database, insert, balances } = await start()
+    const [wrong, right] = await Promise.allSettled([
+      database.run(rawQuery('insert into nowhere values (1)')),
+      database.run(insert('a', 1)),
+    ])
+    expect(wrong.status).toBe('rejected')
+    expect((wrong as PromiseRejectedResult).reason).not.toHaveProperty('code', 'database_constraint')
+    expect(right.status).toBe('fulfilled')
+    expect(await balances()).toEqual({ a: 1 })
+  })
+
+  test('building with `sql` never executes', async () => {
+    const { database } = await start()
+    await expect(database.sql.selectFrom('accounts').selectAll().execute()).rejects.toThrow(/Compile the query/)
+  })
+
+  test('more different statements than are kept prepared still work', async () => {
+    const { database } = await start()
+    for (let i = 0; i < limits.databaseStatements + 50; i++) {
+      expect(await database.all(rawQuery(`select ${i} as value`))).toEqual([{ value: i }])
+    }
+  })
+
+  describe('migrations', () => {
+    const second: Migration = { name: 'accounts-2', up: () => ['alter table accounts add column extra text'] }
+
+    test('each is applied once, in order', async () => {
+      const { database } = await start()
+      const log = silentLogger
+      await migrate(database.of(), { migrations: [...migrations, second], log })
+      await migrate(database.of(), { migrations: [...migrations, second], log })
+      const rows = await database.all<{ name: string }>(rawQuery('select name from migrations order by name'))
+      expect(rows).toEqual([{ name: 'accounts-1' }, { name: 'accounts-2' }])
+      await database.run(rawQuery(`insert into accounts (id, balance, extra) values ('a', 1, 'x')`))
+    })
+
+    test('one that fails half-way leaves nothing of it', async () => {
+      const { database } = await start()
+      const broken: Migration = {
+        name: 'accounts-2',
+        up: () => ['create table half (id text)', 'create table half (id text)'],
+      }
+      await expect(migrate(database.of(), { migrations: [...migrations, broken], log: silentLogger })).rejects.toThrow()
+      await expect(database.all(rawQuery('select * from half'))).rejects.toThrow()
+      expect(await database.all(rawQuery('select name from migrations'))).toEqual([{ name: 'accounts-1' }])
+    })
+
+    test('a database of a newer version is refused', async () => {
+      const { database } = await start()
+      const older = migrate(database.of(), { migrations: [], log: silentLogger })
+      await expect(older).rejects.toMatchObject({
+        code: 'config_invalid',
+        message: expect.stringContaining('accounts-1'),
+      })
+    })
+
+    test('two of the same name are refused', async () => {
+      const { database } = await start()
+      await expect(migrate(database.of(), { migrations: [second, second], log: silentLogger })).rejects.toThrow(
+        /Two migrations/,
+      )
+    })
+  })
+
+  test('closing finishes what was accepted and refuses the rest', async () => {
+    const { database, insert } = await start()
+    const accepted = Array.from({ length: 50 }, (_, i) => database.run(insert(`a${i}`, i)))
+    const closed = (database as Database).close()
+    await expect(database.run(insert('late', 1))).rejects.toThrow()
+    await closed
+    const results = await Promise.allSettled(accepted)
+    expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(50)
+  })
+})
