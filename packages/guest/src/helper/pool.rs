@@ -8,6 +8,7 @@ mod btrfs;
 mod image;
 mod trash;
 
+use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -32,6 +33,7 @@ pub const MIN_POOL_FREE_BYTES: u64 = 256 << 20;
 const LOCK_WAIT_MS: u64 = 60_000;
 const UNMOUNT_WAIT_MS: u64 = 2_000;
 const PENDING_GROUPS_MAX: usize = 65_536;
+const PENDING_TRIES: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -123,7 +125,7 @@ pub struct Pool {
     step: fn(&str),
     warnings: Vec<String>,
     /// Quota groups of dropped uppers that the kernel has not given up yet.
-    pending: Mutex<Vec<u64>>,
+    pending: Mutex<VecDeque<u64>>,
     sweeper: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
 
@@ -288,7 +290,7 @@ impl Pool {
             reserve_percent: options.reserve_percent,
             step: options.step,
             warnings: found.warnings,
-            pending: Mutex::new(Vec::new()),
+            pending: Mutex::new(VecDeque::new()),
             sweeper: Mutex::new(None),
         };
         pool.prepare()?;
@@ -366,17 +368,25 @@ impl Pool {
         self.forget_groups(&stale);
     }
 
-    /// The kernel refuses while its cleaner still works on the subvolume: those are tried again with the next drop.
+    /// The kernel refuses while its cleaner still works on the subvolume: those wait, and a few of them are tried with each drop.
     fn forget_groups(&self, more: &[u64]) {
-        let mut pending = self.pending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        pending.extend_from_slice(more);
         let handle = match ffi::open_directory(&self.root) {
             Ok(handle) => handle,
             Err(_) => return,
         };
-        let busy = |group: &u64| btrfs::forget_group(handle.as_raw_fd(), *group).map_or_else(|cause| cause.raw_os_error() == Some(16), |_| false);
-        pending.retain(busy);
-        pending.truncate(PENDING_GROUPS_MAX);
+        let mut pending = self.pending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        pending.extend(more);
+        for _ in 0..pending.len().min(more.len() + PENDING_TRIES) {
+            let group = match pending.pop_front() {
+                Some(group) => group,
+                None => return,
+            };
+            match btrfs::forget_group(handle.as_raw_fd(), group) {
+                Err(cause) if cause.raw_os_error() == Some(16) && pending.len() < PENDING_GROUPS_MAX => pending.push_back(group),
+                // Forgotten, or gone already: newer kernels do it themselves.
+                _ => {}
+            }
+        }
     }
 
     fn start_sweeper(&self) {

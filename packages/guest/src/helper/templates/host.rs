@@ -1,5 +1,7 @@
 //! The template `host`: the host's own `/usr`, a curated `/etc`, fresh accounts. Nothing is downloaded and no secret of the host is in it.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -57,12 +59,14 @@ pub fn build(work: &Path, progress: &mut dyn FnMut(&str)) -> Result<Built> {
     make_merged_links(&root)?;
     make_skeleton(&root)?;
     progress("copying /etc without what is the host's own");
-    let mut warnings = copy_etc(&root)?;
+    let packaged = secrets::packaged(Path::new("/var/lib/dpkg/info"));
+    let mut warnings = copy_etc(&root, &packaged)?;
     write_own_etc(&root)?;
     progress("copying dpkg's records");
     copy_var(&root)?;
     progress("looking through what no package brought below /usr");
-    let masked = mask_secrets(work, &mut warnings)?;
+    let masked = mask_secrets(work, &packaged, &mut warnings)?;
+    warnings.extend(mounts_below_usr());
     let lacking: Vec<&str> = TOOLS.iter().copied().filter(|tool| !offers(tool)).collect();
     let having: Vec<&str> = TOOLS.iter().copied().filter(|tool| offers(tool)).collect();
     let mut detail = format!("this machine's own /usr; has {}", having.join(", "));
@@ -116,7 +120,7 @@ fn is_offered(name: &str) -> bool {
 }
 
 /// Copies the allow-list. A file that looks like it holds a secret stays behind and is named.
-fn copy_etc(root: &Path) -> Result<Vec<String>> {
+fn copy_etc(root: &Path, packaged: &HashSet<OsString>) -> Result<Vec<String>> {
     let (from, to) = (Path::new("/etc"), root.join("etc"));
     let mut copied = Copied::default();
     let mut left_out: Vec<String> = Vec::new();
@@ -140,7 +144,6 @@ fn copy_etc(root: &Path) -> Result<Vec<String>> {
         }
     }
     // Login scripts are where people put tokens and proxies: only those a package brought.
-    let packaged = secrets::packaged(Path::new("/var/lib/dpkg/info"));
     files::copy_tree(&from.join("profile.d"), &to.join("profile.d"), &mut copied, &mut |path, content| {
         if packaged.contains(path.as_os_str()) {
             judge(path, content)
@@ -251,7 +254,7 @@ fn copy_var(root: &Path) -> Result<()> {
         files::copy_tree(&from, &to, &mut copied, &mut |path, content| {
             let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             // dpkg's own locks and backups; a state that lists people's accounts does not exist there.
-            if file.starts_with("lock") || file.ends_with("-old") || has_private_key_only(content) {
+            if file.starts_with("lock") || file.ends_with("-old") || secrets::has_private_key(content) {
                 Verdict::Skip
             } else {
                 Verdict::Copy
@@ -264,8 +267,11 @@ fn copy_var(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn has_private_key_only(content: &[u8]) -> bool {
-    secrets::reason(content) == Some("a private key")
+/// Another file system below `/usr` is not part of the clone a sandbox gets.
+fn mounts_below_usr() -> Vec<String> {
+    let mounts = ffi::mounts().unwrap_or_default();
+    let below = mounts.iter().filter(|line| line.point.starts_with(b"/usr/"));
+    below.map(|line| format!("{} is a file system of its own and empty in sandboxes", String::from_utf8_lossy(&line.point))).collect()
 }
 
 /// Whether a program of this name is in `/usr`, by the links it would have inside.
@@ -277,8 +283,8 @@ fn offers(tool: &str) -> bool {
 }
 
 /// Makes a layer of whiteouts over what looks like a secret below `/usr`. Root inside could read it: the mount maps root.
-fn mask_secrets(work: &Path, warnings: &mut Vec<String>) -> Result<bool> {
-    let scan = secrets::scan(Path::new("/usr"), &secrets::packaged(Path::new("/var/lib/dpkg/info")));
+fn mask_secrets(work: &Path, packaged: &HashSet<OsString>, warnings: &mut Vec<String>) -> Result<bool> {
+    let scan = secrets::scan(Path::new("/usr"), packaged);
     if !scan.complete {
         warnings.push("/usr holds too many files that no package brought: not all were looked through for secrets".into());
     }

@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 use super::files;
 
 const HEAD_BYTES: u64 = 64 << 10;
+/// Enough of a file whose name says nothing to see a key at its beginning.
+const GLANCE_BYTES: u64 = 2 << 10;
+/// Forms of files that are made from others and hold no key in clear; most of what no package brought is such.
+const MADE: [&str; 14] = ["pyc", "so", "a", "o", "gz", "xz", "zst", "png", "svg", "html", "h", "mo", "ttf", "rlib"];
 const LOOKED_AT_MAX: usize = 300_000;
 const FOUND_MAX: usize = 2_000;
 /// Files whose name alone says that they hold credentials.
@@ -61,7 +65,7 @@ fn has_assignment(line: &[u8]) -> bool {
 }
 
 /// A private key's block, not the mere mention of one in a program or a manual.
-fn has_private_key(content: &[u8]) -> bool {
+pub fn has_private_key(content: &[u8]) -> bool {
     content.split(|byte| *byte == b'\n').any(|line| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         line.starts_with(b"-----BEGIN ") && (line.ends_with(b"PRIVATE KEY-----") || line.ends_with(b"PRIVATE KEY BLOCK-----"))
@@ -112,11 +116,15 @@ fn suspicion(path: &Path, found: &fs::Metadata) -> Option<String> {
     if NAMES.contains(&name.as_str()) || ENDINGS.iter().any(|ending| name.ends_with(ending)) {
         return Some("its name".into());
     }
-    let content = files::head(path, HEAD_BYTES).ok()?;
-    if is_settings(path) {
-        return reason(&content).map(str::to_string);
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or("");
+    if MADE.contains(&ending) {
+        return None;
     }
-    if has_private_key(&content) {
+    if is_settings(path) {
+        return reason(&files::head(path, HEAD_BYTES).ok()?).map(str::to_string);
+    }
+    let bytes = if matches!(ending, "pem" | "key" | "crt" | "cert") { HEAD_BYTES } else { GLANCE_BYTES };
+    if has_private_key(&files::head(path, bytes).ok()?) {
         return Some("a private key".into());
     }
     None
