@@ -56,8 +56,8 @@ export function execRefusal(error: unknown, execId: string): unknown {
   if (!(error instanceof GuestError)) return error
   switch (error.code) {
     case 'unknown_exec':
-    case 'not_found':
       return execNotFound(execId)
+    case 'not_found':
     case 'invalid':
       return new DeltaError('exec_not_running', `Exec ${execId} does not run any more`, { cause: error.message })
     default:

@@ -131,22 +131,38 @@ export function bodyDigest(body: object & Partial<Pick<ExecBody, 'stream' | 'enc
 }
 
 /**
- * The tag as the guest keeps it. A keyed exec carries its body's digest there, because the guest's memory of an exec ends with the exec
- * and nothing on the host has to be written for each one.
+ * The tag as the guest keeps it. What the platform must know of an exec later is carried beside the caller's own: the guest's memory of an
+ * exec ends with the exec, so nothing has to be written on the host for each one.
  */
-export function wireTag(tag: string | null, digest: string | undefined): string {
-  return digest === undefined ? (tag === null ? '' : `t:${tag}`) : tag === null ? `k:${digest}` : `k:${digest}:${tag}`
+export function wireTag({
+  tag,
+  digest,
+  stdinOpen,
+}: {
+  tag: string | null
+  digest: string | undefined
+  stdinOpen: boolean
+}): string {
+  if (tag === null && digest === undefined && !stdinOpen) return ''
+  return `x:${stdinOpen ? 'i' : ''}:${digest ?? ''}:${tag ?? ''}`
+}
+
+export interface KnownTag {
+  tag: string | null
+  digest?: string
+  /** Undefined where somebody else started it, who does not say. */
+  stdinOpen?: boolean
 }
 
 /** Of processes that are the platform's own means, such as tar; lists leave them out. */
 export const INTERNAL_TAG = 'i:'
 
-export function readTag(wire: string): { tag: string | null; digest?: string } {
-  if (wire === '') return { tag: null }
-  if (wire.startsWith('t:')) return { tag: wire.slice(2) }
-  const keyed = /^k:([A-Za-z0-9_-]{22})(?::([^]*))?$/.exec(wire)
-  if (keyed === null) return { tag: wire }
-  return { tag: keyed[2] ?? null, digest: keyed[1]! }
+export function readTag(wire: string): KnownTag {
+  if (wire === '') return { tag: null, stdinOpen: false }
+  const known = /^x:(i?):([A-Za-z0-9_-]{22})?:([^]*)$/.exec(wire)
+  if (known === null) return { tag: wire }
+  const [, input, digest, tag] = known
+  return { tag: tag || null, stdinOpen: input === 'i', ...(digest && { digest }) }
 }
 
 export type ExecOutcome = Pick<ExecSummary, 'state' | 'exitCode' | 'signal' | 'timedOut' | 'oomKilled'>

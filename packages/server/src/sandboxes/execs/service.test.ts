@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test, vi } from 'vitest'
 import { ops } from '../../guest/messages.ts'
@@ -14,7 +15,7 @@ const caller = { accountId: 'acc_default' }
 const box = 'sbx_model'
 const bodyOf = (body: object) => execBodySchema.parse(body)
 
-function setUp(options: { answerMarginMs?: number } = {}) {
+function setUp(options: { answerMarginMs?: number; stdinStallMs?: number } = {}) {
   const guest = createModelGuest()
   let ids = 0
   const execs = createExecs({
@@ -259,9 +260,9 @@ describe('the same Idempotency-Key', () => {
     const { guest, run, execs } = setUp()
     guest.onStart = (exec) => exec.exit('exited', 0)
     await run({ cmd: 'x', tag: 'a:b' }, 'key')
-    await run({ cmd: 'x', tag: 'k:c' })
+    await run({ cmd: 'x', tag: 'x:i:c' })
     await run({ cmd: 'x' }, 'other')
-    expect((await execs.list(box, caller)).map(({ tag }) => tag)).toEqual([null, 'k:c', 'a:b'])
+    expect((await execs.list(box, caller)).map(({ tag }) => tag)).toEqual([null, 'x:i:c', 'a:b'])
   })
 
   test('joins a background exec that runs already', async () => {
@@ -509,7 +510,6 @@ describe('a known exec', () => {
     await run({ cmd: ['cat'], background: true, stdinOpen: true })
     const exec = await started(guest)
     exec.say('stdout', 'ready')
-    const { Readable } = await import('node:stream')
     await execs.writeStdin(box, caller, 'exe_1', {
       body: Readable.from([Buffer.from('one '), Buffer.from('two')]),
       close: false,
@@ -518,9 +518,22 @@ describe('a known exec', () => {
     expect(exec.stdinEnded).toBe(false)
     await execs.writeStdin(box, caller, 'exe_1', { body: Readable.from([]), close: true })
     await vi.waitFor(() => expect(exec.stdinEnded).toBe(true))
+    await run({ cmd: ['cat'], background: true })
+    const closed = execs.writeStdin(box, caller, 'exe_2', { body: Readable.from([Buffer.from('x')]), close: false })
+    expect((await refusal(closed)).code).toBe('exec_stdin_closed')
     exec.exit('exited', 0)
     const late = execs.writeStdin(box, caller, 'exe_1', { body: Readable.from([Buffer.from('x')]), close: false })
     expect((await refusal(late)).code).toBe('exec_not_running')
+  })
+
+  test('that reads nothing of its stdin does not keep a request for ever', async () => {
+    const { guest, run, execs } = setUp({ stdinStallMs: 20 })
+    guest.takesStdin = false
+    await run({ cmd: ['x'], background: true, stdinOpen: true })
+    const body = Readable.from(Array.from({ length: 40 }, () => Buffer.alloc(64 * 1024)))
+    const error = await refusal(execs.writeStdin(box, caller, 'exe_1', { body, close: false }))
+    expect([error.code, guest.execs.get('exe_1')!.stdin.length]).toEqual(['guest_timed_out', 1024 * 1024])
+    await vi.waitFor(() => expect(guest.execs.get('exe_1')!.viewers).toBe(0))
   })
 
   test('takes signals by name and number, for itself or its session', async () => {

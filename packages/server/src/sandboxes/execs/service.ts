@@ -35,6 +35,8 @@ import { signalNumber } from './signals.ts'
 
 /** The guest ends an exec at its timeout: TERM, 2 s later KILL. Whoever waits here only gives up on a guest that does not. */
 const ANSWER_MARGIN_MS = 12_000
+/** A process that takes nothing of its stdin keeps a connection busy whose client may be gone: reading on is the only way to notice. */
+const STDIN_STALL_MS = 300_000
 /** For reading what the guest has kept already. */
 const KEPT_OUTPUT_MS = 20_000
 
@@ -43,6 +45,7 @@ export interface ExecsDeps {
   newExecId(): string
   budget?: OutputBudget
   answerMarginMs?: number
+  stdinStallMs?: number
 }
 
 export interface StartOptions {
@@ -71,12 +74,9 @@ interface Prepared {
 }
 
 /** Everything about processes in a sandbox. Nothing of an exec is kept here: the guest knows them all, and this may restart at any time. */
-export function createExecs({
-  door,
-  newExecId,
-  budget = createOutputBudget(),
-  answerMarginMs = ANSWER_MARGIN_MS,
-}: ExecsDeps) {
+export function createExecs(deps: ExecsDeps) {
+  const { door, newExecId, budget = createOutputBudget() } = deps
+  const { answerMarginMs = ANSWER_MARGIN_MS, stdinStallMs = STDIN_STALL_MS } = deps
   const kills = createMemoryKills(door)
 
   function prepareExec(sandboxId: string, body: ExecBody, key: string | undefined): Prepared {
@@ -192,8 +192,12 @@ export function createExecs({
         ? start(sandboxId, caller, prepareExec(sandboxId, body, options.key))
         : wait(sandboxId, caller, prepareExec(sandboxId, body, options.key), options),
 
-    stream: async (sandboxId: string, caller: DoorCaller, body: ExecBody, { key }: StartOptions = {}): Promise<LiveExec> =>
-      stream(sandboxId, caller, prepareExec(sandboxId, body, key)),
+    stream: async (
+      sandboxId: string,
+      caller: DoorCaller,
+      body: ExecBody,
+      { key }: StartOptions = {},
+    ): Promise<LiveExec> => stream(sandboxId, caller, prepareExec(sandboxId, body, key)),
 
     runCode: async (sandboxId: string, caller: DoorCaller, body: CodeBody, options: StartOptions = {}): Promise<Exec> =>
       body.background
@@ -273,8 +277,11 @@ export function createExecs({
     ): Promise<void> {
       const { guest, info } = await find(sandboxId, caller, execId)
       if (info.kind !== 'running') throw new DeltaError('exec_not_running', `Exec ${execId} has ended`)
+      if (readTag(info.tag).stdinOpen === false) {
+        throw new DeltaError('exec_stdin_closed', `Exec ${execId} was started without an open stdin`)
+      }
       try {
-        await pourStdin(guest, info, { body, close })
+        await pourStdin(guest, info, { body, close, stallMs: stdinStallMs })
       } catch (error) {
         throw stdinRefusal(error, execId)
       }
@@ -389,7 +396,7 @@ function requestOf(
     pty: body.pty,
     keepStdin: body.stdinOpen,
     stdin: body.stdin === undefined ? undefined : Buffer.from(body.stdin),
-    tag: wireTag(tag, digest),
+    tag: wireTag({ tag, digest, stdinOpen: body.stdinOpen }),
   }
 }
 
@@ -548,24 +555,41 @@ function pieceEvent({ stream, data, offset, resumeAt }: OutputPiece): ServerSent
 
 // ── input ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async function pourStdin(
-  guest: GuestConnection,
-  info: ExecInfo,
-  { body, close }: { body: Readable; close: boolean },
-): Promise<void> {
+interface Pouring {
+  body: Readable
+  close: boolean
+  stallMs: number
+}
+
+async function pourStdin(guest: GuestConnection, info: ExecInfo, { body, close, stallMs }: Pouring): Promise<void> {
   const attached = await guest.attach(info.execId, { from: info.outputBytes, stdin: true })
   // A channel that may write also hears the output; it must be taken, or it would hold the process back.
   attached.consume(() => {}).catch(() => {})
-  // While the process takes nothing, only this tells that the client has gone.
-  const onClose = () => void (body.readableEnded || attached.detach())
+  const leave = () => attached.detach()
+  const onClose = () => void (body.readableEnded || leave())
   body.once('close', onClose)
+  let stalled = false
+  const onStall = () => {
+    stalled = true
+    leave()
+  }
   try {
-    const whole = await pour(body, attached.writeStdin, attached.exit)
+    const whole = await pour(body, (chunk) => patiently(attached.writeStdin(chunk), stallMs, onStall), attached.exit)
+    if (stalled) throw new DeltaError('guest_timed_out', `Exec ${info.execId} does not read its stdin`)
     if (!whole) throw new DeltaError('exec_not_running', `Exec ${info.execId} ended while its stdin was written`)
     if (close) attached.closeStdin()
   } finally {
     body.off('close', onClose)
     attached.detach()
+  }
+}
+
+async function patiently(writing: Promise<void>, stallMs: number, onStall: () => void): Promise<void> {
+  const timer = setTimeout(onStall, stallMs)
+  try {
+    await writing
+  } finally {
+    clearTimeout(timer)
   }
 }
 

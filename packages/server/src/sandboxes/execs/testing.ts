@@ -69,6 +69,10 @@ export interface ModelGuest {
   onStart: (exec: ModelExec) => void
   /** Looks at each operation first; true: it has been answered, or shall not be. */
   onAsked: (asked: Asked) => boolean
+  /** Hears of the credit that viewers give. */
+  onCredit: (bytes: number) => void
+  /** Whether processes read what is written to them; if not, their senders get no credit. */
+  takesStdin: boolean
   /** What the door says of memory. */
   oomKills: number
   sandbox: OpenSandbox
@@ -204,7 +208,8 @@ export function createModelGuest(): ModelGuest {
       for (const channel of one.channels) {
         if (channel.peer !== peer || channel.number !== frame.channel) continue
         if (frame.type === frameTypes.data) one.stdin += frame.payload.subarray(9).toString()
-        if (frame.type === frameTypes.data)
+        if (frame.type === frameTypes.credit) model.onCredit(readerOf(frame.payload).u32('credit'))
+        if (frame.type === frameTypes.data && model.takesStdin)
           peer.send('credit', frame.channel, createWriter().u32(frame.payload.length - 9))
         if (frame.type === frameTypes.end) one.stdinEnded = true
         if (frame.type === frameTypes.cancel) {
@@ -272,6 +277,8 @@ export function createModelGuest(): ModelGuest {
     counts,
     onStart: () => {},
     onAsked: () => false,
+    onCredit: () => {},
+    takesStdin: true,
     oomKills: 0,
     sandbox: { id: 'sbx_model', env: { FROM: 'sandbox' }, template: 'host', memoryMb: 512 },
     refuse: undefined,
