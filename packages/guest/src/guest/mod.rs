@@ -1,3 +1,116 @@
-//! PID 1 of a sandbox.
+//! PID 1 of a sandbox: runs what the host asks for over the wire, and reaps what others leave behind.
 
+mod connection;
+mod dial;
+mod disk;
+mod exec;
+mod failure;
+mod files;
 pub mod messages;
+mod metrics;
+mod poll;
+mod ring;
+mod serve;
+mod session;
+mod spawn;
+mod sys;
+mod users;
+mod watch;
+mod workers;
+
+use std::io;
+use std::os::unix::io::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+const USAGE: &str = "usage: delta-guest serve (--fd N | --unix PATH) [--memory-mb N] [--own-clock]
+
+  --fd N           serve on a listening unix socket inherited as descriptor N
+  --unix PATH      make the listening socket at PATH
+  --memory-mb N    the sandbox's memory limit; an eighth of it may hold output (otherwise its cgroup's, or 512)
+  --own-clock      the guest is alone on its kernel and may set the clock";
+
+/// Runs `delta-guest` with its arguments; the exit code.
+pub fn main(arguments: &[String]) -> i32 {
+    let options = match parse(arguments) {
+        Ok(options) => options,
+        Err(reason) => {
+            eprintln!("delta-guest: {reason}\n{USAGE}");
+            return 2;
+        }
+    };
+    match prepare(options).and_then(serve::serve) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("delta-guest: {error}");
+            1
+        }
+    }
+}
+
+struct Arguments {
+    fd: Option<RawFd>,
+    unix: Option<String>,
+    memory_mb: Option<u64>,
+    owns_clock: bool,
+}
+
+fn parse(arguments: &[String]) -> Result<Arguments, String> {
+    let mut parsed = Arguments { fd: None, unix: None, memory_mb: None, owns_clock: false };
+    let mut rest = arguments.iter();
+    if rest.next().map(String::as_str) != Some("serve") {
+        return Err("the only command is serve".into());
+    }
+    while let Some(name) = rest.next() {
+        let mut value = || rest.next().ok_or_else(|| format!("{name} needs a value"));
+        match name.as_str() {
+            "--fd" => parsed.fd = Some(value()?.parse().map_err(|_| "--fd takes a number".to_string())?),
+            "--unix" => parsed.unix = Some(value()?.clone()),
+            "--memory-mb" => {
+                parsed.memory_mb = Some(value()?.parse().map_err(|_| "--memory-mb takes a number".to_string())?)
+            }
+            "--own-clock" => parsed.owns_clock = true,
+            other => return Err(format!("{other} is not known")),
+        }
+    }
+    if parsed.fd.is_some() == parsed.unix.is_some() {
+        return Err("give one of --fd and --unix".into());
+    }
+    if parsed.fd.map_or(false, |fd| fd < 3) {
+        return Err("--fd takes a descriptor from 3 on".into());
+    }
+    Ok(parsed)
+}
+
+/// Takes over the process: signals, descriptors, memory. After this nothing inherited reaches a program.
+fn prepare(arguments: Arguments) -> io::Result<serve::Options> {
+    sys::tune_malloc();
+    sys::forbid_tracing();
+    sys::default_signals();
+    sys::close_inherited(arguments.fd);
+    // The standard streams exist, so that no descriptor opened later takes the number of one.
+    while let Ok(fd) = sys::open_at(sys::AT_FDCWD, &sys::cstring(b"/dev/null")?, sys::O_RDWR, 0) {
+        if fd.as_raw_fd() > 2 {
+            break;
+        }
+        std::mem::forget(fd);
+    }
+    // SAFETY: only sets the mask; modes asked for are then given exactly.
+    unsafe { sys::umask(0) };
+    let listener = match (arguments.fd, arguments.unix) {
+        (Some(fd), _) => {
+            sys::set_cloexec(fd)?;
+            // SAFETY: the descriptor was handed to this process for this purpose and is used nowhere else.
+            unsafe { OwnedFd::from_raw_fd(fd) }
+        }
+        (None, path) => {
+            let path = path.unwrap_or_default();
+            // One left by a guest before this one; nobody else may name a socket there.
+            drop(std::fs::remove_file(&path));
+            // SAFETY: only sets the mask: the socket is for root alone from its first moment.
+            unsafe { sys::umask(0o177) };
+            let listener = sys::listen_at(path.as_bytes());
+            unsafe { sys::umask(0) };
+            listener?
+        }
+    };
+    Ok(serve::Options { listener, memory_mb: arguments.memory_mb, owns_clock: arguments.owns_clock })
+}
