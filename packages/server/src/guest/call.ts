@@ -9,19 +9,18 @@ export interface CallOptions {
   signal?: AbortSignal | undefined
 }
 
-/** An op that is answered by CLOSE, and by nothing before it but perhaps OPENED. */
+/** An op that is answered by CLOSE alone. */
 export function call<T>(
   link: Link,
   open: Writer,
   read: (reader: Reader) => T,
-  { signal, opened }: CallOptions & { opened?: (reader: Reader) => void } = {},
+  { signal }: CallOptions = {},
 ): Promise<T> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(canceled())
     const onAbort = (): void => link.cancel(channel)
     const channel = link.open(open, {
       streams: [],
-      ...(opened && { opened, openedOptional: true }),
       closed(reader) {
         signal?.removeEventListener('abort', onAbort)
         resolve(read(reader))

@@ -11,8 +11,6 @@ export interface ChannelOwner {
   readonly streams: readonly number[]
   /** Absent where the op has no OPENED. */
   opened?(reader: Reader): void
-  /** True where success may come without OPENED. */
-  readonly openedOptional?: boolean
   data?(stream: number, offset: number, bytes: Buffer): void
   ended?(): void
   /** CLOSE with code 0. */

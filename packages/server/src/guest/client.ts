@@ -1,7 +1,7 @@
 import { call } from './call.ts'
 import { dialPort, egressRequest } from './dial.ts'
 import { GuestError } from './errors.ts'
-import { openExec, startExec } from './exec.ts'
+import { openExec } from './exec.ts'
 import { listEntries, openWatch, openWrite, readFile, readFileStream, writeFileFrom } from './files.ts'
 import { createLink } from './link.ts'
 import {
@@ -10,6 +10,7 @@ import {
   readExecs,
   readMetrics,
   readRemoved,
+  readStarted,
   writeAttach,
   writeBare,
   writeChmod,
@@ -141,7 +142,7 @@ function createConnection(link: Link, hello: Hello): GuestConnection {
       return link.error
     },
     exec: async (request, { signal } = {}) => openExec(link, writeExec(request, true), request.from ?? 0, signal),
-    start: async (request, options = {}) => startExec(link, writeExec(request, false), options),
+    start: async (request, options = {}) => call(link, writeExec(request, false), readStarted, options),
     attach: async (execId, { from = 0, stdin = false, signal } = {}) =>
       openExec(link, writeAttach(execId, from, stdin), from, signal),
     execs: (options) => call(link, writeBare(ops.execs), readExecs, options),

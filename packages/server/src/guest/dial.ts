@@ -1,5 +1,5 @@
 import { Duplex } from 'node:stream'
-import { canceled } from './call.ts'
+import { canceled, ignore } from './call.ts'
 import { GuestError } from './errors.ts'
 import { createInbox } from './inbox.ts'
 import { violation } from './channel.ts'
@@ -29,17 +29,11 @@ export function dialPort(link: Link, port: number, { signal }: CallOptions = {})
       },
       failed(error) {
         signal?.removeEventListener('abort', onAbort)
-        // Before OPENED nobody holds the duplex, and an error event nobody listens to would end the process.
-        if (socket.held()) socket.owner.failed(error)
+        socket.owner.failed(error)
         reject(error)
       },
     })
     signal?.addEventListener('abort', onAbort, { once: true })
-    const opened = channel.owner.opened
-    channel.owner.opened = (reader) => {
-      socket.hold()
-      opened?.(reader)
-    }
   })
 }
 
@@ -63,7 +57,6 @@ export function egressRequest(link: Link, open: GuestOpen): EgressRequest {
         },
         () => link.closeAccepted(channel, undefined, ''),
       )
-      socket.hold()
       const channel: Channel = open.accept(socket.owner)
       return socket.duplex
     },
@@ -74,8 +67,6 @@ export function egressRequest(link: Link, open: GuestOpen): EgressRequest {
 interface Socket {
   duplex: Duplex
   owner: ChannelOwner
-  held(): boolean
-  hold(): void
 }
 
 /** A channel of raw bytes both ways as a Duplex. `finished` is called when both directions have ended well. */
@@ -86,7 +77,6 @@ function createSocket(
   finished?: () => void,
 ): Socket {
   let received = 0
-  let held = false
   let over = false
   const inbox = createInbox((bytes) => link.consumed(channel(), bytes))
   const settle = (): void => {
@@ -130,12 +120,11 @@ function createSocket(
     },
   })
 
+  // It may be destroyed before the caller had a turn to listen, and an error event nobody hears would end the server.
+  duplex.on('error', ignore)
+
   return {
     duplex,
-    held: () => held,
-    hold() {
-      held = true
-    },
     owner: {
       streams: [socketStream],
       data(_stream, offset, bytes) {
@@ -150,8 +139,8 @@ function createSocket(
       closed() {
         over = true
         inbox.close()
-        // Nobody reads any more what is still to be written.
-        if (!duplex.writableFinished && held) duplex.end()
+        // Nobody takes any more what would still be written.
+        if (!duplex.writableEnded) duplex.end()
       },
       failed(error) {
         over = true

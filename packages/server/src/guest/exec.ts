@@ -1,9 +1,8 @@
-import { call, canceled, ignore } from './call.ts'
+import { canceled, ignore } from './call.ts'
 import { createWriter } from './codec.ts'
 import { createInbox, iterate } from './inbox.ts'
 import { violation } from './channel.ts'
 import { readExit, readOpenedExec } from './messages.ts'
-import type { CallOptions } from './call.ts'
 import type { Reader, Writer } from './codec.ts'
 import type { Channel } from './channel.ts'
 import type { Link } from './link.ts'
@@ -82,20 +81,6 @@ export function openExec(link: Link, open: Writer, from: number, signal?: AbortS
     })
     signal?.addEventListener('abort', onAbort, { once: true })
   })
-}
-
-/** In the background: the channel ends when the process has started, or at once where the id is known and its process has ended. */
-export function startExec(link: Link, open: Writer, { signal }: CallOptions): Promise<{ pid: number; known: boolean }> {
-  let known = false
-  const note = (reader: Reader): void => {
-    known = readOpenedExec(reader).known
-  }
-  return call(link, open, (reader) => ({ pid: readStarted(reader), known }), { signal, opened: note })
-}
-
-function readStarted(reader: Reader): number {
-  const { kind } = readExit(reader)
-  return kind === 'running' || reader.remaining >= 4 ? reader.u32('pid') : 0
 }
 
 function readFinalExit(reader: Reader): ExecExit {

@@ -179,7 +179,7 @@ export async function readFileStream(
 }
 
 function inboxStream(inbox: Inbox, cancel: () => void): Readable {
-  return new Readable({
+  const stream = new Readable({
     highWaterMark: 128 * 1024,
     read() {
       const pump = (): void => {
@@ -199,6 +199,8 @@ function inboxStream(inbox: Inbox, cancel: () => void): Readable {
       done(error)
     },
   })
+  // A guest must not be able to end the server with an error event that nobody listens to yet.
+  return stream.on('error', ignore)
 }
 
 export function openWrite(link: Link, path: PathInput, options: WriteOptions & CallOptions = {}): Promise<FileWrite> {
@@ -302,15 +304,16 @@ export function openWatch(
     if (signal?.aborted) return reject(canceled())
     let received = 0
     const inbox = createInbox((bytes) => link.consumed(channel, bytes))
+    const onAbort = (): void => link.cancel(channel)
     const cancel = (): void => {
       inbox.drop()
+      inbox.close()
       link.cancel(channel)
     }
     const channel = link.open(writePathFlag(ops.watch, path, recursive), {
       streams: [recordStream],
       opened() {
-        const events = watchEvents(link, inbox, cancel)
-        resolve({ events, cancel: () => void events.return(undefined) })
+        resolve({ events: watchEvents(link, inbox, cancel), cancel })
       },
       data(_stream, offset, bytes) {
         if (offset !== received) throw violation('events out of order')
@@ -318,16 +321,16 @@ export function openWatch(
         inbox.push({ stream: recordStream, offset, bytes, gap: 0 })
       },
       closed() {
-        signal?.removeEventListener('abort', cancel)
+        signal?.removeEventListener('abort', onAbort)
         inbox.close()
       },
       failed(error) {
-        signal?.removeEventListener('abort', cancel)
+        signal?.removeEventListener('abort', onAbort)
         reject(error)
         inbox.close(error)
       },
     })
-    signal?.addEventListener('abort', cancel, { once: true })
+    signal?.addEventListener('abort', onAbort, { once: true })
   })
 }
 

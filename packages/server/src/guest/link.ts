@@ -163,7 +163,7 @@ export function createLink(
     const code = reader.u16('code')
     const message = reader.text('message').text
     const canceled = channel.state === 'canceled'
-    const tooSoon = channel.state === 'opening' && !channel.owner.openedOptional
+    const tooSoon = channel.state === 'opening'
     removeChannel(channel)
     if (canceled) return
     if (code !== 0) return failChannel(channel, guestErrorFrom(code, message))

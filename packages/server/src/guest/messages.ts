@@ -362,6 +362,13 @@ export function readExit(reader: Reader): Omit<ExecExit, 'kind'> & { kind: ExecI
   return { kind, value, timedOut: (bits & 1) !== 0, oomKilled: (bits & 2) !== 0, outputBytes, durationMs }
 }
 
+/** The CLOSE of an exec in the background. Its exit says no more than that it runs, or how a known one ended. */
+export function readStarted(reader: Reader): { pid: number; known: boolean } {
+  readExit(reader)
+  const pid = reader.u32('pid')
+  return { pid, known: reader.remaining > 0 && reader.flag('known') }
+}
+
 export function readExecs(reader: Reader): ExecInfo[] {
   return reader.list('execs', 60, readExecInfo, maxExecs)
 }

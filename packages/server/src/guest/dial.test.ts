@@ -1,0 +1,187 @@
+import { once } from 'node:events'
+import { expect, test } from 'vitest'
+import { createWriter, encodeFrame } from './codec.ts'
+import { ops } from './messages.ts'
+import { connectPeer } from './testing/peer.ts'
+import { refusal } from './testing/settle.ts'
+import type { Duplex } from 'node:stream'
+import type { EgressRequest } from './client.ts'
+
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+
+async function dial() {
+  const { guest, peer } = await connectPeer()
+  const dialing = guest.dial(8080)
+  const { channel, reader } = await peer.expectOpen(ops.dial)
+  expect(reader.u16('port')).toBe(8080)
+  peer.send('opened', channel)
+  return { guest, peer, channel, socket: await dialing }
+}
+
+async function text(socket: Duplex): Promise<string> {
+  const chunks = []
+  for await (const chunk of socket) chunks.push(chunk as Buffer)
+  return Buffer.concat(chunks).toString()
+}
+
+test('bytes go both ways and each side ends for itself', async () => {
+  const { peer, channel, socket } = await dial()
+  socket.end('request')
+  expect((await peer.expect('data')).payload.subarray(9).toString()).toBe('request')
+  expect((await peer.expect('end')).channel).toBe(channel)
+  peer.data(channel, 0, 0, 'ans')
+  peer.data(channel, 0, 3, 'wer')
+  peer.send('end', channel)
+  peer.close(channel)
+  expect(await text(socket)).toBe('answer')
+})
+
+test('the other side may end first and still be written to', async () => {
+  const { peer, channel, socket } = await dial()
+  peer.data(channel, 0, 0, 'bye')
+  peer.send('end', channel)
+  socket.resume()
+  await once(socket, 'end')
+  socket.write('late')
+  expect((await peer.expect('data')).payload.subarray(9).toString()).toBe('late')
+  socket.end()
+  await peer.expect('end')
+  peer.close(channel)
+  await once(socket, 'close')
+})
+
+test('a port nobody listens on is refused', async () => {
+  const { guest, peer } = await connectPeer()
+  const dialing = guest.dial(1)
+  peer.close((await peer.expect('open')).channel, 20, 'Nobody listens.')
+  await refusal(dialing, 'connection_refused')
+})
+
+test('a connection that ends before the caller had a turn is a destroyed socket, not a crash', async () => {
+  const { guest, peer } = await connectPeer()
+  const dialing = guest.dial(8080)
+  const { channel } = await peer.expect('open')
+  peer.raw(Buffer.concat([encodeFrame(3, channel), encodeFrame(12, 1)]))
+  const socket = await dialing
+  expect(socket.destroyed).toBe(true)
+  expect(socket.errored).toMatchObject({ code: 'protocol_error' })
+})
+
+test('a connection lost on the way destroys the socket with the reason', async () => {
+  const { peer, channel, socket } = await dial()
+  const failed = once(socket, 'error')
+  peer.close(channel, 12, 'Reset.')
+  expect(await failed).toMatchObject([{ code: 'io' }])
+  const other = await dial()
+  const lost = once(other.socket, 'error')
+  other.peer.stream.end()
+  expect(await lost).toMatchObject([{ code: 'connection_lost' }])
+})
+
+test('destroying the socket tells the guest', async () => {
+  const { guest, peer, channel, socket } = await dial()
+  socket.destroy()
+  expect((await peer.expect('cancel')).channel).toBe(channel)
+  peer.data(channel, 0, 0, 'late')
+  peer.close(channel, 18, 'Canceled.')
+  await turn()
+  expect(guest.error).toBeUndefined()
+})
+
+test('a socket nobody reads gives no credit, and one that writes waits for it', async () => {
+  const { peer, channel, socket } = await dial()
+  for (let sent = 0; sent < 1024 * 1024; sent += 65_536) peer.data(channel, 0, sent, Buffer.alloc(65_536))
+  let written = false
+  socket.write(Buffer.alloc(2 * 1024 * 1024), () => (written = true))
+  let got = 0
+  while (got < 1024 * 1024) got += (await peer.expect('data')).payload.length - 9
+  await turn()
+  expect(peer.waiting).toEqual([])
+  expect(written).toBe(false)
+  socket.destroy()
+})
+
+test('data out of order on a socket ends the connection', async () => {
+  const { guest, peer, channel, socket } = await dial()
+  const failed = once(socket, 'error')
+  peer.data(channel, 0, 5, 'x')
+  expect(await failed).toMatchObject([{ code: 'protocol_error' }])
+  expect(guest.error?.code).toBe('protocol_error')
+})
+
+async function openEgress(handler?: (request: EgressRequest) => void) {
+  const { guest, peer } = await connectPeer()
+  const asked = Promise.withResolvers<EgressRequest>()
+  guest.onEgress(handler ?? asked.resolve)
+  peer.send('open', 2, createWriter().u8(ops.egress).str('example.org').u16(443))
+  return { guest, peer, request: handler ? undefined : await asked.promise }
+}
+
+test('without a handler a connection to the outside is refused', async () => {
+  const { guest, peer } = await connectPeer()
+  peer.send('open', 2, createWriter().u8(ops.egress).str('example.org').u16(443))
+  const { channel, reader } = await peer.expect('close')
+  expect([channel, reader.u16('code')]).toEqual([2, 19])
+  guest.onEgress(() => {})
+  guest.onEgress(undefined)
+  peer.send('open', 4, createWriter().u8(ops.egress).str('example.org').u16(443))
+  expect((await peer.expect('close')).channel).toBe(4)
+})
+
+test('an accepted connection carries bytes both ways and is closed when both have ended', async () => {
+  const { peer, request } = await openEgress()
+  expect(request).toMatchObject({ host: 'example.org', port: 443 })
+  const socket = request!.accept()
+  expect((await peer.expect('opened')).channel).toBe(2)
+  peer.data(2, 0, 0, 'GET')
+  peer.send('end', 2)
+  expect(await text(socket)).toBe('GET')
+  socket.end('200')
+  expect((await peer.expect('data')).payload.subarray(9).toString()).toBe('200')
+  expect((await peer.expect('end')).channel).toBe(2)
+  const close = await peer.expect('close')
+  expect([close.channel, close.reader.u16('code')]).toEqual([2, 0])
+})
+
+test('a refused connection says the policy', async () => {
+  const { peer, request } = await openEgress()
+  request!.refuse('permission_denied', 'The policy does not list example.org.')
+  request!.refuse('permission_denied', 'Twice.')
+  const { reader } = await peer.expect('close')
+  expect([reader.u16('code'), reader.str('message')]).toEqual([6, 'The policy does not list example.org.'])
+  await turn()
+  expect(peer.waiting).toEqual([])
+})
+
+test('a connection the guest gave up is destroyed, or cannot be accepted any more', async () => {
+  const { peer, request } = await openEgress()
+  const socket = request!.accept()
+  const failed = once(socket, 'error')
+  peer.send('cancel', 2)
+  expect(await failed).toMatchObject([{ code: 'canceled' }])
+  const late = await openEgress()
+  late.peer.send('cancel', 2)
+  await turn()
+  expect(() => late.request!.accept()).toThrow('given this connection up')
+  late.request!.refuse('io', 'Too late.')
+})
+
+test('a host that gives an accepted connection up closes it with the reason', async () => {
+  const { peer, request } = await openEgress()
+  const socket = request!.accept()
+  socket.on('error', () => {})
+  await peer.expect('opened')
+  socket.destroy(new Error('upstream reset'))
+  const { reader } = await peer.expect('close')
+  expect(reader.u16('code')).toBe(12)
+})
+
+test('an operation the host does not know is refused', async () => {
+  const { guest, peer } = await connectPeer()
+  guest.onEgress(() => {})
+  peer.send('open', 2, createWriter().u8(99))
+  expect((await peer.expect('close')).reader.u16('code')).toBe(19)
+  peer.send('open', 4, createWriter().u8(ops.egress).u32(0xffff_ffff))
+  await guest.closed
+  expect(guest.error?.code).toBe('protocol_error')
+})
