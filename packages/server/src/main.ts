@@ -13,12 +13,17 @@ import { openDatabase } from './kernel/db/open.ts'
 import type { Feature, StopMode } from './kernel/http/api.ts'
 import { listen } from './kernel/http/server.ts'
 import type { HttpServer } from './kernel/http/server.ts'
+import { newId } from './kernel/ids.ts'
 import { limits } from './kernel/limits.ts'
 import { createLogWriter } from './kernel/log-writer.ts'
 import { createLogger } from './kernel/log.ts'
 import type { Logger } from './kernel/log.ts'
 import { createMetrics } from './kernel/metrics.ts'
 import { operationsFeature } from './operations/routes.ts'
+import { addExecRoutes } from './sandboxes/execs/routes.ts'
+import { createExecs } from './sandboxes/execs/service.ts'
+import { addFileRoutes } from './sandboxes/files/routes.ts'
+import { createFiles } from './sandboxes/files/service.ts'
 import { sandboxMigrations } from './sandboxes/migrations.ts'
 import { sandboxesFeature } from './sandboxes/routes.ts'
 import { createSandboxes } from './sandboxes/service.ts'
@@ -31,6 +36,7 @@ const helperDescriptor = 3
 
 const writer = createLogWriter({ descriptor: 1 })
 const clock = systemClock
+const newExecId = () => newId('exe')
 
 /** The last act: nothing is lost of what was logged. */
 function exit(code: number): never {
@@ -57,8 +63,11 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   const [database, info] = await Promise.all([openStores(config, log), driver.info()])
   const sandboxes = createSandboxes({ database, driver, clock, log })
+  const { door } = sandboxes
   const features: Feature[] = [
     sandboxesFeature(sandboxes),
+    { name: 'execs', routes: (api) => addExecRoutes(api, createExecs({ door, newExecId })) },
+    { name: 'files', routes: (api) => addFileRoutes(api, createFiles({ door, newExecId })) },
     templatesFeature({ templates: createTemplates({ driver, log }) }),
     operationsFeature({ driver }),
   ]
