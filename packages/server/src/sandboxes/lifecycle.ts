@@ -217,7 +217,12 @@ export function createLifecycle(deps: LifecycleDeps) {
   }
 
   /** Leads to where the action aims, over as many steps as that takes. Refusals come as `sandbox_state_conflict` or `sandbox_not_running`. */
-  async function act(entry: Entry, action: SandboxAction, reason: TransitionReason): Promise<void> {
+  async function act(
+    entry: Entry,
+    action: SandboxAction,
+    reason: TransitionReason,
+    { wake = true }: { wake?: boolean } = {},
+  ): Promise<void> {
     if (uneasy.has(entry.record.id)) await (action === 'kill' ? reread(entry) : mend(entry))
     for (let count = 0; count < mostSteps; count += 1) {
       const { id, state, autoResume } = entry.record
@@ -227,7 +232,7 @@ export function createLifecycle(deps: LifecycleDeps) {
         if (left) await clear(id, left)
         return
       }
-      if (step === 'refuse' || (action === 'open' && !autoResume && step !== 'settle')) {
+      if (step === 'refuse' || (action === 'open' && !(autoResume && wake) && step !== 'settle')) {
         throw action === 'open' ? notRunning(entry.record) : conflict(entry.record, action)
       }
       if (step === 'settle') await settle(entry)
@@ -240,9 +245,9 @@ export function createLifecycle(deps: LifecycleDeps) {
     if (steps[action][entry.record.state] !== 'done') throw conflict(entry.record, action)
   }
 
-  /** The connection to a running sandbox's guest, opened again where it was lost. */
-  async function open(entry: Entry): Promise<OpenDoor> {
-    await act(entry, 'open', 'auto_resumed')
+  /** The connection to a running sandbox's guest, opened again where it was lost. Without `wake`, what does not run is left so. */
+  async function open(entry: Entry, { wake }: { wake: boolean }): Promise<OpenDoor> {
+    await act(entry, 'open', 'auto_resumed', { wake })
     if (entry.link) return entry.link.door
     try {
       return await (
@@ -252,7 +257,7 @@ export function createLifecycle(deps: LifecycleDeps) {
       // Perhaps it died and the news has not come yet: then the row learns it here, and a sandbox that may start by itself does.
       await mend(entry)
       if (entry.record.state === 'running') throw cause
-      await act(entry, 'open', 'auto_resumed')
+      await act(entry, 'open', 'auto_resumed', { wake })
       return (entry.link ?? (await connect(entry))).door
     }
   }

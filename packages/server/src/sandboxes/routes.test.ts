@@ -220,7 +220,6 @@ testDatabases('the routes of sandboxes', (open) => {
     const other = { 'x-account': 'acc_other' }
     const foreign = await call('GET', `/${id}`, undefined, other)
     const missing = await call('GET', '/sbx_k3v9x0m2qp7a8b1c4d5e', undefined, other)
-    const blank = (answer: Json) => JSON.parse(JSON.stringify(answer).replaceAll(/sbx_[a-z0-9]+/g, 'ID')) as Json
     expect(foreign.status).toBe(missing.status)
     expect(blank(foreign.body)).toEqual(blank(missing.body))
     expect((await call('GET', '', undefined, other)).body['data']).toEqual([])
@@ -245,3 +244,8 @@ testDatabases('the routes of sandboxes', (open) => {
     ])
   })
 })
+
+/** An answer without what necessarily differs. */
+function blank(answer: Json): Json {
+  return JSON.parse(JSON.stringify(answer).replaceAll(/sbx_[a-z0-9]+/g, 'ID')) as Json
+}

@@ -26,9 +26,6 @@ interface World {
 }
 
 const running: Sandboxes[] = []
-afterEach(async () => {
-  for (const sandboxes of running.splice(0)) await sandboxes.stop('leave')
-})
 
 async function serve({ database, driver, clock }: World, options: { maxSandboxes?: number; faults?: Faults } = {}) {
   const { faults, ...rest } = options
@@ -66,6 +63,10 @@ async function expectAtRest({ database, driver }: World): Promise<void> {
 }
 
 testDatabases('sandboxes', (open) => {
+  afterEach(async () => {
+    for (const sandboxes of running.splice(0)) await sandboxes.stop('leave')
+  })
+
   async function start(options: { maxSandboxes?: number } = {}) {
     const database = await open(sandboxMigrations)
     const world: World = { database, driver: createModelDriver(), clock: manualClock(1_789_000_000_000) }
@@ -189,6 +190,31 @@ testDatabases('sandboxes', (open) => {
     await expect(sandboxes.door.open(id, caller)).rejects.toMatchObject(refused)
     await sandboxes.startSandbox(id, caller)
     await expect(sandboxes.door.open(id, caller)).resolves.toBeDefined()
+  })
+
+  test('who must not wake a sandbox gets its connection while it runs, and is refused otherwise', async () => {
+    const { sandboxes } = await start()
+    const { id } = await sandboxes.create(wish(), caller)
+    const { guest } = await sandboxes.door.open(id, caller, { wake: false })
+    guest.close()
+    await guest.closed
+    expect((await sandboxes.door.open(id, caller, { wake: false })).guest).not.toBe(guest)
+    for (const rest of [sandboxes.pause, sandboxes.stopSandbox]) {
+      const { state } = await rest(id, caller)
+      await expect(sandboxes.door.open(id, caller, { wake: false })).rejects.toMatchObject({
+        code: 'sandbox_not_running',
+      })
+      expect((await sandboxes.get(id, caller)).state).toBe(state)
+    }
+    await sandboxes.door.open(id, caller)
+    // In the middle of a stop one waits for its end.
+    const { promise, resolve } = Promise.withResolvers<unknown>()
+    sandboxes.events.on('sandbox.changed', ({ to }) => {
+      if (to === 'stopping') resolve(sandboxes.door.open(id, caller, { wake: false }))
+    })
+    const stopped = sandboxes.stopSandbox(id, caller)
+    await expect(promise).rejects.toMatchObject({ code: 'sandbox_not_running' })
+    await stopped
   })
 
   test('a start keeps the disk and gets a new box', async () => {
@@ -583,12 +609,6 @@ testDatabases('sandboxes', (open) => {
   })
 
   describe('faults', () => {
-    async function callsOfALife(database: Database): Promise<number> {
-      const { faults } = await lifeWith(database)
-      expect(faults.calls).toBeGreaterThan(20)
-      return faults.calls
-    }
-
     for (const when of ['before', 'after'] as const) {
       test(`one call that fails ${when} doing its work, wherever it is: the server mends it by itself`, async () => {
         const database = await open(sandboxMigrations)
@@ -708,4 +728,10 @@ function attempt<T>(work: Promise<T>): Promise<T | undefined> {
 
 async function rowsOf({ database }: World) {
   return createSandboxStore(database).list({ accountId: caller.accountId, metadata: {}, limit: 500 })
+}
+
+async function callsOfALife(database: Database): Promise<number> {
+  const { faults } = await lifeWith(database)
+  expect(faults.calls).toBeGreaterThan(20)
+  return faults.calls
 }

@@ -9,7 +9,7 @@ import type { StopMode } from '../kernel/http/api.ts'
 import { isId, newId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
 import { createDeadlines } from './deadlines.ts'
-import type { DoorCaller, OpenDoor, SandboxDoor } from './door.ts'
+import type { DoorCaller, DoorOptions, OpenDoor, SandboxDoor } from './door.ts'
 import { createEntries, type Entry } from './entries.ts'
 import type { SandboxEvents } from './events.ts'
 import { createGate } from './gate.ts'
@@ -266,7 +266,7 @@ export function createSandboxes(deps: SandboxesDeps) {
       if (entry?.link && entry.record.state === 'running' && entry.record.accountId === caller.accountId && !stopping) {
         return entry.link.door
       }
-      return openSlowly(sandboxId, caller, options?.signal)
+      return openSlowly(sandboxId, caller, options)
     },
     async oomKills(sandboxId) {
       const boxId = entries.get(sandboxId)?.record.boxId
@@ -274,14 +274,23 @@ export function createSandboxes(deps: SandboxesDeps) {
     },
   }
 
-  async function openSlowly(sandboxId: string, caller: DoorCaller, signal?: AbortSignal): Promise<OpenDoor> {
+  async function openSlowly(
+    sandboxId: string,
+    caller: DoorCaller,
+    { signal, wake = true }: DoorOptions = {},
+  ): Promise<OpenDoor> {
     signal?.throwIfAborted()
     const entry = await entryFor(sandboxId, caller)
-    // All who come while it is being opened wait for the same opening: a thousand execs on a stopped sandbox start it once.
+    const opening = wake ? openTogether(entry) : entries.inTurn(entry, () => lifecycle.open(entry, { wake }))
+    return signal ? orAborted(opening, signal) : opening
+  }
+
+  /** All who come while it is being opened wait for the same opening: a thousand execs on a stopped sandbox start it once. */
+  function openTogether(entry: Entry): Promise<OpenDoor> {
     entry.opening ??= entries
-      .inTurnAlways(entry, () => lifecycle.open(entry))
+      .inTurnAlways(entry, () => lifecycle.open(entry, { wake: true }))
       .finally(() => (entry.opening = undefined))
-    return signal ? orAborted(entry.opening, signal) : entry.opening
+    return entry.opening
   }
 
   async function timeOut(sandboxId: string): Promise<void> {

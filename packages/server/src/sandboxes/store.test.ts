@@ -11,6 +11,21 @@ testDatabases('the store of sandboxes', (open) => {
     return createSandboxStore(database)
   }
 
+  async function startWithTen() {
+    const store = await start()
+    for (let index = 0; index < 10; index += 1) {
+      const record = testRecord(testId(index), {
+        // Three share each time, so that pages are cut inside of equal times.
+        createdAt: 1_000 + Math.floor(index / 3),
+        state: index % 2 === 0 ? 'running' : 'stopped',
+        metadata: { kind: index < 6 ? 'a' : 'b', number: `${index}`, "it's": '"x"' },
+      })
+      await store.insert(record)
+    }
+    await store.insert(testRecord(testId(99), { accountId: 'acc_b', metadata: { kind: 'a' } }))
+    return store
+  }
+
   test('a record comes back as it went in', async () => {
     const store = await start()
     const record = testRecord(testId(1), {
@@ -70,21 +85,6 @@ testDatabases('the store of sandboxes', (open) => {
   })
 
   describe('listing', () => {
-    async function startWithTen() {
-      const store = await start()
-      for (let index = 0; index < 10; index += 1) {
-        const record = testRecord(testId(index), {
-          // Three share each time, so that pages are cut inside of equal times.
-          createdAt: 1_000 + Math.floor(index / 3),
-          state: index % 2 === 0 ? 'running' : 'stopped',
-          metadata: { kind: index < 6 ? 'a' : 'b', number: `${index}`, "it's": '"x"' },
-        })
-        await store.insert(record)
-      }
-      await store.insert(testRecord(testId(99), { accountId: 'acc_b', metadata: { kind: 'a' } }))
-      return store
-    }
-
     test('pages join to the whole list without gap or double, whatever their size', async () => {
       const store = await startWithTen()
       const whole = await store.list({ accountId: 'acc_a', metadata: {}, limit: 100 })

@@ -1,0 +1,307 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { mkdir, mkdtemp, rename, rm, statfs } from 'node:fs/promises'
+import { connect as connectSocket, createServer, type Socket } from 'node:net'
+import { release, tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { DeltaError } from '../../kernel/errors.ts'
+import type { BoxSpec, BoxStats, BoxStatus, Driver } from '../driver.ts'
+
+/**
+ * Runs the real guest as an ordinary child process: no isolation, no limits, no other root folder. It exists so that exec, files and the
+ * service are tested against a real guest in milliseconds and without root. No configuration of a server selects it.
+ */
+export interface ProcessDriver extends Driver {
+  /** Where a box's disk lies; commands of tests work there. */
+  folderOf(upperId: string): string
+  /** Processes that belong to boxes, and disks. */
+  leftovers(): Promise<string[]>
+}
+
+interface ProcessBox {
+  spec: BoxSpec
+  child: ChildProcess
+  socketPath: string
+  frozen: boolean
+  dead: boolean
+  ending: boolean
+  exited: Promise<void>
+}
+
+const idForm = /^[a-z]{3}_[a-z0-9]{1,40}$/
+const hostnameForm = /^[a-z0-9][a-z0-9-]{0,62}$/
+const repository = resolve(import.meta.dirname, '../../../../..')
+
+/** The guest as set-up builds it, or as cargo leaves it. */
+export function guestBinary(): string {
+  const places = ['.build/bin/delta-guest', 'packages/guest/target/release/delta-guest']
+  const found = places.map((place) => join(repository, place)).find((place) => existsSync(place))
+  if (!found) throw new Error(`There is no guest at ${places.join(' or ')}: run \`npm test\`, which builds it`)
+  return found
+}
+
+export async function createProcessDriver({ guest = guestBinary() }: { guest?: string } = {}): Promise<ProcessDriver> {
+  const folder = await mkdtemp(join(tmpdir(), 'delta-process-'))
+  const boxes = new Map<string, ProcessBox>()
+  const upperIds = new Set<string>()
+  const pids = new Set<number>()
+  const listeners = new Set<(boxId: string, cause: { oom: boolean }) => void>()
+  const folderOf = (upperId: string): string => join(folder, 'uppers', upperId)
+
+  const boxOf = (boxId: string): ProcessBox => {
+    const box = boxes.get(boxId)
+    if (!box || box.dead) throw new DeltaError('driver_failed', `There is no box ${boxId}`)
+    return box
+  }
+
+  const check = (spec: BoxSpec): void => {
+    if (!idForm.test(spec.boxId) || !idForm.test(spec.upperId) || !hostnameForm.test(spec.hostname)) {
+      throw new DeltaError('invalid_request', 'An id or the host name is not valid')
+    }
+    if (spec.runtime !== undefined && spec.runtime !== 'none') {
+      throw new DeltaError('runtime_not_available', `There is no runtime ${spec.runtime}`)
+    }
+    if (Math.min(spec.cpuMilli, spec.memoryMb, spec.diskMb, spec.processes) < 1) {
+      throw new DeltaError('invalid_request', 'A limit is not valid')
+    }
+    if (spec.template !== 'host') throw new DeltaError('template_not_found', `There is no template ${spec.template}`)
+    if (boxes.has(spec.boxId)) throw new DeltaError('driver_failed', `The box ${spec.boxId} exists`)
+    if (upperIds.has(spec.upperId) === spec.fresh) {
+      throw new DeltaError('driver_failed', `The disk ${spec.upperId} is ${spec.fresh ? 'there already' : 'not there'}`)
+    }
+    if (uses(boxes, spec.upperId)) throw new DeltaError('driver_failed', `The disk ${spec.upperId} is in use`)
+  }
+
+  const bury = (boxId: string, box: ProcessBox): void => {
+    box.dead = true
+    pids.delete(box.child.pid!)
+    if (box.ending) return
+    for (const listener of Array.from(listeners)) listener(boxId, { oom: false })
+  }
+
+  const driver: ProcessDriver = {
+    name: 'insecure-process',
+    folderOf,
+    info: async () => ({
+      name: 'insecure-process',
+      runtime: 'none',
+      runtimeVersion: process.version,
+      cgroup: 'none',
+      pool: 'folder',
+      kernel: release(),
+      templates: ['host'],
+      warnings: ['Nothing is isolated: for tests only'],
+    }),
+
+    async create(spec) {
+      check(spec)
+      const started = performance.now()
+      upperIds.add(spec.upperId)
+      const upper = folderOf(spec.upperId)
+      await mkdir(join(upper, 'workspace'), { recursive: true })
+      const socketPath = join(folder, `${spec.boxId}.sock`)
+      const child = await spawnGuest(guest, socketPath, upper)
+      pids.add(child.pid!)
+      const exited = new Promise<void>((done) => child.once('exit', () => done()))
+      const box: ProcessBox = { spec, child, socketPath, frozen: false, dead: false, ending: false, exited }
+      boxes.set(spec.boxId, box)
+      void exited.then(() => bury(spec.boxId, box))
+      const micros = Math.round((performance.now() - started) * 1_000)
+      return { boxId: spec.boxId, pid: child.pid!, timings: [{ phase: 'spawn', micros }] }
+    },
+
+    async end(boxId, { keepUpper }) {
+      const box = boxes.get(boxId)
+      if (!box) return
+      box.ending = true
+      if (!box.dead) killTree(box.child.pid!)
+      await box.exited
+      await rm(box.socketPath, { force: true })
+      boxes.delete(boxId)
+      if (keepUpper) return
+      upperIds.delete(box.spec.upperId)
+      await rm(folderOf(box.spec.upperId), { recursive: true, force: true })
+    },
+
+    async freeze(boxId) {
+      const box = boxOf(boxId)
+      for (const pid of treeOf(box.child.pid!)) process.kill(pid, 'SIGSTOP')
+      box.frozen = true
+    },
+
+    async thaw(boxId) {
+      const box = boxOf(boxId)
+      for (const pid of treeOf(box.child.pid!)) process.kill(pid, 'SIGCONT')
+      box.frozen = false
+    },
+
+    async stats(boxId) {
+      const { child, spec } = boxOf(boxId)
+      return statsOf(treeOf(child.pid!), spec)
+    },
+
+    async list() {
+      const statuses = Array.from(boxes.values(), ({ spec, dead, frozen }): BoxStatus => {
+        const state = dead ? 'dead' : frozen ? 'frozen' : 'running'
+        return { boxId: spec.boxId, upperId: spec.upperId, state, template: spec.template }
+      })
+      return { boxes: statuses, upperIds: Array.from(upperIds).filter((upperId) => !uses(boxes, upperId)) }
+    },
+
+    async dropUpper(upperId) {
+      if (uses(boxes, upperId)) throw new DeltaError('driver_failed', `The disk ${upperId} is in use`)
+      upperIds.delete(upperId)
+      await rm(folderOf(upperId), { recursive: true, force: true })
+    },
+
+    async connect(boxId) {
+      const box = boxes.get(boxId)
+      if (!box || box.dead) throw new DeltaError('guest_unreachable', `The box ${boxId} has ended`)
+      return openSocket(box.socketPath)
+    },
+
+    templates: async () => [{ name: 'host', state: 'ready', detail: 'The machine itself' }],
+    async buildTemplate(name) {
+      if (name !== 'host') throw new DeltaError('template_not_found', `There is no template ${name}`)
+    },
+    doctor: async () => [
+      { name: 'isolation', status: 'fail', found: 'none', meaning: 'This driver is for tests: nothing is isolated' },
+    ],
+    async usage() {
+      const { bsize, blocks, bavail } = await statfs(folder)
+      const totalBytes = bsize * blocks
+      const backingFreeBytes = bsize * bavail
+      return {
+        totalBytes,
+        usedBytes: totalBytes - backingFreeBytes,
+        backingFreeBytes,
+        reserveBytes: 0,
+        readOnly: false,
+      }
+    },
+
+    onDeath(listener) {
+      listeners.add(listener)
+      return () => void listeners.delete(listener)
+    },
+
+    async leftovers() {
+      const processes = Array.from(pids).flatMap((pid) => treeOf(pid).map((each) => `process ${each}`))
+      return [...processes, ...readdirSync(folder).filter((name) => name !== 'uppers'), ...disks(folder)]
+    },
+
+    async close() {
+      for (const [boxId] of Array.from(boxes)) await driver.end(boxId, { keepUpper: false })
+      await rm(folder, { recursive: true, force: true })
+    },
+  }
+  return driver
+}
+
+function uses(boxes: ReadonlyMap<string, ProcessBox>, upperId: string): boolean {
+  return Array.from(boxes.values()).some(({ spec }) => spec.upperId === upperId)
+}
+
+function disks(folder: string): string[] {
+  const uppers = join(folder, 'uppers')
+  return existsSync(uppers) ? readdirSync(uppers) : []
+}
+
+/**
+ * The guest inherits the listening socket as descriptor 3. Closing it here would remove its file, which is why it is given its real name in
+ * between.
+ */
+async function spawnGuest(guest: string, socketPath: string, cwd: string): Promise<ChildProcess> {
+  const server = createServer()
+  const early = `${socketPath}.early`
+  await new Promise<void>((done, fail) => server.once('error', fail).listen(early, done))
+  const descriptor = (Reflect.get(server, '_handle') as { fd: number }).fd
+  const child = spawn(guest, ['serve', '--fd', '3'], {
+    cwd,
+    stdio: ['ignore', 'ignore', 'inherit', descriptor],
+    env: {},
+  })
+  try {
+    await new Promise<void>((done, fail) => child.once('spawn', done).once('error', fail))
+  } finally {
+    await rename(early, socketPath)
+    await new Promise<void>((done) => server.close(() => done()))
+  }
+  return child
+}
+
+function openSocket(path: string): Promise<Socket> {
+  return new Promise((done, fail) => {
+    const socket = connectSocket({ path })
+    socket.once('error', (cause) =>
+      fail(new DeltaError('guest_unreachable', 'The guest does not accept connections', { cause })),
+    )
+    socket.once('connect', () => done(socket))
+  })
+}
+
+/** A process and all that descend from it, as long as their parents live. */
+function treeOf(root: number): number[] {
+  const children = new Map<number, number[]>()
+  for (const name of readdirSync('/proc')) {
+    const parent = /^[0-9]+$/.test(name) ? parentOf(Number(name)) : undefined
+    if (parent !== undefined) children.set(parent, [...(children.get(parent) ?? []), Number(name)])
+  }
+  if (parentOf(root) === undefined) return []
+  const tree = [root]
+  for (const pid of tree) tree.push(...(children.get(pid) ?? []))
+  return tree
+}
+
+function statOf(pid: number): string[] | undefined {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    // The name in front may hold anything.
+    return text.slice(text.lastIndexOf(')') + 2).split(' ')
+  } catch {
+    return undefined
+  }
+}
+
+function parentOf(pid: number): number | undefined {
+  const fields = statOf(pid)
+  return fields && fields[0] !== 'Z' ? Number(fields[1]) : undefined
+}
+
+/** The root first, so that it starts nothing meanwhile; those it adopted die with the others. */
+function killTree(root: number): void {
+  const tree = treeOf(root)
+  for (const pid of tree.toReversed()) {
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch {
+      // It has ended by itself.
+    }
+  }
+}
+
+const ticksPerSecond = 100
+const pageBytes = 4_096
+
+function statsOf(tree: number[], spec: BoxSpec): BoxStats {
+  let cpuMicros = 0
+  let memoryBytes = 0
+  for (const pid of tree) {
+    const fields = statOf(pid)
+    if (!fields) continue
+    // utime, stime and those of children it has waited for; then the resident pages.
+    const ticks = fields.slice(11, 15).reduce((sum, each) => sum + Number(each), 0)
+    cpuMicros += (ticks * 1e6) / ticksPerSecond
+    memoryBytes += Number(fields[21]) * pageBytes
+  }
+  return {
+    cpuMicros,
+    memoryBytes,
+    memoryPeakBytes: memoryBytes,
+    memoryLimitBytes: spec.memoryMb * 1024 * 1024,
+    oomKills: 0,
+    processes: tree.length,
+    diskBytes: null,
+    diskLimitBytes: spec.diskMb * 1024 * 1024,
+  }
+}
