@@ -122,14 +122,15 @@ test('a timeout can be moved', async () => {
   await expect.poll(async () => (await sandbox.refresh()).state, { timeout: 10_000 }).toBe('killed')
 })
 
+const ids = async (options: Parameters<typeof delta.sandboxes.list>[0]) =>
+  (await delta.sandboxes.list(options).all()).map(({ id }) => id).toSorted()
+
 test('lists are filtered by metadata and state, and read in pages', async () => {
   const run = randomUUID()
   await using a = await delta.sandboxes.create({ metadata: { run, part: 'one' } })
   await using b = await delta.sandboxes.create({ metadata: { run, part: 'two' } })
   await using c = await delta.sandboxes.create({ metadata: { run, part: 'two' } })
   await c.pause()
-  const ids = async (options: Parameters<typeof delta.sandboxes.list>[0]) =>
-    (await delta.sandboxes.list(options).all()).map(({ id }) => id).toSorted()
   expect(await ids({ metadata: { run } })).toEqual([a.id, b.id, c.id].toSorted())
   expect(await ids({ metadata: { run }, pageSize: 1 })).toEqual([a.id, b.id, c.id].toSorted())
   expect(await ids({ metadata: { run, part: 'two' } })).toEqual([b.id, c.id].toSorted())
