@@ -8,6 +8,8 @@ import { systemClock } from '../packages/server/src/kernel/clock.ts'
 import { createLogger } from '../packages/server/src/kernel/log.ts'
 import { createMetrics } from '../packages/server/src/kernel/metrics.ts'
 import { operationsFeature } from '../packages/server/src/operations/routes.ts'
+import { addExecRoutes } from '../packages/server/src/sandboxes/execs/routes.ts'
+import { addFileRoutes } from '../packages/server/src/sandboxes/files/routes.ts'
 import { sandboxesFeature } from '../packages/server/src/sandboxes/routes.ts'
 import { templatesFeature } from '../packages/server/src/templates/routes.ts'
 import { typesOf } from './openapi-types.ts'
@@ -41,6 +43,8 @@ async function serverDocument() {
   const { api } = createApp({
     features: [
       sandboxesFeature(service),
+      { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },
+      { name: 'files', routes: (routes) => addFileRoutes(routes, service) },
       templatesFeature({ templates: service }),
       operationsFeature({ driver: service }),
     ],

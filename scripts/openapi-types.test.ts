@@ -103,8 +103,9 @@ test('line 1 says that it is generated', () => {
   )
 })
 
+const reversed = (value: object) => Object.fromEntries(Object.entries(value).toReversed())
+
 test('the order of the document does not matter', () => {
-  const reversed = (value: object) => Object.fromEntries(Object.entries(value).toReversed())
   const { components, paths } = sample
   const turned = { components: { schemas: reversed(components?.schemas ?? {}) }, paths: reversed(paths ?? {}) }
   expect(typesOf(turned as OpenApiDocument)).toBe(typesOf(sample))

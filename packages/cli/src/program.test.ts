@@ -200,13 +200,13 @@ test('Ctrl-C interrupts the session of the command, a second one kills it', asyn
     },
     noContent,
   )
-  let interrupt = () => {}
+  let interrupt: (() => void) | undefined
   const ran = run(['sandbox', 'exec', id, 'sleep 100'], { interrupt: (send) => (interrupt = send) })
   await expect.poll(() => finish).toBeDefined()
   await new Promise((done) => setTimeout(done, 100))
-  interrupt()
+  interrupt?.()
   await expect.poll(() => requests.length).toBe(3)
-  interrupt()
+  interrupt?.()
   await expect.poll(() => requests.length).toBe(4)
   finish?.()
   expect((await ran).exitCode).toBe(137)

@@ -2,7 +2,7 @@ import { newKey } from './commands.ts'
 import { Pages } from './pages.ts'
 import { type CreateSandboxOptions, Sandbox } from './sandbox.ts'
 import { createTransport, type Transport, type TransportOptions } from './transport.ts'
-import type { Finding, Page, SandboxInfo, SandboxState, TemplateInfo } from './types.ts'
+import type { Finding, Health, Page, SandboxInfo, SandboxState, TemplateInfo } from './types.ts'
 
 export type DeltaOptions = TransportOptions
 
@@ -13,12 +13,6 @@ export interface ListSandboxesOptions {
   metadata?: Record<string, string>
   /** Sandboxes fetched at a time. @default 50, at most 500 */
   pageSize?: number
-}
-
-export interface Health {
-  status: string
-  version: string
-  [detail: string]: unknown
 }
 
 /**

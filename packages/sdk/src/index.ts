@@ -8,7 +8,7 @@ export {
   type StartOptions,
   type StdinSource,
 } from './commands.ts'
-export { Delta, type DeltaOptions, type Health, type ListSandboxesOptions, Sandboxes, Templates } from './delta.ts'
+export { Delta, type DeltaOptions, type ListSandboxesOptions, Sandboxes, Templates } from './delta.ts'
 export * from './errors.ts'
 export {
   type FileContent,

@@ -1,5 +1,39 @@
 // Generated from the OpenAPI document by scripts/generate-sdk-types.mjs. Do not edit.
 
+export type ChangeMode = {
+  /** Octal digits as a text, or a number */
+  mode: string | number
+}
+
+export type CreateExec = {
+  /** A text is run by `/bin/bash -l -c`; an array is executed as it is */
+  cmd: string | string[]
+  /** Text given to the process as its standard input, followed by its end unless `stdinOpen` */
+  stdin?: string
+  /** Keep stdin open for POST …/stdin; otherwise it is empty or what `stdin` holds */
+  stdinOpen?: boolean
+  user?: string
+  /** A relative path starts at /workspace */
+  cwd?: string
+  /** Variables on top of the sandbox’s own */
+  env?: Record<string, string>
+  /** At its end the process and its session get SIGTERM, 2 s later SIGKILL. 0 (none) is for background execs, whose default it is; otherwise 60000 */
+  timeoutMs?: number
+  /** Answer 202 as soon as the process has started; it outlives the request */
+  background?: boolean
+  /** Your own name for it */
+  tag?: string
+  /** Run on a terminal of this size; everything it writes is then stdout */
+  pty?: {
+    cols: number
+    rows: number
+  }
+  /** How output is written in the answer: text with U+FFFD for what is not UTF-8, or base64 of the exact bytes */
+  encoding?: 'utf8' | 'base64'
+  /** Answer with server-sent events, as `Accept: text/event-stream` does */
+  stream?: boolean
+}
+
 export type CreateSandbox = {
   template?: string
   /** Milliseconds of running until `onTimeout` happens */
@@ -21,6 +55,30 @@ export type CreateSandbox = {
   runtime?: 'crun' | 'runc' | 'runsc'
 }
 
+export type Entry = {
+  /** Absolute; bytes that are not UTF-8 are shown as U+FFFD */
+  path: string
+  name: string
+  type: 'file' | 'directory' | 'symlink' | 'other'
+  size: number
+  /** Permission bits as a number */
+  mode: number
+  permissions: string
+  owner: string
+  group: string
+  uid: number
+  gid: number
+  modifiedAt: string
+  symlinkTarget: string | null
+  /** For If-Match and If-None-Match */
+  etag: string
+}
+
+export type EntryList = {
+  data: Entry[]
+  nextCursor: string | null
+}
+
 export type Error = {
   error: {
     /** Branch on this */
@@ -36,7 +94,6 @@ export type Error = {
       | 'idempotency_in_progress'
       | 'precondition_failed'
       | 'body_too_large'
-      | 'unsupported_media_type'
       | 'range_not_satisfiable'
       | 'too_many_requests'
       | 'canceled'
@@ -97,6 +154,66 @@ export type Error = {
   }
 }
 
+export type Exec = {
+  id: string
+  /** Inside the sandbox */
+  pid: number
+  /** `unknown`: it is over, and how it ended can not be known */
+  state: 'running' | 'exited' | 'signalled' | 'unknown'
+  /** Null while it runs, and when a signal or the timeout ended it */
+  exitCode: number | null
+  signal: string | null
+  timedOut: boolean
+  /** The kernel ended it because the sandbox’s memory was used up */
+  oomKilled: boolean
+  durationMs: number
+  /** All that was written to stdout and stderr */
+  outputBytes: number
+  tag: string | null
+  cmd?: string[]
+  cwd?: string
+  user?: string
+  pty?: boolean
+  startedAt?: string
+  /** The first and last 1 MiB; what lay between is counted in `truncatedBytes` */
+  stdout: string
+  stderr: string
+  truncated: boolean
+  truncatedBytes: {
+    stdout: number
+    stderr: number
+  }
+  encoding: 'utf8' | 'base64'
+}
+
+export type ExecList = {
+  data: ExecSummary[]
+  nextCursor: null
+}
+
+export type ExecSummary = {
+  id: string
+  /** Inside the sandbox */
+  pid: number
+  /** `unknown`: it is over, and how it ended can not be known */
+  state: 'running' | 'exited' | 'signalled' | 'unknown'
+  /** Null while it runs, and when a signal or the timeout ended it */
+  exitCode: number | null
+  signal: string | null
+  timedOut: boolean
+  /** The kernel ended it because the sandbox’s memory was used up */
+  oomKilled: boolean
+  durationMs: number
+  /** All that was written to stdout and stderr */
+  outputBytes: number
+  tag: string | null
+  cmd?: string[]
+  cwd?: string
+  user?: string
+  pty?: boolean
+  startedAt?: string
+}
+
 export type Finding = {
   name: string
   status: 'ok' | 'warn' | 'fail'
@@ -118,6 +235,24 @@ export type Health = {
   [name: string]: unknown
 }
 
+export type MakeDirectory = {
+  /** Absolute, or relative to /workspace; `~` is not expanded */
+  path: string
+  /** Octal digits as a text, or a number */
+  mode?: string | number
+  owner?: string
+  /** Make missing folders, and accept one that is there */
+  parents?: boolean
+}
+
+export type Move = {
+  /** Absolute, or relative to /workspace; `~` is not expanded */
+  from: string
+  /** Absolute, or relative to /workspace; `~` is not expanded */
+  to: string
+  overwrite?: boolean
+}
+
 export type PatchSandbox = {
   /** Counts from now */
   timeoutMs?: number
@@ -125,6 +260,40 @@ export type PatchSandbox = {
   autoResume?: boolean
   /** Replaces all of it */
   metadata?: Record<string, string>
+}
+
+export type ResizeExec = {
+  cols: number
+  rows: number
+}
+
+export type RunCode = {
+  language: 'python' | 'javascript' | 'bash'
+  source: string
+  /** Text given to the process as its standard input, followed by its end unless `stdinOpen` */
+  stdin?: string
+  /** Keep stdin open for POST …/stdin; otherwise it is empty or what `stdin` holds */
+  stdinOpen?: boolean
+  user?: string
+  /** A relative path starts at /workspace */
+  cwd?: string
+  /** Variables on top of the sandbox’s own */
+  env?: Record<string, string>
+  /** At its end the process and its session get SIGTERM, 2 s later SIGKILL. 0 (none) is for background execs, whose default it is; otherwise 60000 */
+  timeoutMs?: number
+  /** Answer 202 as soon as the process has started; it outlives the request */
+  background?: boolean
+  /** Your own name for it */
+  tag?: string
+  /** Run on a terminal of this size; everything it writes is then stdout */
+  pty?: {
+    cols: number
+    rows: number
+  }
+  /** How output is written in the answer: text with U+FFFD for what is not UTF-8, or base64 of the exact bytes */
+  encoding?: 'utf8' | 'base64'
+  /** Answer with server-sent events, as `Accept: text/event-stream` does */
+  stream?: boolean
 }
 
 export type Sandbox = {
@@ -191,6 +360,13 @@ export type SandboxMetrics = {
   uptimeMs: number
 }
 
+export type SignalExec = {
+  /** A name or a number */
+  signal: string | number
+  /** The process alone, or everything in its session */
+  scope?: 'process' | 'session'
+}
+
 export type Template = {
   name: string
   /** Sandboxes start from a ready one */
@@ -229,6 +405,37 @@ export interface Operations {
       default: Error
     }
   }
+  /** Change permissions */
+  changeMode: {
+    path: {
+      id: string
+    }
+    query: {
+      path: string
+    }
+    header: Record<never, never>
+    body: ChangeMode
+    responses: {
+      '200': Entry
+      default: Error
+    }
+  }
+  /** Run a command */
+  createExec: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: {
+      'Idempotency-Key'?: string
+    }
+    body: CreateExec
+    responses: {
+      '200': Exec
+      '202': Exec
+      default: Error
+    }
+  }
   /** Make a sandbox */
   createSandbox: {
     path: Record<never, never>
@@ -239,6 +446,53 @@ export interface Operations {
     body: CreateSandbox
     responses: {
       '201': Sandbox
+      default: Error
+    }
+  }
+  /** Download a directory as tar */
+  downloadArchive: {
+    path: {
+      id: string
+    }
+    query: {
+      path: string
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Uint8Array
+      default: Error
+    }
+  }
+  /** Describe a file or directory */
+  getEntry: {
+    path: {
+      id: string
+    }
+    query: {
+      path: string
+      follow?: 'true' | 'false'
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Entry
+      default: Error
+    }
+  }
+  /** An exec and the output kept of it */
+  getExec: {
+    path: {
+      id: string
+      execId: string
+    }
+    query: {
+      encoding?: 'utf8' | 'base64'
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Exec
       default: Error
     }
   }
@@ -297,6 +551,37 @@ export interface Operations {
       default: Error
     }
   }
+  /** List a directory */
+  listEntries: {
+    path: {
+      id: string
+    }
+    query: {
+      path: string
+      depth?: number
+      limit?: number
+      cursor?: string
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': EntryList
+      default: Error
+    }
+  }
+  /** Execs that run, and those that ended within the hour */
+  listExecs: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': ExecList
+      default: Error
+    }
+  }
   /** List sandboxes, newest first */
   listSandboxes: {
     path: Record<never, never>
@@ -320,6 +605,32 @@ export interface Operations {
     body: undefined
     responses: {
       '200': TemplateList
+      default: Error
+    }
+  }
+  /** Make a directory */
+  makeDirectory: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: MakeDirectory
+    responses: {
+      '201': Entry
+      default: Error
+    }
+  }
+  /** Move or rename */
+  moveEntry: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: Move
+    responses: {
+      '200': Entry
       default: Error
     }
   }
@@ -349,6 +660,57 @@ export interface Operations {
       default: Error
     }
   }
+  /** Read a file */
+  readFile: {
+    path: {
+      id: string
+    }
+    query: {
+      path: string
+    }
+    header: {
+      Range?: string
+      'If-None-Match'?: string
+      'If-Range'?: string
+    }
+    body: undefined
+    responses: {
+      '200': Uint8Array
+      '206': Uint8Array
+      '304': undefined
+      default: Error
+    }
+  }
+  /** Remove a file or directory */
+  removeFile: {
+    path: {
+      id: string
+    }
+    query: {
+      path: string
+      recursive?: 'true' | 'false'
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '204': undefined
+      default: Error
+    }
+  }
+  /** Change the size of an exec’s terminal */
+  resizeExec: {
+    path: {
+      id: string
+      execId: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: ResizeExec
+    responses: {
+      '204': undefined
+      default: Error
+    }
+  }
   /** Let a paused sandbox go on */
   resumeSandbox: {
     path: {
@@ -362,6 +724,22 @@ export interface Operations {
       default: Error
     }
   }
+  /** Run source code */
+  runCode: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: {
+      'Idempotency-Key'?: string
+    }
+    body: RunCode
+    responses: {
+      '200': Exec
+      '202': Exec
+      default: Error
+    }
+  }
   /** Check the machine, and say what each finding means */
   runDoctor: {
     path: Record<never, never>
@@ -370,6 +748,20 @@ export interface Operations {
     body: undefined
     responses: {
       '200': FindingList
+      default: Error
+    }
+  }
+  /** Send a signal */
+  signalExec: {
+    path: {
+      id: string
+      execId: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: SignalExec
+    responses: {
+      '204': undefined
       default: Error
     }
   }
@@ -396,6 +788,94 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Sandbox
+      default: Error
+    }
+  }
+  /** Follow an exec from an offset on */
+  streamExec: {
+    path: {
+      id: string
+      execId: string
+    }
+    query: {
+      from?: number
+      encoding?: 'utf8' | 'base64'
+    }
+    header: {
+      'Last-Event-ID'?: string
+    }
+    body: undefined
+    responses: {
+      '200': Uint8Array
+      default: Error
+    }
+  }
+  /** Unpack a tar into a directory */
+  uploadArchive: {
+    path: {
+      id: string
+    }
+    query: {
+      path: string
+    }
+    header: Record<never, never>
+    body: Uint8Array
+    responses: {
+      '200': Entry
+      default: Error
+    }
+  }
+  /** Follow changes below a path */
+  watchFiles: {
+    path: {
+      id: string
+    }
+    query: {
+      path: string
+      recursive?: 'true' | 'false'
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Uint8Array
+      default: Error
+    }
+  }
+  /** Write a file */
+  writeFile: {
+    path: {
+      id: string
+    }
+    query: {
+      path: string
+      mode?: string
+      owner?: string
+      parents?: 'true' | 'false'
+      overwrite?: 'true' | 'false'
+    }
+    header: {
+      'If-Match'?: string
+      'If-None-Match'?: string
+    }
+    body: Uint8Array
+    responses: {
+      '200': Entry
+      default: Error
+    }
+  }
+  /** Write to the standard input of an exec */
+  writeStdin: {
+    path: {
+      id: string
+      execId: string
+    }
+    query: {
+      close?: 'true' | 'false'
+    }
+    header: Record<never, never>
+    body: Uint8Array
+    responses: {
+      '204': undefined
       default: Error
     }
   }
