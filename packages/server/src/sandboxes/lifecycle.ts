@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream'
 import type { BoxStatus, Driver } from '../drivers/driver.ts'
-import type { ConnectOptions, GuestConnection } from '../guest/client.ts'
+import { type ConnectOptions, type GuestConnection, GuestError } from '../guest/client.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Events } from '../kernel/events.ts'
@@ -27,6 +27,8 @@ export interface LifecycleDeps {
   entries: Entries
   deadlines: Deadlines
   gate: Gate
+  /** How long a guest may take from the connection to its hello. */
+  helloTimeoutMs: number
   /** Throws once the server is stopping, so that nothing new is made meanwhile. */
   refuseWhenStopping: () => void
 }
@@ -42,8 +44,6 @@ export interface Remains {
   upperId: string
 }
 
-/** How long a guest may take to say hello. gVisor on a busy machine needs seconds. */
-const helloTimeoutMs = 15_000
 /** Settling an interrupted operation and asking again: twice is what it takes, more means that something else goes on. */
 const mostSteps = 4
 
@@ -54,7 +54,7 @@ export type Lifecycle = ReturnType<typeof createLifecycle>
  * called wherever the call makes or ends something, so that a crash in between leaves a row that tells what to look for.
  */
 export function createLifecycle(deps: LifecycleDeps) {
-  const { store, driver, clock, log, events, entries, deadlines, gate } = deps
+  const { store, driver, clock, log, events, entries, deadlines, gate, helloTimeoutMs } = deps
   /** Sandboxes of which row and box may differ, because something failed half-way. The janitor mends them. */
   const uneasy = new Set<string>()
   /** What is left of sandboxes that are over, by sandbox id or, for strays, by its own. */
@@ -97,6 +97,9 @@ export function createLifecycle(deps: LifecycleDeps) {
       guest = await deps.connectGuest(stream, { log: log.child({ sandboxId: id }), helloTimeoutMs, signal })
     } catch (cause) {
       stream.destroy()
+      if (cause instanceof GuestError && cause.code === 'protocol_error') {
+        throw new DeltaError('guest_protocol_error', `The guest of sandbox ${id} sent something invalid`, { cause })
+      }
       throw new DeltaError('guest_unreachable', `The guest of sandbox ${id} did not say hello`, { cause })
     }
     const door: OpenDoor = { guest, sandbox: { id, env, template, memoryMb } }

@@ -27,7 +27,9 @@ export interface SandboxesDeps {
   log: Logger
   /** Most sandboxes that have a box at once. @default 1000 */
   maxSandboxes?: number
-  /** For tests that need a guest that misbehaves. */
+  /** How long a guest may take to say hello: gVisor on a busy machine needs seconds. @default 15000 */
+  helloTimeoutMs?: number
+  /** For tests in which nobody speaks to the guest. */
   connectGuest?: ConnectGuest
 }
 
@@ -76,6 +78,7 @@ export function createSandboxes(deps: SandboxesDeps) {
     entries,
     deadlines,
     gate: makeGate,
+    helloTimeoutMs: deps.helloTimeoutMs ?? 15_000,
     refuseWhenStopping,
   })
 

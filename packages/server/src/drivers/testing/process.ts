@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { mkdir, mkdtemp, rename, rm, statfs } from 'node:fs/promises'
 import { connect as connectSocket, createServer, type Socket } from 'node:net'
 import { release, tmpdir } from 'node:os'
@@ -40,13 +40,28 @@ export function guestBinary(): string {
   return found
 }
 
-export async function createProcessDriver({ guest = guestBinary() }: { guest?: string } = {}): Promise<ProcessDriver> {
+export interface ProcessDriverOptions {
+  /** @default the real guest */
+  guest?: string
+  /** Descriptor 3 is the listening socket. */
+  args?: string[]
+}
+
+export async function createProcessDriver({
+  guest = guestBinary(),
+  args = ['serve', '--fd', '3'],
+}: ProcessDriverOptions = {}): Promise<ProcessDriver> {
   const folder = await mkdtemp(join(tmpdir(), 'delta-process-'))
   const boxes = new Map<string, ProcessBox>()
   const upperIds = new Set<string>()
   const pids = new Set<number>()
   const listeners = new Set<(boxId: string, cause: { oom: boolean }) => void>()
   const folderOf = (upperId: string): string => join(folder, 'uppers', upperId)
+
+  /** The guest, what descends from it, and what has lost its parents but still works in the box's folder. */
+  const processesOf = ({ child, spec, dead }: ProcessBox): number[] => [
+    ...new Set([...(dead ? [] : treeOf(child.pid!)), ...workingIn(folderOf(spec.upperId))]),
+  ]
 
   const boxOf = (boxId: string): ProcessBox => {
     const box = boxes.get(boxId)
@@ -100,7 +115,7 @@ export async function createProcessDriver({ guest = guestBinary() }: { guest?: s
       const upper = folderOf(spec.upperId)
       await mkdir(join(upper, 'workspace'), { recursive: true })
       const socketPath = join(folder, `${spec.boxId}.sock`)
-      const child = await spawnGuest(guest, socketPath, upper)
+      const child = await spawnGuest([guest, ...args], socketPath, upper)
       pids.add(child.pid!)
       const exited = new Promise<void>((done) => child.once('exit', () => done()))
       const box: ProcessBox = { spec, child, socketPath, frozen: false, dead: false, ending: false, exited }
@@ -114,7 +129,8 @@ export async function createProcessDriver({ guest = guestBinary() }: { guest?: s
       const box = boxes.get(boxId)
       if (!box) return
       box.ending = true
-      if (!box.dead) killTree(box.child.pid!)
+      // Twice: what was started while the first round went on has nobody left to start more.
+      for (let round = 0; round < 2; round += 1) kill(processesOf(box))
       await box.exited
       await rm(box.socketPath, { force: true })
       boxes.delete(boxId)
@@ -125,19 +141,19 @@ export async function createProcessDriver({ guest = guestBinary() }: { guest?: s
 
     async freeze(boxId) {
       const box = boxOf(boxId)
-      for (const pid of treeOf(box.child.pid!)) process.kill(pid, 'SIGSTOP')
+      kill(processesOf(box), 'SIGSTOP')
       box.frozen = true
     },
 
     async thaw(boxId) {
       const box = boxOf(boxId)
-      for (const pid of treeOf(box.child.pid!)) process.kill(pid, 'SIGCONT')
+      kill(processesOf(box), 'SIGCONT')
       box.frozen = false
     },
 
     async stats(boxId) {
-      const { child, spec } = boxOf(boxId)
-      return statsOf(treeOf(child.pid!), spec)
+      const box = boxOf(boxId)
+      return statsOf(processesOf(box), box.spec)
     },
 
     async list() {
@@ -186,8 +202,12 @@ export async function createProcessDriver({ guest = guestBinary() }: { guest?: s
     },
 
     async leftovers() {
-      const processes = Array.from(pids).flatMap((pid) => treeOf(pid).map((each) => `process ${each}`))
-      return [...processes, ...readdirSync(folder).filter((name) => name !== 'uppers'), ...disks(folder)]
+      const processes = [...Array.from(pids).flatMap(treeOf), ...workingIn(folder)]
+      return [
+        ...processes.map((pid) => `process ${pid}`),
+        ...readdirSync(folder).filter((name) => name !== 'uppers'),
+        ...disks(folder),
+      ]
     },
 
     async close() {
@@ -211,12 +231,12 @@ function disks(folder: string): string[] {
  * The guest inherits the listening socket as descriptor 3. Closing it here would remove its file, which is why it is given its real name in
  * between.
  */
-async function spawnGuest(guest: string, socketPath: string, cwd: string): Promise<ChildProcess> {
+async function spawnGuest([guest, ...args]: string[], socketPath: string, cwd: string): Promise<ChildProcess> {
   const server = createServer()
   const early = `${socketPath}.early`
   await new Promise<void>((done, fail) => server.once('error', fail).listen(early, done))
   const descriptor = (Reflect.get(server, '_handle') as { fd: number }).fd
-  const child = spawn(guest, ['serve', '--fd', '3'], {
+  const child = spawn(guest!, args, {
     cwd,
     stdio: ['ignore', 'ignore', 'inherit', descriptor],
     env: {},
@@ -268,12 +288,26 @@ function parentOf(pid: number): number | undefined {
   return fields && fields[0] !== 'Z' ? Number(fields[1]) : undefined
 }
 
-/** The root first, so that it starts nothing meanwhile; those it adopted die with the others. */
-function killTree(root: number): void {
-  const tree = treeOf(root)
-  for (const pid of tree.toReversed()) {
+function workingIn(folder: string): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^[0-9]+$/.test(name))
+    .map(Number)
+    .filter((pid) => pid !== process.pid && `${cwdOf(pid)}/`.startsWith(`${folder}/`))
+}
+
+function cwdOf(pid: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`)
+  } catch {
+    // It has ended, or belongs to somebody else.
+    return undefined
+  }
+}
+
+function kill(pids: number[], signal: NodeJS.Signals = 'SIGKILL'): void {
+  for (const pid of pids) {
     try {
-      process.kill(pid, 'SIGKILL')
+      process.kill(pid, signal)
     } catch {
       // It has ended by itself.
     }
