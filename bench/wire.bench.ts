@@ -1,4 +1,4 @@
-// What the host end of the guest wire costs, against a peer that does next to nothing, over a unix socket.
+// What the host end of the guest wire costs over a unix socket, against a peer that does next to nothing and against the guest.
 // `node bench/wire.bench.ts` prints; it judges nothing.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -21,6 +21,7 @@ import {
   fromHost,
 } from '../packages/server/src/guest/codec.ts'
 import { ops } from '../packages/server/src/guest/messages.ts'
+import { startRealGuest } from '../packages/server/src/guest/testing/real-guest.ts'
 import type { Socket } from 'node:net'
 import type { GuestConnection } from '../packages/server/src/guest/client.ts'
 import type { Frame, Writer } from '../packages/server/src/guest/codec.ts'
@@ -184,6 +185,42 @@ async function main(): Promise<void> {
   rmSync(path, { force: true })
 }
 
+/** The same against the guest itself: what it adds is its own work and the program's. */
+async function benchRealGuest(): Promise<void> {
+  const real = await startRealGuest()
+  const guest = await real.connect()
+  const request = { env: { PATH: '/usr/bin:/bin' }, cwd: '/', user: 'root', timeoutMs: 0, keepStdin: false }
+  let count = 0
+  const run = async (argv: string[]): Promise<void> => {
+    const exec = await guest.exec({ ...request, execId: `run_${count++}`, argv })
+    await exec.consume(() => {})
+  }
+  const many = async (total: number): Promise<void> => {
+    for (let done = 0; done < total; done++) await run(['/bin/true'])
+  }
+  await many(200)
+  await measure('guest: exec of /bin/true', 2_000, 'exec', () => many(2_000))
+  await measure('guest: 2 GiB of output', 2, 'GiB', () => run(['head', '-c', '2G', '/dev/zero']))
+  const path = join(real.folder, 'file')
+  const piece = Buffer.alloc(pieceBytes)
+  await measure('guest: write a file', 1, 'GiB', async () => {
+    const file = await guest.write(path, { owner: 'root' })
+    for (let sent = 0; sent < 2 ** 30; sent += piece.length) await file.write(piece)
+    await file.end()
+  })
+  await measure('guest: read a file', 1, 'GiB', async () => {
+    const { stream } = await guest.readStream(path)
+    stream.resume()
+    await finished(stream)
+  })
+  guest.close()
+  await real.stop()
+}
+
 const peerPath = process.argv[2]
-if (peerPath) createServer(servePeer).listen(peerPath, () => console.log('ready'))
-else await main()
+if (peerPath) {
+  createServer(servePeer).listen(peerPath, () => console.log('ready'))
+} else {
+  await main()
+  await benchRealGuest()
+}
