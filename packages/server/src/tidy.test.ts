@@ -61,10 +61,10 @@ function sources(): Source[] {
 }
 
 function importsOf(file: string, text: string): string[] {
-  const found = text.matchAll(
+  const matches = text.matchAll(
     /(?:^|\n)\s*(?:import|export)\b[^'"]*?from\s+'([^']+)'|\bimport\(\s*'([^']+)'|(?:^|\n)import\s+'([^']+)'/g,
   )
-  return [...found]
+  return [...matches]
     .map(([, from, dynamic, bare]) => (from ?? dynamic ?? bare)!)
     .filter((path) => path.startsWith('.'))
     .map((path) => relative(root, resolve(root, dirname(file), path)))

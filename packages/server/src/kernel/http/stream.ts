@@ -27,10 +27,11 @@ export async function sendStream(
   const headers = { ...untrusted, ...own }
   const { outgoing } = c.env ?? {}
   if (isEventStream(headers)) c.set('endless', true)
-  if (!outgoing) return new Response(c.req.method === 'HEAD' ? null : webStream(body), { status, headers })
+  // Hono turns the answer to HEAD into a new one, which it then could not tell from one that is still to be sent.
+  if (c.req.method === 'HEAD') return new Response(null, { status, headers })
+  if (!outgoing) return new Response(webStream(body), { status, headers })
   outgoing.writeHead(status, headers)
-  if (c.req.method === 'HEAD') outgoing.end()
-  else await pump(body, outgoing)
+  await pump(body, outgoing)
   return RESPONSE_ALREADY_SENT
 }
 
