@@ -105,10 +105,13 @@ function httpProcess(helper: number): number {
 }
 
 /** The README's table is what was measured, never typed. */
-function putIntoReadme(results: Figure[]): void {
+function putIntoReadme(rows: Figure[]): void {
   const path = join(root, 'README.md')
   const text = readFileSync(path, 'utf8')
-  const next = text.replace(/(<!-- figures -->\n)[\s\S]*?(<!-- end of figures -->)/, (_, open: string, close: string) => `${open}${table(results)}\n${close}`)
+  const next = text.replace(
+    /(<!-- figures -->\n)[\s\S]*?(<!-- end of figures -->)/,
+    (_, open: string, close: string) => `${open}${table(rows)}\n${close}`,
+  )
   if (next !== text) writeFileSync(path, next)
 }
 

@@ -81,6 +81,7 @@ function servePeer(socket: Socket): void {
   }
   const received = new Map<number, number>()
   const onFrame = ({ type, channel, payload }: Frame): void => {
+    if (type === frameTypes.ping) socket.write(encodeFrame(frameTypes.pong, 0, payload))
     if (type === frameTypes.open) onOpen(channel, payload)
     if (type === frameTypes.credit) {
       const read = reads.get(channel)
