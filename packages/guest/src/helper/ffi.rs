@@ -34,6 +34,7 @@ extern "C" {
     pub fn pipe2(fds: *mut c_int, flags: c_int) -> c_int;
     pub fn close(fd: c_int) -> c_int;
     pub fn write(fd: c_int, buffer: *const c_void, length: usize) -> isize;
+    pub fn read(fd: c_int, buffer: *mut c_void, length: usize) -> isize;
     pub fn setsid() -> c_int;
     pub fn umask(mask: u32) -> u32;
     pub fn chdir(path: *const c_char) -> c_int;

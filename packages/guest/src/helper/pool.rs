@@ -58,7 +58,7 @@ pub enum Choice {
     Folder,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PoolOptions {
     /// @default Auto
     pub choice: Choice,
@@ -656,6 +656,23 @@ impl Pool {
             }
         }
     }
+}
+
+/// Makes a small image, attaches, mounts and writes to it, and takes all of it away again.
+pub fn try_image(image: &Path, mount_point: &Path, bytes: u64) -> Result<()> {
+    if !image::kernel_has_btrfs() {
+        return Err(Error::new(code::NOT_SUPPORTED, "this kernel has no btrfs"));
+    }
+    image::create(image, bytes, |_| {})?;
+    let device = image::attach(image)?;
+    ffi::mount_at(&device.path.to_string_lossy(), mount_point, "btrfs", ffi::MS_NOSUID | ffi::MS_NODEV, "").context("mounting a btrfs image")?;
+    drop(device);
+    let written = fs::write(mount_point.join("file"), "x").context("writing to a btrfs image");
+    ffi::unmount(mount_point, 0).context("unmounting a btrfs image")?;
+    if !image::gone(image) {
+        return Err(Error::new(code::BUSY, "the loop device was not given back"));
+    }
+    written
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod debian;
 mod files;
 mod host;
 mod secrets;
+mod sources;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -310,4 +311,22 @@ pub fn remove_old(data: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n";
+/// pip would refuse to install outside a virtual environment; a sandbox is one.
+const PIP: &str = "[global]\nbreak-system-packages = true\nroot-user-action = ignore\n";
+
+/// What every template's `/etc` says alike, whatever it is made from.
+fn write_common_etc(etc: &Path) -> Result<()> {
+    for (name, content) in [("hostname", "sandbox\n"), ("hosts", HOSTS), ("resolv.conf", "nameserver 127.0.0.1\n"), ("fstab", ""), ("pip.conf", PIP)] {
+        let path = etc.join(name);
+        // It may be a link to a file of the system it was copied from.
+        let _ = fs::remove_file(&path);
+        files::file(&path, 0o644, 0, 0, content.as_bytes())?;
+    }
+    let _ = fs::remove_file(etc.join("machine-id"));
+    files::file(&etc.join("machine-id"), 0o444, 0, 0, b"")?;
+    let _ = fs::remove_file(etc.join("mtab"));
+    files::link(Path::new("../proc/self/mounts"), &etc.join("mtab"))
 }

@@ -201,7 +201,6 @@ fn judge_apt(path: &Path, content: &[u8]) -> Verdict {
 
 const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\ngshadow: files\nhosts: files dns\nnetworks: files\nprotocols: db files\nservices: db files\n\
     ethers: db files\nrpc: db files\n";
-const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n";
 const SUDOERS: &str = "Defaults env_reset\nDefaults secure_path=\"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"\n\
     root ALL=(ALL:ALL) ALL\n%sudo ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d\n";
 
@@ -211,12 +210,8 @@ fn write_own_etc(root: &Path) -> Result<()> {
     let host_passwd = fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
     let host_group = fs::read_to_string("/etc/group").context("reading /etc/group")?;
     let group = accounts::write(&etc, &host_passwd, &host_group)?;
-    for (name, content) in [("hostname", "sandbox\n"), ("hosts", HOSTS), ("resolv.conf", "nameserver 127.0.0.1\n"), ("nsswitch.conf", NSSWITCH)] {
-        files::file(&etc.join(name), 0o644, 0, 0, content.as_bytes())?;
-    }
-    files::file(&etc.join("machine-id"), 0o444, 0, 0, b"")?;
-    files::file(&etc.join("fstab"), 0o644, 0, 0, b"")?;
-    files::link(Path::new("../proc/self/mounts"), &etc.join("mtab"))?;
+    super::write_common_etc(&etc)?;
+    files::file(&etc.join("nsswitch.conf"), 0o644, 0, 0, NSSWITCH.as_bytes())?;
     if offers("sudo") {
         write_sudoers(&etc)?;
     }
@@ -251,10 +246,10 @@ fn copy_var(root: &Path) -> Result<()> {
     let mut copied = Copied::default();
     for name in ["dpkg", "apt/extended_states", "ucf", "pam", "shells.state", "emacsen-common", "gems", "xml-core", "sgml-base"] {
         let (from, to) = (Path::new("/var/lib").join(name), var.join("lib").join(name));
-        files::copy_tree(&from, &to, &mut copied, &mut |path, content| {
+        files::copy_tree(&from, &to, &mut copied, &mut |path, _| {
             let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            // dpkg's own locks and backups; a state that lists people's accounts does not exist there.
-            if file.starts_with("lock") || file.ends_with("-old") || secrets::has_private_key(content) {
+            // Locks and backups are the host's; the rest came from packages and is public.
+            if file.starts_with("lock") || file.ends_with("-old") {
                 Verdict::Skip
             } else {
                 Verdict::Copy

@@ -65,7 +65,7 @@ fn has_assignment(line: &[u8]) -> bool {
 }
 
 /// A private key's block, not the mere mention of one in a program or a manual.
-pub fn has_private_key(content: &[u8]) -> bool {
+fn has_private_key(content: &[u8]) -> bool {
     content.split(|byte| *byte == b'\n').any(|line| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         line.starts_with(b"-----BEGIN ") && (line.ends_with(b"PRIVATE KEY-----") || line.ends_with(b"PRIVATE KEY BLOCK-----"))
