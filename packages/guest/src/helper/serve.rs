@@ -1,1 +1,682 @@
-//! serve
+//! The helper's event loop: the HTTP process and its requests, signals, and boxes that end by themselves.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::io::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::boxes::{Boxes, BoxesOptions, FIRST_BOX_TOKEN};
+use super::cgroup::Cgroups;
+use super::confine::{self, Ending, Server, ServerOptions};
+use super::error::{code, Context, Error, Result};
+use super::ffi;
+use super::overlay::Stage;
+use super::pool::Pool;
+use super::protocol::{self, Lane};
+use super::settings::Settings;
+use super::sys::{self, Epoll, EpollEvent};
+use super::workers::{Queue, Workers};
+use crate::wire::{put_frame, FrameDecoder};
+
+const CONTROL: u64 = 0;
+const SIGNALS: u64 = 1;
+const WAKE: u64 = 2;
+const SERVER: u64 = 3;
+const READ_BYTES: usize = 64 << 10;
+/// Answers the HTTP process has not taken. Beyond it the process is called stuck.
+const OUTBOX_BYTES: usize = 32 << 20;
+/// Requests that wait for a thread.
+const WAITING_REQUESTS: usize = 4_096;
+const SLOW_REQUESTS: usize = 4;
+const QUICK_THREADS: usize = 2;
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(15);
+const INSTANCE_WAIT: Duration = Duration::from_secs(10);
+/// An HTTP process that lived shorter died quickly.
+const QUICK_DEATH: Duration = Duration::from_secs(10);
+const QUICK_DEATHS_MAX: u32 = 5;
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_LAST: Duration = Duration::from_secs(5);
+/// DROP of everything once a second SIGINT has come.
+const HURRIED_WAIT: Duration = Duration::from_secs(1);
+
+/// Where requests come from.
+pub enum Peer {
+    /// The HTTP process, started and watched by the helper.
+    Server,
+    /// Whoever holds the other end of this socket.
+    Descriptor(OwnedFd),
+    /// The first to connect to this socket.
+    Path(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Every box ends.
+    StopAll,
+    /// Boxes run on for the next start.
+    Leave,
+}
+
+/// Frames for the HTTP process, put there by any thread.
+struct Outbox {
+    bytes: Mutex<Vec<u8>>,
+    wake: OwnedFd,
+}
+
+impl Outbox {
+    fn put(&self, kind: u8, number: u32, fields: impl FnOnce(&mut crate::wire::Writer<'_>)) {
+        let mut bytes = self.bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if bytes.len() < OUTBOX_BYTES {
+            put_frame(&mut bytes, kind, number, fields);
+        }
+        drop(bytes);
+        sys::wake(self.wake.as_raw_fd());
+    }
+
+    fn answer(&self, kind: u8, number: u32, result: Result<Vec<u8>>) {
+        self.put(kind, number, |writer| match &result {
+            Ok(fields) => {
+                writer.u16(0);
+                writer.str("");
+                writer.raw(fields);
+            }
+            Err(error) => {
+                writer.u16(error.code);
+                writer.str(&error.message);
+            }
+        });
+    }
+}
+
+struct Job {
+    kind: u8,
+    number: u32,
+    payload: Vec<u8>,
+    /// The connection it came on; an answer to an earlier one is dropped.
+    life: usize,
+}
+
+struct Shared {
+    boxes: Boxes,
+    settings: Settings,
+    outbox: Outbox,
+    life: AtomicUsize,
+    slow: AtomicUsize,
+}
+
+impl Shared {
+    fn work(&self, stage: Option<&Stage>, job: Job) {
+        let result = protocol::answer(&self.boxes, &self.settings, stage, job.kind, &job.payload);
+        if job.life == self.life.load(Ordering::SeqCst) {
+            self.outbox.answer(job.kind, job.number, result);
+        }
+    }
+}
+
+fn say(text: impl std::fmt::Display) {
+    eprintln!("delta-helper: {}", text);
+}
+
+/// One helper per data folder. Held until this process ends, however it ends.
+fn only_instance(data: &Path) -> Result<File> {
+    let path = data.join("helper.lock");
+    let file = OpenOptions::new().read(true).write(true).create(true).mode(0o600).open(&path).context(format_args!("opening {}", path.display()))?;
+    let end = Instant::now() + INSTANCE_WAIT;
+    loop {
+        // SAFETY: a plain descriptor.
+        if unsafe { ffi::flock(file.as_raw_fd(), ffi::LOCK_EX | ffi::LOCK_NB) } == 0 {
+            return Ok(file);
+        }
+        if Instant::now() > end {
+            return Err(Error::new(code::BUSY, format!("another helper runs on {}: stop it, or set DELTA_DATA_DIR", data.display())));
+        }
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn worker_count() -> usize {
+    std::thread::available_parallelism().map_or(2, |count| count.get() * 2).clamp(2, 16)
+}
+
+struct Lanes {
+    boxes: Arc<Queue<Job>>,
+    quick: Arc<Queue<Job>>,
+    workers: Vec<Workers>,
+}
+
+impl Lanes {
+    fn start(shared: &Arc<Shared>) -> Result<Lanes> {
+        let boxes = Queue::new(WAITING_REQUESTS);
+        let quick = Queue::new(WAITING_REQUESTS);
+        let (data, view) = (shared.settings.data.clone(), shared.boxes.cgroups.view());
+        let (one, other) = (shared.clone(), shared.clone());
+        let stages = Workers::start(
+            "delta-boxes",
+            worker_count(),
+            &boxes,
+            move || Stage::enter(&data, &view),
+            move |stage: &Stage, job| one.work(Some(stage), job),
+        )?;
+        let answers = Workers::start("delta-quick", QUICK_THREADS, &quick, || Ok(()), move |_, job| other.work(None, job));
+        let mut lanes = Lanes { boxes, quick, workers: vec![stages] };
+        match answers {
+            Ok(workers) => lanes.workers.push(workers),
+            Err(error) => {
+                lanes.stop();
+                return Err(error);
+            }
+        }
+        Ok(lanes)
+    }
+
+    /// What was taken on is finished. The threads' mount namespaces go with them, and with those the last hold on the pool.
+    fn stop(&mut self) {
+        self.boxes.close();
+        self.quick.close();
+        for workers in &mut self.workers {
+            workers.join();
+        }
+    }
+}
+
+struct Connection {
+    socket: OwnedFd,
+    decoder: FrameDecoder,
+    unsent: Vec<u8>,
+    sent: usize,
+    wants_write: bool,
+}
+
+struct Supervised {
+    server: Server,
+    since: Instant,
+    quick_deaths: u32,
+}
+
+struct Helper {
+    shared: Arc<Shared>,
+    epoll: Arc<Epoll>,
+    signals: OwnedFd,
+    lanes: Lanes,
+    connection: Option<Connection>,
+    supervised: Option<Supervised>,
+    quick_deaths: u32,
+    restart_at: Option<Instant>,
+    supervises: bool,
+    stopping: Option<(Mode, Instant)>,
+    failure: Option<Error>,
+}
+
+/// Opens the pool and takes on what an earlier life left.
+fn open(settings: &Settings, epoll: &Arc<Epoll>, step: fn(&str)) -> Result<Boxes> {
+    let cgroups = Cgroups::find(&settings.data)?;
+    let pool = Pool::open(&settings.data, &settings.pool)?;
+    let options = BoxesOptions {
+        data: settings.data.clone(),
+        default_kind: settings.kind,
+        uid_base: settings.uid_base,
+        ranges: settings.uid_count / super::boxes::RANGE_UIDS,
+        client_uid: settings.uid_base,
+        guest: settings.guest.clone(),
+        step,
+    };
+    let boxes = Boxes::open(options, pool, cgroups, epoll.clone())?;
+    boxes.runtime(settings.kind)?;
+    for warning in boxes.adopt()? {
+        say(&warning);
+    }
+    Ok(boxes)
+}
+
+/// Serves until told to stop. The process's exit code.
+pub fn serve(mut settings: Settings, peer: Peer, step: fn(&str)) -> Result<i32> {
+    sys::block_signals(&[sys::SIGINT, sys::SIGTERM, sys::SIGHUP, sys::SIGCHLD, sys::SIGPIPE]).context("blocking signals")?;
+    let signals = sys::signal_fd(&[sys::SIGINT, sys::SIGTERM, sys::SIGHUP, sys::SIGCHLD]).context("watching signals")?;
+    // SAFETY: plain numbers. Orphans of the runtimes come here and are reaped, whoever is PID 1.
+    ffi::check(unsafe { ffi::prctl(sys::PR_SET_CHILD_SUBREAPER, 1 as std::os::raw::c_long) }).context("becoming the reaper")?;
+    settings.make_data()?;
+    let _instance = only_instance(&settings.data)?;
+    let epoll = Arc::new(Epoll::new().context("making an epoll")?);
+    let boxes = open(&settings, &epoll, step)?;
+    let wake = sys::event_fd().context("making an eventfd")?;
+    epoll.add(wake.as_raw_fd(), sys::EPOLLIN, WAKE).context("watching the threads")?;
+    epoll.add(signals.as_raw_fd(), sys::EPOLLIN, SIGNALS).context("watching signals")?;
+    let outbox = Outbox { bytes: Mutex::new(Vec::new()), wake };
+    let shared = Arc::new(Shared { boxes, settings, outbox, life: AtomicUsize::new(0), slow: AtomicUsize::new(0) });
+    let lanes = Lanes::start(&shared)?;
+    let mut helper = Helper {
+        shared,
+        epoll,
+        signals,
+        lanes,
+        connection: None,
+        supervised: None,
+        quick_deaths: 0,
+        restart_at: None,
+        supervises: matches!(peer, Peer::Server),
+        stopping: None,
+        failure: None,
+    };
+    let started = match peer {
+        Peer::Server => helper.start_server(),
+        Peer::Descriptor(socket) => helper.connect(socket),
+        Peer::Path(path) => accept_one(&path).and_then(|socket| helper.connect(socket)),
+    };
+    if let Err(error) = started {
+        helper.failure = Some(error);
+        helper.stopping = Some((Mode::Leave, Instant::now()));
+    }
+    helper.run()?;
+    helper.finish()
+}
+
+fn accept_one(path: &Path) -> Result<OwnedFd> {
+    let _ = std::fs::remove_file(path);
+    let listener = std::os::unix::net::UnixListener::bind(path).context(format_args!("listening on {}", path.display()))?;
+    let accepted = listener.accept().context(format_args!("accepting on {}", path.display()));
+    let _ = std::fs::remove_file(path);
+    Ok(OwnedFd::from(accepted?.0))
+}
+
+impl Helper {
+    fn connect(&mut self, socket: OwnedFd) -> Result<()> {
+        self.shared.life.fetch_add(1, Ordering::SeqCst);
+        self.shared.outbox.bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+        self.epoll.add(socket.as_raw_fd(), sys::EPOLLIN, CONTROL).context("watching the connection")?;
+        self.connection =
+            Some(Connection { socket, decoder: FrameDecoder::new(protocol::rules), unsent: Vec::new(), sent: 0, wants_write: false });
+        Ok(())
+    }
+
+    fn disconnect(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let _ = self.epoll.remove(connection.socket.as_raw_fd());
+            self.shared.life.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn start_server(&mut self) -> Result<()> {
+        let settings = &self.shared.settings;
+        let node = settings.node.clone().ok_or_else(|| Error::new(code::NOT_FOUND, "Node is not installed: run `npm start`, or set DELTA_NODE"))?;
+        let entry = settings.server.canonicalize().context(format_args!("looking for the server at {}", settings.server.display()))?;
+        let (key, _) = confine::ensure_api_key(&settings.data)?;
+        let (ours, theirs) = sys::stream_pair().context("making the socket to the HTTP process")?;
+        let program = entry.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
+        let wires = self.shared.boxes.wires_path().to_path_buf();
+        let own = settings.data.join("server");
+        let options = ServerOptions {
+            node,
+            arguments: vec![entry.into_os_string()],
+            readable: vec![program, wires.clone()],
+            data: settings.data.clone(),
+            uid: settings.uid_base,
+            helper_socket: theirs.as_raw_fd(),
+            environment: std::env::vars_os().collect(),
+            extra_environment: vec![
+                ("DELTA_API_KEY_SHA256".into(), confine::api_key_hash(&key).into()),
+                ("DELTA_WIRE_DIR".into(), wires.into_os_string()),
+                ("DELTA_DATA_DIR".into(), own.into_os_string()),
+            ],
+        };
+        let server = confine::spawn_server(&options)?;
+        drop(theirs);
+        self.epoll.add(server.pidfd.as_raw_fd(), sys::EPOLLIN, SERVER).context("watching the HTTP process")?;
+        self.supervised = Some(Supervised { server, since: Instant::now(), quick_deaths: self.quick_deaths });
+        self.connect(ours)
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let mut events = [EpollEvent { events: 0, token: 0 }; 64];
+        loop {
+            self.flush();
+            if self.is_over() {
+                return Ok(());
+            }
+            let timeout = self.timeout();
+            let epoll = self.epoll.clone();
+            for event in epoll.wait(&mut events, timeout).context("waiting for events")? {
+                let (token, what) = (event.token, event.events);
+                match token {
+                    CONTROL => self.receive(what),
+                    SIGNALS => self.take_signals(),
+                    WAKE => sys::drain(self.shared.outbox.wake.as_raw_fd()),
+                    SERVER => self.server_ended(),
+                    token if token >= FIRST_BOX_TOKEN => self.box_ended(token),
+                    _ => {}
+                }
+            }
+            self.restart_server();
+        }
+    }
+
+    /// None while nothing is due: an idle helper never wakes.
+    fn timeout(&self) -> Option<Duration> {
+        let stop = self.stopping.map(|(_, end)| end);
+        let next = [stop, self.restart_at].into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+    }
+
+    fn is_over(&mut self) -> bool {
+        let end = match self.stopping {
+            Some((_, end)) => end,
+            None => return false,
+        };
+        let peer_is_gone = self.connection.is_none() && self.supervised.is_none();
+        if !peer_is_gone && Instant::now() < end {
+            return false;
+        }
+        if let Some(mut supervised) = self.supervised.take() {
+            say("the HTTP process did not stop in time and is killed");
+            let _ = supervised.server.signal(sys::SIGKILL);
+            let _ = supervised.server.wait();
+        }
+        self.disconnect();
+        true
+    }
+
+    fn receive(&mut self, events: u32) {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => return,
+        };
+        if events & sys::EPOLLOUT != 0 {
+            connection.wants_write = false;
+            let _ = self.epoll.modify(connection.socket.as_raw_fd(), sys::EPOLLIN, CONTROL);
+        }
+        if events & (sys::EPOLLIN | sys::EPOLLHUP | sys::EPOLLERR) == 0 {
+            return;
+        }
+        let fd = connection.socket.as_raw_fd();
+        let mut buffer = vec![0; READ_BYTES];
+        match sys::receive(fd, &mut buffer) {
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return,
+            Ok(0) | Err(_) => return self.peer_ended(),
+            Ok(count) => connection.decoder.push(&buffer[..count]),
+        }
+        let mut jobs = Vec::new();
+        let life = self.shared.life.load(Ordering::SeqCst);
+        let fine = loop {
+            match connection.decoder.next_frame() {
+                Ok(None) => break true,
+                Ok(Some(frame)) if frame.channel != 0 => {
+                    jobs.push(Job { kind: frame.kind, number: frame.channel, payload: frame.payload.to_vec(), life })
+                }
+                _ => break false,
+            }
+        };
+        for job in jobs {
+            self.dispatch(job);
+        }
+        if !fine {
+            say("the HTTP process broke the protocol: the connection is closed");
+            self.peer_ended();
+        }
+    }
+
+    fn dispatch(&self, job: Job) {
+        let (kind, number) = (job.kind, job.number);
+        let queued = match protocol::lane(kind) {
+            Lane::Boxes => self.lanes.boxes.push(job),
+            Lane::Quick => self.lanes.quick.push(job),
+            Lane::Slow => self.work_apart(job),
+        };
+        if let Err(error) = queued {
+            self.shared.outbox.answer(kind, number, Err(error));
+        }
+    }
+
+    /// Minutes-long requests get a thread that ends with them.
+    fn work_apart(&self, job: Job) -> Result<()> {
+        if self.shared.slow.fetch_add(1, Ordering::SeqCst) >= SLOW_REQUESTS {
+            self.shared.slow.fetch_sub(1, Ordering::SeqCst);
+            return Err(Error::new(code::LIMIT, format!("{} builds and checks run already: wait for one to end", SLOW_REQUESTS)));
+        }
+        let shared = self.shared.clone();
+        let body = move || {
+            shared.work(None, job);
+            shared.slow.fetch_sub(1, Ordering::SeqCst);
+        };
+        let started = std::thread::Builder::new().name("delta-slow".to_string()).spawn(body);
+        started.map(drop).map_err(|cause| {
+            self.shared.slow.fetch_sub(1, Ordering::SeqCst);
+            Error::from_io("starting a thread", &cause)
+        })
+    }
+
+    /// Moves answers to the socket as far as it takes them.
+    fn flush(&mut self) {
+        let shared = self.shared.clone();
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => return,
+        };
+        {
+            let mut bytes = shared.outbox.bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            connection.unsent.append(&mut bytes);
+        }
+        while connection.sent < connection.unsent.len() {
+            match sys::transmit(connection.socket.as_raw_fd(), &connection.unsent[connection.sent..]) {
+                Ok(count) => connection.sent += count,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return self.peer_ended(),
+            }
+        }
+        if connection.sent == connection.unsent.len() {
+            connection.unsent.clear();
+            connection.unsent.shrink_to(READ_BYTES);
+            connection.sent = 0;
+            return;
+        }
+        if connection.unsent.len() - connection.sent >= OUTBOX_BYTES {
+            say("the HTTP process takes no answers: the connection is closed");
+            return self.peer_ended();
+        }
+        if !connection.wants_write {
+            connection.wants_write = true;
+            let _ = self.epoll.modify(connection.socket.as_raw_fd(), sys::EPOLLIN | sys::EPOLLOUT, CONTROL);
+        }
+    }
+
+    /// The other end of the socket is gone. A supervised process follows by itself, or is made to.
+    fn peer_ended(&mut self) {
+        self.disconnect();
+        match &self.supervised {
+            Some(supervised) => {
+                if self.stopping.is_none() {
+                    let _ = supervised.server.signal(sys::SIGKILL);
+                }
+            }
+            None => self.stop(if self.shared.settings.stop_all { Mode::StopAll } else { Mode::Leave }),
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Some(signal) = sys::next_signal(self.signals.as_raw_fd()) {
+            match signal {
+                sys::SIGINT => self.stop(Mode::StopAll),
+                sys::SIGTERM | sys::SIGHUP => self.stop(if self.shared.settings.stop_all { Mode::StopAll } else { Mode::Leave }),
+                _ => {}
+            }
+        }
+        // After the HTTP process's own end, which its pidfd tells, has had its chance to be taken.
+        if self.supervised.as_mut().map_or(false, |supervised| matches!(supervised.server.try_wait(), Ok(Some(_)))) {
+            self.server_ended();
+        }
+        self.reap();
+    }
+
+    fn reap(&mut self) {
+        let keep = self.supervised.as_ref().map(|supervised| supervised.server.pid);
+        sys::reap_orphans(keep);
+    }
+
+    fn stop(&mut self, mode: Mode) {
+        let hurried = self.stopping.is_some() && mode == Mode::StopAll;
+        let wait = if hurried { HURRIED_WAIT } else { SHUTDOWN_WAIT };
+        match &mut self.stopping {
+            Some((known, end)) => {
+                if mode == Mode::StopAll {
+                    *known = Mode::StopAll;
+                    *end = (*end).min(Instant::now() + wait);
+                }
+            }
+            None => {
+                self.stopping = Some((mode, Instant::now() + wait));
+                self.restart_at = None;
+            }
+        }
+        let number = if mode == Mode::StopAll { 1 } else { 2 };
+        if self.connection.is_some() {
+            self.shared.outbox.put(protocol::SHUTDOWN, 0, |writer| writer.u8(number));
+        }
+    }
+
+    fn server_ended(&mut self) {
+        let mut supervised = match self.supervised.take() {
+            Some(supervised) => supervised,
+            None => return,
+        };
+        let ending = match supervised.server.try_wait() {
+            Ok(Some(ending)) => ending,
+            _ => {
+                self.supervised = Some(supervised);
+                return;
+            }
+        };
+        let _ = self.epoll.remove(supervised.server.pidfd.as_raw_fd());
+        self.disconnect();
+        if self.stopping.is_some() {
+            return;
+        }
+        let quick = supervised.since.elapsed() < QUICK_DEATH;
+        self.quick_deaths = if quick { supervised.quick_deaths + 1 } else { 0 };
+        let how = match ending {
+            Ending::Exited(number) => format!("exited with {}", number),
+            Ending::Signalled(number) => format!("was killed by signal {}", number),
+        };
+        if self.quick_deaths >= QUICK_DEATHS_MAX {
+            self.give_up(Error::new(
+                code::IO,
+                format!("the HTTP process {} {} times within {} s of its start: its last words above say why", how, self.quick_deaths, QUICK_DEATH.as_secs()),
+            ));
+            return;
+        }
+        let wait = RESTART_FIRST.saturating_mul(1 << self.quick_deaths.min(10)).min(RESTART_LAST);
+        say(format_args!("the HTTP process {}; it is started again in {} ms, sandboxes run on", how, wait.as_millis()));
+        self.restart_at = Some(Instant::now() + wait);
+    }
+
+    fn restart_server(&mut self) {
+        if !self.supervises || self.restart_at.map_or(true, |at| Instant::now() < at) {
+            return;
+        }
+        self.restart_at = None;
+        if let Err(error) = self.start_server() {
+            self.give_up(error);
+        }
+    }
+
+    fn give_up(&mut self, error: Error) {
+        self.failure = Some(error);
+        self.stopping = Some((Mode::Leave, Instant::now()));
+    }
+
+    fn box_ended(&mut self, token: u64) {
+        if let Some((id, oom)) = self.shared.boxes.died(token) {
+            if self.connection.is_some() {
+                self.shared.outbox.put(protocol::BOX_DIED, 0, |writer| {
+                    writer.str(&id);
+                    writer.u8(u8::from(oom));
+                });
+            }
+        }
+        self.reap();
+    }
+
+    /// After the HTTP process is gone: ends the boxes, or leaves them, and gives back what only this life needed.
+    fn finish(mut self) -> Result<i32> {
+        let mode = self.stopping.map_or(Mode::Leave, |(mode, _)| mode);
+        let mut failures = Vec::new();
+        if mode == Mode::StopAll {
+            failures = self.end_all();
+        }
+        self.lanes.stop();
+        self.reap();
+        if self.shared.boxes.ids().is_empty() {
+            if let Err(error) = self.shared.boxes.close() {
+                failures.push(error.message);
+            }
+        }
+        if let Some(error) = self.failure {
+            failures.push(error.message);
+        }
+        for failure in &failures {
+            say(failure);
+        }
+        Ok(if failures.is_empty() { 0 } else { 1 })
+    }
+
+    /// Ends every box by the workers, side by side; uppers stay.
+    fn end_all(&mut self) -> Vec<String> {
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let queue = Queue::new(usize::MAX);
+        let (shared, list) = (self.shared.clone(), failures.clone());
+        let ended = Workers::start("delta-end", worker_count(), &queue, || Ok(()), move |_, id: String| {
+            if let Err(error) = shared.boxes.end(&id, true) {
+                list.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(format!("{}: {}", id, error.message));
+            }
+        });
+        // A create that was under way is finished by its worker first; `end` waits for it.
+        self.lanes.stop();
+        for id in self.shared.boxes.ids() {
+            let _ = queue.push(id);
+        }
+        queue.close();
+        match ended {
+            Ok(mut workers) => workers.join(),
+            Err(error) => return vec![error.message],
+        }
+        let found = failures.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        found
+    }
+}
+
+/// Ends every box of a data folder whose helper is gone.
+pub fn end_all(mut settings: Settings) -> Result<i32> {
+    settings.make_data()?;
+    let _instance = only_instance(&settings.data)?;
+    let epoll = Arc::new(Epoll::new().context("making an epoll")?);
+    let boxes = open(&settings, &epoll, |_| {})?;
+    let mut failed: HashMap<String, String> = HashMap::new();
+    for id in boxes.ids() {
+        if let Err(error) = boxes.end(&id, true) {
+            failed.insert(id, error.message);
+        }
+    }
+    for (id, message) in &failed {
+        say(format_args!("{}: {}", id, message));
+    }
+    if failed.is_empty() {
+        boxes.close()?;
+    }
+    Ok(if failed.is_empty() { 0 } else { 1 })
+}
+
+/// A descriptor this process was given. Closed on exec, so that no runtime inherits it.
+///
+/// # Errors
+/// `invalid` where it is not open.
+pub fn given_descriptor(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: F_SETFD with FD_CLOEXEC; the descriptor was passed for this purpose and is owned by nobody else.
+    ffi::check(unsafe { ffi::fcntl(fd, 2, 1) }).context(format_args!("descriptor {} is not open", fd))?;
+    use std::os::unix::io::FromRawFd;
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

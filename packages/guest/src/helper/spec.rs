@@ -50,7 +50,7 @@ pub struct Config<'a> {
     pub user_namespace: &'a str,
     /// None where the runtime does not handle cgroups.
     pub cgroup: Option<&'a str>,
-    pub arguments: &'a [&'a str],
+    pub arguments: &'a [String],
     /// Host folder of the wire, shown at `/.delta/wire`; gVisor only.
     pub wire_folder: Option<&'a Path>,
 }
@@ -147,7 +147,7 @@ pub fn build(config: &Config<'_>) -> String {
             r#"{{"type":"uts"}},{{"type":"network"}},{{"type":"cgroup"}}],"#,
             r#""maskedPaths":{masked},"readonlyPaths":{readonly}}}}}"#
         ),
-        args = list(config.arguments.iter().copied()),
+        args = list(config.arguments.iter().map(String::as_str)),
         caps = capabilities,
         root = quoted(&config.root.to_string_lossy()),
         hostname = quoted(config.hostname),

@@ -61,8 +61,6 @@ const SYS_CAPGET: c_long = 125;
 const SYS_CAPSET: c_long = 126;
 #[cfg(target_arch = "x86_64")]
 const SYS_GETPPID: c_long = 110;
-#[cfg(target_arch = "x86_64")]
-const SYS_CHDIR: c_long = 80;
 #[cfg(target_arch = "aarch64")]
 const SYS_SETFSUID: c_long = 151;
 #[cfg(target_arch = "aarch64")]
@@ -73,8 +71,6 @@ const SYS_CAPGET: c_long = 90;
 const SYS_CAPSET: c_long = 91;
 #[cfg(target_arch = "aarch64")]
 const SYS_GETPPID: c_long = 173;
-#[cfg(target_arch = "aarch64")]
-const SYS_CHDIR: c_long = 49;
 const STACK_BYTES: usize = 64 << 10;
 
 #[repr(C)]
@@ -298,11 +294,20 @@ pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()
 }
 
-/// Reaps every child of this thread that has ended; orphans of the runtimes come to the main thread.
-pub fn reap_orphans() {
-    let mut status = 0;
-    // SAFETY: the status lives through the call.
-    while unsafe { waitpid(-1, &mut status, WNOHANG | WNOTHREAD) } > 0 {}
+/// Reaps every child of this thread that has ended, but `keep`, whose end somebody waits for: orphans of the runtimes come to the
+/// main thread. What another thread started is that thread's to reap.
+pub fn reap_orphans(keep: Option<i32>) {
+    loop {
+        let mut info = ffi::siginfo { signal: 0, errno: 0, code: 0, pad: 0, pid: 0, uid: 0, status: 0, rest: [0; 100] };
+        // SAFETY: the struct is as large as the kernel's. P_ALL; WEXITED | WNOHANG | WNOWAIT.
+        let found = unsafe { ffi::waitid(0, 0, &mut info, 4 | WNOHANG | 0x0100_0000 | WNOTHREAD) };
+        if found < 0 || info.pid == 0 || Some(info.pid) == keep {
+            return;
+        }
+        let mut status = 0;
+        // SAFETY: the status lives through the call.
+        unsafe { waitpid(info.pid, &mut status, WNOHANG) };
+    }
 }
 
 /// File operations of this thread as `id`, with every capability kept; undone when dropped.
