@@ -60,7 +60,7 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
   const shutdownListeners = new Set<(mode: ShutdownMode) => void>()
   /** Where each box listens, as far as this process was told; `list` tells the rest. */
   const wires = new Map<string, string>()
-  const wireFolder = openSync(wireDir, openPath | constants.O_DIRECTORY)
+  let wireFolder: number | undefined
 
   const calls = createHelperCalls({
     helper,
@@ -77,7 +77,9 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
       }
     },
   })
-  void calls.closed.then(() => closeSync(wireFolder))
+  void calls.closed.then(() => {
+    if (wireFolder !== undefined) closeSync(wireFolder)
+  })
 
   const refusalOf = async (error: unknown, spec: BoxSpec): Promise<unknown> => {
     if (!(error instanceof HelperRefusal)) return error
@@ -113,7 +115,9 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
     const wirePath = wires.get(boxId)
     if (!wirePath) throw new DeltaError('guest_unreachable', `The box ${boxId} is not there`)
     const path = `${wireDir}/${wirePath}`
-    return Buffer.byteLength(path) <= maxSocketPathBytes ? path : `/proc/self/fd/${wireFolder}/${wirePath}`
+    if (Buffer.byteLength(path) <= maxSocketPathBytes) return path
+    wireFolder ??= openSync(wireDir, openPath | constants.O_DIRECTORY)
+    return `/proc/self/fd/${wireFolder}/${wirePath}`
   }
 
   const driver: OciDriver = {
