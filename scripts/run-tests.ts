@@ -66,7 +66,7 @@ async function check(name: string, program: string, args: string[]) {
 
 async function cargoTests(name: string, args: string[], env: NodeJS.ProcessEnv = {}) {
   const startedAt = performance.now()
-  const { status, output } = await run('cargo', ['test', '--release', '--locked', '--offline', ...args], {
+  const { status, output } = await run('cargo', ['test', '--locked', '--offline', ...args], {
     cwd: join(root, 'packages/guest'),
     env,
   })
