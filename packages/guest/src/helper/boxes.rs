@@ -341,7 +341,7 @@ impl Boxes {
             hostname: &request.hostname,
             uid_first: first,
             uid_count: RANGE_UIDS,
-            user_namespace: &user_path,
+            user_namespace: if runtime.joins_user_namespace() { Some(&user_path) } else { None },
             cgroup: if record.kind == Kind::Runc { Some(&cgroup_path) } else { None },
             arguments: &guest_arguments(&runtime, record.limits.memory_mb),
             wire_folder: if runtime.passes_descriptors() { None } else { Some(&wire_folder) },
@@ -461,8 +461,10 @@ impl Boxes {
     fn secure_bound_wire(&self, box_id: &str, pid: i32) -> Result<()> {
         let path = self.wires_path.join(wire_folder_name(box_id));
         let socket = path.join("wire");
+        let name = format!("{}/wire", wire_folder_name(box_id));
         let end = Instant::now() + WIRE_WAIT;
-        while socket.symlink_metadata().is_err() {
+        // A socket has its name a moment before it listens.
+        while !sys::answers_at(self.wires.as_raw_fd(), &name) {
             if Instant::now() > end || sys::start_time(pid).is_none() {
                 return Err(Error::new(code::TIMED_OUT, "the guest did not open its wire: see `delta doctor`"));
             }
@@ -477,7 +479,7 @@ impl Boxes {
         }
         // The folder is root's now, so what was just looked at cannot be exchanged.
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).context("closing the wire")?;
-        self.give(&format!("{}/wire", wire_folder_name(box_id)), self.options.client_uid, ffi::AT_SYMLINK_NOFOLLOW)
+        self.give(&name, self.options.client_uid, ffi::AT_SYMLINK_NOFOLLOW)
     }
 
     /// Watches a box's first process from now on.

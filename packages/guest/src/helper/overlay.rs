@@ -180,6 +180,8 @@ fn show_cgroups(view: &[(String, PathBuf)]) -> Result<()> {
         })
         .collect();
     let handles = handles.context("taking the cgroup hierarchies")?;
+    // Covered mounts would still be listed, and runc would look for its groups in them.
+    while ffi::unmount(base, ffi::MNT_DETACH).is_ok() {}
     ffi::mount_at("delta", base, "tmpfs", ffi::MS_NOSUID | ffi::MS_NODEV, "mode=755,size=64k,nr_inodes=64").context("covering /sys/fs/cgroup")?;
     let mut shown: Vec<&PathBuf> = Vec::new();
     for ((controller, from), handle) in view.iter().zip(handles) {

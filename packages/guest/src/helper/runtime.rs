@@ -96,6 +96,12 @@ impl Runtime {
         self.kind != Kind::Runsc
     }
 
+    /// True where the runtime can join a user namespace. gVisor's program has threads, which the kernel refuses; it makes one by the
+    /// mappings, owned by root. Its sandboxes take nothing of root's kernel counters, since their calls end in gVisor's own kernel.
+    pub fn joins_user_namespace(&self) -> bool {
+        self.kind != Kind::Runsc
+    }
+
     /// True where the sandbox's cgroup is entered before the runtime starts, so that everything it starts is in it. runc wants
     /// to find the group empty and enters it itself.
     pub fn starts_in_cgroup(&self) -> bool {

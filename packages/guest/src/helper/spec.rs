@@ -46,8 +46,8 @@ pub struct Config<'a> {
     pub hostname: &'a str,
     pub uid_first: u32,
     pub uid_count: u32,
-    /// Path of the user namespace to join.
-    pub user_namespace: &'a str,
+    /// Path of the user namespace to join; None where the runtime makes one of its own by the mappings.
+    pub user_namespace: Option<&'a str>,
     /// None where the runtime does not handle cgroups.
     pub cgroup: Option<&'a str>,
     pub arguments: &'a [String],
@@ -143,7 +143,7 @@ pub fn build(config: &Config<'_>) -> String {
             r#""rlimits":[],"noNewPrivileges":false}},"#,
             r#""root":{{"path":{root},"readonly":false}},"hostname":{hostname},"mounts":[{mounts}],{annotations}"#,
             r#""linux":{{{cgroup}{seccomp}"uidMappings":{mapping},"gidMappings":{mapping},"#,
-            r#""namespaces":[{{"type":"user","path":{user}}},{{"type":"pid"}},{{"type":"mount"}},{{"type":"ipc"}},"#,
+            r#""namespaces":[{{"type":"user"{user}}},{{"type":"pid"}},{{"type":"mount"}},{{"type":"ipc"}},"#,
             r#"{{"type":"uts"}},{{"type":"network"}},{{"type":"cgroup"}}],"#,
             r#""maskedPaths":{masked},"readonlyPaths":{readonly}}}}}"#
         ),
@@ -156,7 +156,7 @@ pub fn build(config: &Config<'_>) -> String {
         cgroup = cgroup,
         seccomp = seccomp,
         mapping = mapping,
-        user = quoted(config.user_namespace),
+        user = config.user_namespace.map_or(String::new(), |path| format!(r#","path":{}"#, quoted(path))),
         masked = list(there(&MASKED)),
         readonly = list(there(&READ_ONLY)),
     )

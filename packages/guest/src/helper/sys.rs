@@ -22,6 +22,7 @@ extern "C" {
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     fn bind(fd: c_int, address: *const c_void, length: u32) -> c_int;
     fn listen(fd: c_int, backlog: c_int) -> c_int;
+    fn connect(fd: c_int, address: *const c_void, length: u32) -> c_int;
     fn read(fd: c_int, buffer: *mut c_void, length: usize) -> isize;
     fn memfd_create(name: *const c_char, flags: u32) -> c_int;
     fn recv(fd: c_int, buffer: *mut c_void, length: usize, flags: c_int) -> isize;
@@ -257,25 +258,46 @@ pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
-/// A listening unix socket bound at `name` in a folder given by descriptor, whatever the folder's own path is: a socket's
-/// address holds only 108 bytes. `mode` is set on the descriptor first, so the name never has looser rights.
-pub fn listen_at(folder: RawFd, name: &str, mode: u32, backlog: c_int) -> io::Result<OwnedFd> {
+/// The address of a unix socket in a folder given by descriptor, whatever the folder's own path is: an address holds only 108
+/// bytes. And its length.
+fn address_at(folder: RawFd, name: &str) -> io::Result<([u8; 110], u32)> {
     let path = format!("/proc/self/fd/{}/{}", folder, name);
     if path.len() > 107 {
         return Err(io::Error::from_raw_os_error(36));
     }
-    // SAFETY: no pointers.
-    let listener = own(unsafe { socket(1, 1 | ffi::O_CLOEXEC, 0) })?;
     let mut address = [0u8; 110];
     address[..2].copy_from_slice(&1u16.to_ne_bytes());
     address[2..2 + path.len()].copy_from_slice(path.as_bytes());
+    Ok((address, (2 + path.len() + 1) as u32))
+}
+
+/// A listening unix socket. `mode` is set on the descriptor first, so the name never has looser rights.
+pub fn listen_at(folder: RawFd, name: &str, mode: u32, backlog: c_int) -> io::Result<OwnedFd> {
+    let (address, length) = address_at(folder, name)?;
+    // SAFETY: no pointers.
+    let listener = own(unsafe { socket(1, 1 | ffi::O_CLOEXEC, 0) })?;
     // SAFETY: plain descriptors; the address lives through the call.
     unsafe {
         check(ffi::fchmod(listener.as_raw_fd(), mode))?;
-        check(bind(listener.as_raw_fd(), address.as_ptr().cast(), (2 + path.len() + 1) as u32))?;
+        check(bind(listener.as_raw_fd(), address.as_ptr().cast(), length))?;
         check(listen(listener.as_raw_fd(), backlog))?;
     }
     Ok(listener)
+}
+
+/// True where somebody listens on the socket of that name.
+pub fn answers_at(folder: RawFd, name: &str) -> bool {
+    let address = match address_at(folder, name) {
+        Ok(address) => address,
+        Err(_) => return false,
+    };
+    // SAFETY: no pointers; 0o4000 is SOCK_NONBLOCK. The address lives through the call.
+    let probe = match own(unsafe { socket(1, 1 | ffi::O_CLOEXEC | 0o4000, 0) }) {
+        Ok(probe) => probe,
+        Err(_) => return false,
+    };
+    // SAFETY: as above.
+    unsafe { connect(probe.as_raw_fd(), address.0.as_ptr().cast(), address.1) == 0 }
 }
 
 /// Field 22 of /proc/<pid>/stat: together with the boot's id it names a process for good, a pid alone does not.
