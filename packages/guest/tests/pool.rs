@@ -288,6 +288,18 @@ fn many_threads_make_and_drop_at_once_and_no_quota_group_is_left() {
     assert_eq!(left, 1, "only the top's own group is left");
 }
 
+#[test]
+fn a_flood_of_empty_files_stops_at_the_quota_too() {
+    let data = Data::new("inodes");
+    let pool = Pool::open(&data.0, &btrfs()).unwrap();
+    let path = pool.make_upper("upp_flood", 8 << 20).unwrap();
+    let refused = (0..200_000).find_map(|number| fs::File::create(path.join(format!("upper/{}-{}", number, "x".repeat(200)))).err());
+    assert!(matches!(refused.and_then(|cause| cause.raw_os_error()), Some(28) | Some(122)));
+    pool.make_upper("upp_other", 8 << 20).unwrap();
+    pool.drop_upper("upp_flood").unwrap();
+    pool.close().unwrap();
+}
+
 const STEPS: [&str; 9] =
     ["sized", "formatted", "named", "attached", "mounted", "quota", "upper created", "upper limited", "upper named"];
 

@@ -9,6 +9,7 @@ mod image;
 mod trash;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -70,6 +71,12 @@ pub struct PoolOptions {
     pub step: fn(&str),
 }
 
+impl fmt::Debug for PoolOptions {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "PoolOptions({:?}, max_bytes {:?}, reserve {} %)", self.choice, self.max_bytes, self.reserve_percent)
+    }
+}
+
 impl Default for PoolOptions {
     fn default() -> PoolOptions {
         PoolOptions { choice: Choice::Auto, max_bytes: None, reserve_percent: 5, step: |_| {} }
@@ -79,8 +86,7 @@ impl Default for PoolOptions {
 impl PoolOptions {
     /// From DELTA_POOL, DELTA_POOL_MAX_GB and DELTA_POOL_RESERVE.
     pub fn from_environment(get: &dyn Fn(&str) -> Option<String>) -> Result<PoolOptions> {
-        let mut options = PoolOptions::default();
-        options.choice = match get("DELTA_POOL").as_deref() {
+        let choice = match get("DELTA_POOL").as_deref() {
             None | Some("") | Some("auto") => Choice::Auto,
             Some("btrfs") => Choice::Btrfs,
             Some("folder") => Choice::Folder,
@@ -88,6 +94,7 @@ impl PoolOptions {
                 return Err(Error::new(code::INVALID, format!("DELTA_POOL is {:?}: use auto, btrfs or folder", other)));
             }
         };
+        let mut options = PoolOptions { choice, ..PoolOptions::default() };
         if let Some(text) = get("DELTA_POOL_MAX_GB").filter(|text| !text.is_empty()) {
             let gigabytes = text.parse::<u64>().ok().filter(|value| (1..=1 << 20).contains(value));
             let gigabytes = gigabytes.ok_or_else(|| Error::new(code::INVALID, format!("DELTA_POOL_MAX_GB is {:?}: use a whole number from 1", text)))?;
@@ -165,6 +172,7 @@ fn lock(data: &Path) -> Result<File> {
         .read(true)
         .write(true)
         .create(true)
+        .truncate(false)
         .mode(0o600)
         .open(&path)
         .context(format_args!("opening {}", path.display()))?;

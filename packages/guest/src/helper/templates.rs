@@ -205,7 +205,7 @@ fn failure_file(data: &Path, name: &str) -> PathBuf {
 }
 
 fn lock_file(data: &Path, name: &str) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).mode(0o600).open(base(data).join(format!(".lock-{}", name)))
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(base(data).join(format!(".lock-{}", name)))
 }
 
 fn try_lock(file: &File) -> bool {

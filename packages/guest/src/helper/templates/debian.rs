@@ -173,8 +173,8 @@ fn follow(lines: &Receiver<String>, progress: &mut dyn FnMut(&str)) -> Result<Ve
         let left = until.checked_duration_since(Instant::now()).unwrap_or_default();
         match lines.recv_timeout(left) {
             Ok(line) => {
-                if line.starts_with("I: ") {
-                    progress(&line[3..]);
+                if let Some(step) = line.strip_prefix("I: ") {
+                    progress(step);
                 }
                 if last.len() == LAST_LINES {
                     last.pop_front();
