@@ -182,7 +182,7 @@ impl Guest {
             return self.refuse(at, failure);
         }
         if let Some(key) = self.execs.by_id.get(&request.exec_id).copied() {
-            return self.follow(at, key, request.attach, request.from, request.keep_stdin);
+            return self.follow(at, key, request.attach, request.from, request.keep_stdin || request.pty);
         }
         if self.execs.by_pid.len() >= MAX_RUNNING {
             return self.refuse(at, Failure::new(code::LIMIT, "1,024 execs are running. End some of them first."));
@@ -214,7 +214,8 @@ impl Guest {
         request.script = None;
         request.env = Vec::new();
         cut_argv(&mut request.argv);
-        let (attach, keep_stdin) = (request.attach, request.keep_stdin);
+        // A terminal's input is always open.
+        let (attach, keep_stdin) = (request.attach, request.keep_stdin || request.pty);
         let deadline_ms = if request.timeout_ms == 0 { None } else { Some(now.saturating_add(request.timeout_ms)) };
         if let Some(deadline_ms) = deadline_ms {
             self.timers.add(deadline_ms, Timer::Deadline(key));

@@ -318,7 +318,6 @@ impl Guest {
             }
             connection.decoder = decoder;
         }
-        self.update_interest(id);
     }
 
     fn violated(&mut self, id: u64, violation: Violation) {
@@ -674,33 +673,40 @@ impl Guest {
 
     fn flush(&mut self) {
         for id in std::mem::take(&mut self.dirty) {
+            let again = self.flush_connection(id);
             if let Some(connection) = self.connections.get_mut(&id) {
-                connection.dirty = false;
-                self.flush_connection(id);
+                connection.dirty = again;
+            }
+            if again {
+                self.dirty.push(id);
             }
         }
     }
 
-    fn flush_connection(&mut self, id: u64) {
+    /// Sends what there is; true where its turn ended before that did.
+    fn flush_connection(&mut self, id: u64) -> bool {
         let mut turn = 0;
+        let mut again = false;
         loop {
             turn += self.fill_outbox(id);
             let connection = match self.connections.get_mut(&id) {
                 Some(connection) => connection,
-                None => return,
+                None => return false,
             };
             if connection.outbox.flush(connection.source.fd()).is_err() {
-                return self.disconnect(id);
+                self.disconnect(id);
+                return false;
             }
             if connection.outbox.bytes() >= BULK_BYTES || connection.ready.is_empty() {
                 break;
             }
             if turn >= TURN_BYTES {
-                self.touch(id);
+                again = true;
                 break;
             }
         }
         self.update_interest(id);
+        again
     }
 
     /// Lets ready channels add DATA, one frame each in turn, until the outbox has enough. Returns the bytes added.

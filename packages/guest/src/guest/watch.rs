@@ -325,13 +325,28 @@ impl Guest {
                 }
                 continue;
             }
-            self.on_watch_event(wd, mask, name, cookie != 0 && cookie == replacing);
+            if !self.is_nameless(wd, name) {
+                self.on_watch_event(wd, mask, name, cookie != 0 && cookie == replacing);
+            }
         }
         let ready: Vec<At> =
             self.watches.map.values().filter(|watch| !watch.pending.is_empty()).map(|watch| watch.at).collect();
         for at in ready {
             self.want_to_send(at);
         }
+    }
+
+    /// A file being written that has no name yet is told as `#` and its inode. A real file may be called so: it is there.
+    fn is_nameless(&self, wd: i32, name: &[u8]) -> bool {
+        let digits = match name.strip_prefix(b"#") {
+            Some(digits) if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => name,
+            _ => return false,
+        };
+        let path = self.watches.nodes.get(&wd).map(|node| join(&node.path, digits));
+        let exists = path.and_then(|path| sys::cstring(&path).ok()).map(|path| {
+            sys::stat_at(sys::AT_FDCWD, &path, sys::AT_SYMLINK_NOFOLLOW).is_ok()
+        });
+        exists == Some(false)
     }
 
     fn on_watch_event(&mut self, wd: i32, mask: u32, name: &[u8], replaces: bool) {
