@@ -1,8 +1,10 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { symlink } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
 
 export interface PlatformOptions {
   /** Made when it is not there; a second start on the same folder adopts what the first left. */
@@ -39,6 +41,7 @@ const logChars = 256 * 1024
 export async function startPlatform(options: PlatformOptions): Promise<Platform> {
   if (!existsSync(helper)) throw new Error(`${helper} is not there: run 'node scripts/setup.mjs' first`)
   mkdirSync(options.dataDir, { recursive: true })
+  await provideTemplate(options.dataDir)
   const port = options.port ?? (await freePort())
   const runtime = options.runtime ?? process.env['DELTA_RUNTIME']
   const child = spawn(helper, ['serve'], {
@@ -72,6 +75,19 @@ export async function startPlatform(options: PlatformOptions): Promise<Platform>
     stop: (signal = 'SIGINT') => end(child, signal),
     kill: () => end(child, 'SIGKILL'),
   }
+}
+
+/** Built once and shared by the data folders of all tests and benches: boxes only read a template. */
+async function provideTemplate(dataDir: string): Promise<void> {
+  const own = join(dataDir, 'templates')
+  if (existsSync(own)) return
+  const cache = join(root, '.build')
+  const run = promisify(execFile)
+  await run(helper, ['template', 'build', 'host'], {
+    cwd: root,
+    env: { ...process.env, DELTA_DATA_DIR: cache, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` },
+  })
+  await symlink(join(cache, 'templates'), own)
 }
 
 export async function freePort(): Promise<number> {
