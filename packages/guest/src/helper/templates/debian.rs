@@ -45,7 +45,7 @@ fn codename() -> Option<String> {
     Some(value).filter(|_| plain)
 }
 
-pub fn build(work: &Path, progress: &mut dyn FnMut(&str)) -> Result<Built> {
+pub(super) fn build(work: &Path, progress: &mut dyn FnMut(&str)) -> Result<Built> {
     let mmdebstrap = system_program("mmdebstrap").ok_or_else(|| {
         Error::new(code::NOT_SUPPORTED, "mmdebstrap is missing: apt-get install mmdebstrap (or use the template host, which needs nothing)")
     })?;

@@ -53,7 +53,7 @@ pub fn fingerprint() -> String {
     text
 }
 
-pub fn build(work: &Path, progress: &mut dyn FnMut(&str)) -> Result<Built> {
+pub(super) fn build(work: &Path, progress: &mut dyn FnMut(&str)) -> Result<Built> {
     let root = work.join("root");
     files::folder(&root, 0o755, 0, 0)?;
     make_merged_links(&root)?;
