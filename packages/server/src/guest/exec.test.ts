@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
 import { createWriter } from './codec.ts'
 import { ops } from './messages.ts'
+import { liveBytes } from './testing/memory.ts'
 import { connectPeer, exitFields, openedExec } from './testing/peer.ts'
 import { refusal } from './testing/settle.ts'
 import type { ExecOutput, ExecStream, GuestConnection } from './client.ts'
@@ -250,7 +251,7 @@ test('a taker that throws, or whose promise rejects, detaches', async () => {
 
 test('a million small chunks of two streams keep their order and cost little', async () => {
   const { peer, exec, channel } = await openExec()
-  const before = process.memoryUsage()
+  const before = liveBytes()
   const frames = 1024 * 1024
   for (let at = 0; at < frames; at += 1024) {
     const batch = []
@@ -266,8 +267,7 @@ test('a million small chunks of two streams keep their order and cost little', a
     peer.raw(Buffer.concat(batch))
     await turn()
   }
-  const after = process.memoryUsage()
-  expect(after.heapUsed + after.arrayBuffers - before.heapUsed - before.arrayBuffers).toBeLessThan(96 * 1024 * 1024)
+  expect(liveBytes() - before).toBeLessThan(16 * 1024 * 1024)
   peer.close(channel, 0, '', exitFields(0, 0))
   let expected = 0
   const check = ({ stream, offset, bytes }: ExecOutput): void => {

@@ -100,7 +100,6 @@ interface Opened {
 }
 
 function createExecStream({ link, channel, inbox, exit, pid, known, start }: Opened): ExecStream {
-  let output: AsyncIterableIterator<ExecOutput> | undefined
   const detach = (): void => {
     inbox.drop()
     link.cancel(channel)
@@ -116,10 +115,7 @@ function createExecStream({ link, channel, inbox, exit, pid, known, start }: Ope
     known,
     start,
     exit,
-    get output() {
-      output ??= iterate(inbox, asOutput, detach)
-      return output
-    },
+    output: iterate(inbox, asOutput, detach),
     consume(onOutput) {
       return new Promise((resolve, reject) => {
         const stop = (reason: unknown): void => {

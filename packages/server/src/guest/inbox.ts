@@ -26,8 +26,8 @@ export interface Inbox {
   take(): Chunk | undefined
   /** Forgets what is held and everything to come. */
   drop(): void
-  readonly closed: boolean
-  readonly error: GuestError | undefined
+  closed: boolean
+  error: GuestError | undefined
   /** Called once, when there is something to take or the end has come. One consumer at a time. */
   whenReady(listener: () => void): void
 }
@@ -42,9 +42,7 @@ const streamUnit = 2 ** 20
 export function createInbox(onTaken: (bytes: number) => void): Inbox {
   let entries: (Chunk | Pack | undefined)[] = []
   let head = 0
-  let closed = false
   let dropped = false
-  let error: GuestError | undefined
   let listener: (() => void) | undefined
 
   const notify = (): void => {
@@ -86,16 +84,18 @@ export function createInbox(onTaken: (bytes: number) => void): Inbox {
     addToPack(last, chunk)
   }
 
-  return {
+  const inbox: Inbox = {
+    closed: false,
+    error: undefined,
     push(chunk) {
-      if (dropped || closed) return
+      if (dropped || inbox.closed) return
       add(chunk)
       if (listener) notify()
     },
     close(reason) {
-      if (closed) return
-      closed = true
-      error = reason
+      if (inbox.closed) return
+      inbox.closed = true
+      inbox.error = reason
       notify()
     },
     take() {
@@ -111,17 +111,12 @@ export function createInbox(onTaken: (bytes: number) => void): Inbox {
       entries = []
       head = 0
     },
-    get closed() {
-      return closed
-    },
-    get error() {
-      return error
-    },
     whenReady(whenReady) {
-      if (entries.length > head || closed) whenReady()
+      if (entries.length > head || inbox.closed) whenReady()
       else listener = whenReady
     },
   }
+  return inbox
 }
 
 function addToPack(pack: Pack, { stream, bytes, gap }: Chunk): void {

