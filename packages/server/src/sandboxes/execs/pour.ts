@@ -12,21 +12,33 @@ export function pour(
 ): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const settle = (act: () => void): void => {
-      source.off('data', onData).off('end', onEnd).off('error', onCut).off('close', onCut)
+      settled = true
+      source.off('data', onData).off('end', onEnd).off('error', onCut).off('close', onClose)
       source.pause()
       act()
     }
+    let writing = 0
+    let ended = false
+    let settled = false
     const onData = (chunk: Buffer): void => {
       const busy = write(chunk)
       if (busy === undefined) return
+      writing += 1
       source.pause()
-      busy.then(
-        () => source.resume(),
-        // That nothing more is taken is told by `over`, and why.
-        () => {},
-      )
+      // That nothing more is taken is told by `over`, and why.
+      busy.then(onWritten, () => {})
     }
-    const onEnd = (): void => settle(() => resolve(true))
+    const onWritten = (): void => {
+      writing -= 1
+      if (settled) return
+      if (ended) onEnd()
+      else source.resume()
+    }
+    // A paused stream may still report its end, while its last chunk is not taken yet.
+    const onEnd = (): void => {
+      ended = true
+      if (writing === 0) settle(() => resolve(true))
+    }
     const onCut = (): void =>
       settle(() => {
         const { errored } = source
@@ -36,10 +48,14 @@ export function pour(
             : new DeltaError('canceled', 'The connection broke before the body was complete'),
         )
       })
+    const onClose = (): void => {
+      // After the end it is of no account: the last chunk may still be on its way.
+      if (!ended) onCut()
+    }
     const onOver = (): void => settle(() => resolve(false))
     if (source.readableEnded) return resolve(true)
     if (source.destroyed) return onCut()
     over.then(onOver, onOver)
-    source.on('end', onEnd).on('error', onCut).on('close', onCut).on('data', onData)
+    source.on('end', onEnd).on('error', onCut).on('close', onClose).on('data', onData)
   })
 }

@@ -250,6 +250,7 @@ export function addFileRoutes(api: Api, files: Files): void {
       'content-disposition': downloadName(String(place.path ?? ''), '.tar'),
       'x-content-type-options': 'nosniff',
     }
+    if (c.req.method === 'HEAD') await files.stat(place, { follow: true })
     const body = c.req.method === 'HEAD' ? nothing() : await files.pack(place)
     return sendBody(c, body, { status: 200, headers })
   })
@@ -289,6 +290,8 @@ function sendBody(
   body: AsyncIterableIterator<Buffer>,
   options: { status: number; headers: Record<string, string> },
 ): Promise<Response> {
+  // Hono answers HEAD by a copy of the response, which for one that was sent around it would be sent again.
+  if (c.req.method === 'HEAD') return Promise.resolve(new Response(null, options))
   // It may have gone while the file was being opened; nobody will be told of that any more.
   if (c.env?.outgoing?.destroyed) void body.return?.()
   return sendStream(c, body, options)
