@@ -1,8 +1,8 @@
 import { GuestError } from '../../guest/client.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 
-/** What any operation can meet; undefined for codes whose meaning depends on the operation. */
-export function commonRefusal(error: GuestError): DeltaError | undefined {
+/** What any operation can meet. A code that makes no sense for the operation comes from a guest that is not to be trusted. */
+export function commonRefusal(error: GuestError): DeltaError {
   const options = { cause: error.message }
   switch (error.code) {
     case 'connection_lost':
@@ -21,7 +21,11 @@ export function commonRefusal(error: GuestError): DeltaError | undefined {
     case 'not_supported':
       return new DeltaError('not_supported', 'The sandbox does not support this', options)
     default:
-      return undefined
+      return new DeltaError(
+        'guest_protocol_error',
+        `The sandbox answered with ${error.code}, which is out of place`,
+        options,
+      )
   }
 }
 
@@ -47,7 +51,7 @@ export function startRefusal(error: unknown): unknown {
     case 'io':
       return new DeltaError('exec_start_failed', 'The process could not be started', options)
     default:
-      return commonRefusal(error) ?? error
+      return commonRefusal(error)
   }
 }
 
@@ -61,7 +65,7 @@ export function execRefusal(error: unknown, execId: string): unknown {
     case 'invalid':
       return new DeltaError('exec_not_running', `Exec ${execId} does not run any more`, { cause: error.message })
     default:
-      return commonRefusal(error) ?? error
+      return commonRefusal(error)
   }
 }
 

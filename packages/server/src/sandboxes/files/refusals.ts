@@ -28,7 +28,7 @@ export function fileRefusal(error: unknown, path?: string): unknown {
   // A body that ended for a reason of its own is told by that reason.
   if (error.cause instanceof DeltaError) return error.cause
   const refusal = refusals[error.code]
-  if (refusal === undefined) return commonRefusal(error) ?? error
+  if (refusal === undefined) return commonRefusal(error)
   const context = path === undefined ? {} : { context: { path } }
   return new DeltaError(refusal.code, refusal.message, { cause: error.message, ...context })
 }
