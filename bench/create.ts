@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Client, createSandbox, execTrue, remove, timed } from './client.ts'
@@ -12,6 +12,8 @@ export async function createToFirstExec(bench: Bench): Promise<Figure[]> {
   for (const runtime of ['crun', 'runc']) {
     const { client, dataDir } = await bench.platform({ runtime })
     const scratch = mkdtempSync(join(tmpdir(), 'delta-rival-'))
+    // The runtime sets the root up as the box's own uid, which must be able to walk there.
+    chmodSync(scratch, 0o755)
     const model = await createSandbox(client)
     const rival = await openRuntimeRival({
       runtime,
@@ -23,21 +25,24 @@ export async function createToFirstExec(bench: Bench): Promise<Figure[]> {
     const ours: number[] = []
     const theirs: number[] = []
     const rounds = 60
-    for (let round = -5; round < rounds; round++) {
-      let id = ''
-      const mine = await timed(async () => {
-        id = (await createSandbox(client)).id
-        await execTrue(client, id)
-      })
-      await remove(client, id)
-      const alone = await rival.run()
-      if (round < 0) continue
-      ours.push(mine)
-      theirs.push(alone)
+    try {
+      for (let round = -5; round < rounds; round++) {
+        let id = ''
+        const mine = await timed(async () => {
+          id = (await createSandbox(client)).id
+          await execTrue(client, id)
+        })
+        await remove(client, id)
+        const alone = await rival.run()
+        if (round < 0) continue
+        ours.push(mine)
+        theirs.push(alone)
+      }
+    } finally {
+      await rival.close()
+      rmSync(scratch, { recursive: true, force: true })
     }
-    await rival.close()
     await remove(client, model.id)
-    rmSync(scratch, { recursive: true, force: true })
     figures.push(
       figure({
         name: `create to first exec, ${runtime}`,

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
@@ -54,6 +54,10 @@ export async function openRuntimeRival({
     async close() {
       shell.stdin.end()
       await new Promise((done) => shell.once('close', done))
+      for (const controller of readdirSync('/sys/fs/cgroup')) {
+        const parent = join('/sys/fs/cgroup', controller, `delta-bench-${process.pid}`)
+        if (existsSync(parent)) rmdirSync(parent)
+      }
     },
   }
 }
