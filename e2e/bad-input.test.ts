@@ -24,7 +24,8 @@ async function expectError(answer: Response, status: number, code: string): Prom
   expect(body.error['message']).toMatch(/\w/)
   expect(body.error['remediation']).toMatch(/\w/)
   expect(body.error['requestId']).toBe(answer.headers.get('x-request-id'))
-  expect(text).not.toMatch(/node_modules|\.ts:|at .*\(/)
+  // No stack, no path of the server.
+  expect(text).not.toMatch(/node_modules|\.m?[jt]s:\d|\n +at /)
 }
 
 test.each([
@@ -92,7 +93,6 @@ test('an exec of another sandbox is not found', async () => {
 
 test.each([
   ['{', 'malformed_json'],
-  ['', 'malformed_json'],
   ['{"timeoutMs": NaN}', 'malformed_json'],
   ['{"timeoutMs": Infinity}', 'malformed_json'],
   ['{"a":1,}', 'malformed_json'],
@@ -215,10 +215,12 @@ test.each([['bytes=5-2'], ['bytes=a-b'], ['lines=1-2'], ['bytes=9999999999999999
 )
 
 test('a body beyond the limit is refused', async () => {
-  const huge = JSON.stringify({ cmd: 'true', stdin: 'x'.repeat(16 * 1024 * 1024) })
-  await expectError(await post(`/v1/sandboxes/${sandbox.id}/execs`, huge), 413, 'body_too_large')
-  const metadata = JSON.stringify({ metadata: { k: 'x'.repeat(16 * 1024 * 1024) } })
-  await expectError(await post('/v1/sandboxes', metadata), 413, 'body_too_large')
+  for (const path of ['/v1/sandboxes', `/v1/sandboxes/${sandbox.id}/execs`]) {
+    const head = `POST ${path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${key}\r\nContent-Type: application/json\r\n`
+    const answer = await raw(`${head}Content-Length: ${16 * 1024 * 1024}\r\n\r\n{`)
+    expect(answer).toMatch(/^HTTP\/1\.1 413 /)
+    expect(answer).toContain('body_too_large')
+  }
 })
 
 test('deep nesting is refused without harm', async () => {

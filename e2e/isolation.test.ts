@@ -61,7 +61,7 @@ test('no process of the host or of another sandbox is visible', async () => {
   await using other = await delta.sandboxes.create()
   await other.commands.start(['/bin/bash', '-c', 'sleep 600; true', word])
   await expect.poll(() => hostProcesses(word).length).toBeGreaterThanOrEqual(isGvisor() ? 1 : 2)
-  const seen = await output('cat /proc/[0-9]*/cmdline | tr "\\0" " "; ls /proc | grep -c "^[0-9]"', asRoot)
+  const seen = await output('cat /proc/[0-9]*/cmdline | tr "\\0" " "; echo; ls /proc | grep -c "^[0-9]"', asRoot)
   expect(seen).not.toContain(word)
   expect(Number(seen.split('\n').at(-1))).toBeLessThan(12)
   canary.kill()

@@ -13,18 +13,21 @@ export interface ExecSettings {
   json: boolean
 }
 
+export interface ExecCall {
+  /** One word is a line for the shell; several are a program and its arguments. */
+  command: string[]
+  /** Even one word is a program. */
+  asIs: boolean
+  settings: ExecSettings
+}
+
 /** The server's longest: a person at a terminal ends a command with Ctrl-C. */
 export const longestTimeoutMs = 3_600_000
 
 /** Runs a command as if it were local: its output, its input when piped, its exit code, Ctrl-C. */
-export async function exec(
-  io: Io,
-  sandbox: Sandbox,
-  call: { command: string[]; settings: ExecSettings },
-): Promise<number> {
+export async function exec(io: Io, sandbox: Sandbox, call: ExecCall): Promise<number> {
   const { detach, json, timeoutMs, ...rest } = call.settings
-  // One word is a line for the shell; several are a program and its arguments.
-  const cmd = call.command.length === 1 ? (call.command[0] ?? '') : call.command
+  const cmd = call.asIs || call.command.length > 1 ? call.command : (call.command[0] ?? '')
   if (detach) return start(io, sandbox, { cmd, options: { ...rest, timeoutMs: timeoutMs ?? 0 }, json })
   const options = { ...rest, timeoutMs: timeoutMs ?? longestTimeoutMs }
   const result = await runAttached(io, sandbox, { cmd, options, json })

@@ -240,7 +240,8 @@ function addExec(parent: Command, run: Run): void {
     .addHelpText(
       'after',
       `
-One word is a line for the shell: delta sandbox exec sbx_x 'ls | wc -l'; several are a program and its arguments.
+One word is a line for the shell: delta sandbox exec sbx_x 'ls | wc -l'; several, or what follows --, are a program and
+its arguments.
 Input is passed on when it is piped. Ctrl-C interrupts the command, a second one kills it.
 Exit codes: the command's; 124 when it reached its timeout, 128 + n when signal n ended it, 125 when DELTA failed.`,
     )
@@ -255,7 +256,7 @@ Exit codes: the command's; 124 when it reached its timeout, 128 + n when signal 
       const { timeout, detach = false, json = false, ...rest } = flags
       const sandbox = await findSandbox(run.delta(command), id)
       const settings = { ...rest, ...(timeout === undefined ? {} : { timeoutMs: timeout }), detach, json }
-      run.exitCode = await exec(run.io, sandbox, { command: argv, settings })
+      run.exitCode = await exec(run.io, sandbox, { command: argv, asIs: words[0] === '--', settings })
     })
 }
 
