@@ -66,11 +66,11 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
     beforeAll(async () => {
       opened = await open()
       driver = opened.driver
-    }, slowMs)
+    }, 2 * slowMs)
 
     afterAll(async () => {
       await opened?.close()
-    }, slowMs)
+    }, 2 * slowMs)
 
     /** After every test nothing may be left, whichever way it went. */
     afterEach(async () => {

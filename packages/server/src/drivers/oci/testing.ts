@@ -12,6 +12,8 @@ const repository = resolve(import.meta.dirname, '../../../../..')
 const uidBase = 1_950_000_000
 const uidCount = 65_536 * 65
 const stopMs = 30_000
+const endAllTries = 180
+const endAllPauseMs = 500
 
 export interface TestHelper extends OpenedDriver {
   driver: OciDriver
@@ -35,7 +37,7 @@ export async function openHelper({ runtime }: { runtime: string }): Promise<Test
     )
   }
   const dataDir = join(repository, '.build/oci-tests')
-  clear(dataDir)
+  await clear(dataDir)
   const env = {
     PATH: process.env['PATH'],
     DELTA_DATA_DIR: dataDir,
@@ -88,10 +90,10 @@ export async function openHelper({ runtime }: { runtime: string }): Promise<Test
       await exited
       clearTimeout(late)
       await driver.close()
-      run(['end-all'], env)
+      await endAll(env)
       const left = [...mountsOf(dataDir), ...loopsOf(dataDir), ...processesOfBoxes()]
       if (left.length > 0) throw new Error(`The helper left:\n${left.join('\n')}`)
-      clear(dataDir)
+      await clear(dataDir)
     },
   }
   return helper
@@ -110,11 +112,26 @@ function run(words: string[], env: Record<string, string | undefined>): void {
 }
 
 /** What a run that was cut short left is ended and removed; a template takes long to make and is kept. */
-function clear(dataDir: string): void {
+async function clear(dataDir: string): Promise<void> {
   mkdirSync(dataDir, { recursive: true })
   const left = readdirSync(dataDir).filter((name) => name !== 'templates')
-  if (left.length > 0) run(['end-all'], { PATH: process.env['PATH'], DELTA_DATA_DIR: dataDir })
+  if (left.length > 0) await endAll({ PATH: process.env['PATH'], DELTA_DATA_DIR: dataDir })
   for (const name of readdirSync(dataDir)) if (name !== 'templates') rmSync(join(dataDir, name), { recursive: true })
+}
+
+/**
+ * Where the machine's mounts are private, a mount namespace that anything else made meanwhile (another helper, a template build)
+ * holds a copy of the pool's mount and with it the loop device, until it ends.
+ */
+async function endAll(env: Record<string, string | undefined>): Promise<void> {
+  for (let tried = 1; ; tried += 1) {
+    try {
+      return run(['end-all'], env)
+    } catch (error) {
+      if (tried === endAllTries) throw error
+      await new Promise((done) => setTimeout(done, endAllPauseMs))
+    }
+  }
 }
 
 function lines(path: string): string[] {
