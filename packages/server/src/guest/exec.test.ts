@@ -138,7 +138,7 @@ test('a known id goes on from where the caller has the output', async () => {
 })
 
 test('credit is given as output is taken, not as it comes', async () => {
-  const { peer, exec, channel } = await openExec()
+  const { guest, peer, exec, channel } = await openExec()
   const piece = Buffer.alloc(64 * 1024, 1)
   for (let sent = 0; sent < 1024 * 1024; sent += piece.length) peer.data(channel, 1, sent, piece)
   await turn()
@@ -147,8 +147,13 @@ test('credit is given as output is taken, not as it comes', async () => {
   while (taken < 512 * 1024) taken += (await exec.output.next()).value!.bytes.length
   const { reader } = await peer.expect('credit')
   expect(reader.u32('bytes')).toBe(taken)
+  for (let sent = 0; sent < taken; sent += piece.length) peer.data(channel, 1, 1024 * 1024 + sent, piece)
   await turn()
   expect(peer.waiting).toEqual([])
+  expect(guest.error).toBeUndefined()
+  peer.data(channel, 1, 1024 * 1024 + taken, 'x')
+  await guest.closed
+  expect(guest.error?.message).toContain('more DATA than the credit')
 })
 
 test('a reader that stands still holds back its own channel only', async () => {
