@@ -713,6 +713,7 @@ mod watching {
         while seen.last().map(|(kind, path): &(u8, String)| (*kind, path.as_str())) != Some(last) {
             let frame = wire.next(channel);
             assert_eq!(frame.kind, wire::DATA, "{frame:?} after {seen:?}");
+            wire.credit(channel, frame.payload.len() as u32 - 9);
             let mut r = Reader::new(&frame.payload[9..]);
             while let Ok(record) = r.bytes() {
                 let mut r = Reader::new(record);

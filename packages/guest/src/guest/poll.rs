@@ -13,7 +13,7 @@ pub enum Kind {
     Signals,
     Workers,
     Connection,
-    ExecStart,
+    Starters,
     ExecOutput,
     ExecError,
     ExecInput,
@@ -27,7 +27,7 @@ const KINDS: [Kind; 11] = [
     Kind::Signals,
     Kind::Workers,
     Kind::Connection,
-    Kind::ExecStart,
+    Kind::Starters,
     Kind::ExecOutput,
     Kind::ExecError,
     Kind::ExecInput,
@@ -106,6 +106,8 @@ pub enum Timer {
     Hello(u64),
     /// An exec's time is up.
     Deadline(u64),
+    /// A program has not begun to run.
+    Start(u64),
     /// Its session had two seconds since TERM.
     Kill(u64),
     /// Its process ended 200 ms ago and something else still holds its output.

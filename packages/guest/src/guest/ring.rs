@@ -6,7 +6,8 @@ use std::io;
 
 /// Most bytes kept of one exec's output.
 pub const RING_BYTES: usize = 4 << 20;
-const FIRST_BYTES: usize = 16 << 10;
+/// What the first output makes room for.
+pub const FIRST_BYTES: usize = 16 << 10;
 /// Most changes between stdout and stderr that are remembered. A program that alternates byte by byte would otherwise
 /// cost 16 bytes of notes for each byte of output.
 const MAX_RUNS: usize = 16 << 10;

@@ -15,6 +15,7 @@ use crate::wire::{self, code, WireError, Writer};
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::io::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 const HELLO_MS: u64 = 10_000;
 /// Sessions get this long after TERM when the guest itself is told to end.
@@ -24,6 +25,8 @@ const MAX_READ_BYTES: usize = 256 << 10;
 /// One turn sends at most this much on a connection before others get theirs.
 const TURN_BYTES: usize = 2 << 20;
 const MAX_REAPS: usize = 256;
+const MAX_WORKERS: usize = 4;
+const MAX_STARTERS: usize = 2;
 const MAX_EVENTS: usize = 64;
 pub const SCRATCH_BYTES: usize = 64 << 10;
 
@@ -38,12 +41,15 @@ pub struct Options {
 pub struct Guest {
     pub epoll: OwnedFd,
     pub timers: Timers,
+    /// For file work, which a slow disk holds up.
     pub workers: Workers,
+    /// For starting programs, so that file work never delays that.
+    pub starters: Workers,
     pub connections: HashMap<u64, Connection>,
     pub execs: Execs,
     pub dials: Dials,
     pub watches: Watches,
-    pub ground: Ground,
+    pub ground: Arc<Ground>,
     pub oom: OomCounter,
     pub scratch: Vec<u8>,
     pub owns_clock: bool,
@@ -103,7 +109,8 @@ pub fn serve(options: Options) -> io::Result<()> {
 impl Guest {
     fn new(options: Options) -> io::Result<Guest> {
         let epoll = sys::new_epoll()?;
-        let workers = Workers::new()?;
+        let workers = Workers::new(MAX_WORKERS)?;
+        let starters = Workers::new(MAX_STARTERS)?;
         let null = sys::open_at(sys::AT_FDCWD, &sys::cstring(b"/dev/null")?, sys::O_RDWR, 0)?;
         let signals = sys::signal_fd(&[sys::SIGCHLD, sys::SIGTERM, sys::SIGINT])?;
         let mut boot_id = [0; 16];
@@ -113,15 +120,21 @@ impl Guest {
         add(options.listener.as_raw_fd(), Kind::Listener)?;
         add(signals.as_raw_fd(), Kind::Signals)?;
         add(workers.fd(), Kind::Workers)?;
+        add(starters.fd(), Kind::Starters)?;
         Ok(Guest {
             watches: Watches::new(epoll.as_raw_fd()),
             epoll,
             timers: Timers::default(),
             workers,
+            starters,
             connections: HashMap::new(),
             execs: Execs::new(options.memory_mb),
             dials: Dials::default(),
-            ground: Ground { null, open_files: sys::raise_open_files(), oom_score: super::metrics::child_oom_score() },
+            ground: Arc::new(Ground {
+                null,
+                open_files: sys::raise_open_files(),
+                oom_score: super::metrics::child_oom_score(),
+            }),
             oom: OomCounter::new(),
             scratch: Vec::new(),
             owns_clock: options.owns_clock,
@@ -155,8 +168,12 @@ impl Guest {
                     after(self);
                 }
             }
+            Kind::Starters => {
+                for after in self.starters.finished() {
+                    after(self);
+                }
+            }
             Kind::Connection => self.on_connection(id, events),
-            Kind::ExecStart => self.on_exec_report(id),
             Kind::ExecOutput => {
                 if events & EPOLLOUT != 0 {
                     self.write_input(id);
@@ -183,6 +200,7 @@ impl Guest {
                 }
             }
             Timer::Deadline(key) => self.on_deadline(key),
+            Timer::Start(key) => self.on_start_timeout(key),
             Timer::Kill(key) => self.kill_session(key),
             Timer::Grace(key) => self.on_grace(key),
             Timer::Forget => self.forget_old(),

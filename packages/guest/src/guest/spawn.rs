@@ -1,15 +1,18 @@
-//! Starting a program: everything is prepared before the fork, the child makes bare system calls only.
+//! Starting a program. The child borrows this process's memory until it has become the program, as vfork has it: no page is
+//! copied, and why it failed is read from memory. Only the thread that starts it waits meanwhile, so it must be a worker: a
+//! slow disk, or a process of the box that stops the child in between, holds up that one thread and never the loop.
 
-use super::failure::Failure;
+use super::failure::{shown, Failure};
 use super::messages::Exec;
 use super::sys;
 use super::users::{Identity, Users};
 use crate::wire::code;
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::raw::{c_char, c_int, c_long};
+use std::os::raw::{c_char, c_int, c_long, c_void};
 use std::os::unix::io::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Directories of PATH that are tried.
 const MAX_CANDIDATES: usize = 128;
@@ -18,8 +21,7 @@ const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 const SCRIPT_FD: RawFd = 3;
 const SCRIPT_PATH: &[u8] = b"/proc/self/fd/3";
 const SCRIPT_MARK: &[u8] = b"\0script";
-/// Descriptors below this are given to the child; its own report pipe must lie above.
-const FIRST_FREE_FD: RawFd = 10;
+const CHILD_STACK_BYTES: usize = 32 << 10;
 
 /// What every start has in common.
 pub struct Ground {
@@ -32,8 +34,6 @@ pub struct Ground {
 
 pub struct Started {
     pub pid: i32,
-    /// Ends without a byte once the program runs; else brings why not (see `start_failure`).
-    pub report: OwnedFd,
     /// The PTY's master, or stdout.
     pub output: OwnedFd,
     pub error: Option<OwnedFd>,
@@ -41,15 +41,15 @@ pub struct Started {
 }
 
 #[derive(Clone, Copy)]
-#[repr(u32)]
+#[repr(i32)]
 enum Stage {
-    Prepare = 1,
+    Streams = 1,
     Identity,
     Cwd,
     Exec,
 }
 
-/// Everything the child touches. It lives in the parent's memory, of which the child has a copy.
+/// Everything the child touches, made before it exists.
 struct Plan {
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
@@ -59,13 +59,16 @@ struct Plan {
     stdio: [RawFd; 3],
     terminal: bool,
     script: Option<RawFd>,
-    report: RawFd,
     open_files: u64,
     oom_score: Vec<u8>,
+    /// Where and why the child failed; both 0 once it is the program.
+    failed_stage: AtomicI32,
+    failed_errno: AtomicI32,
 }
 
-pub fn start(exec: &Exec, users: &Users, ground: &Ground) -> Result<Started, Failure> {
-    let identity = users.identity(&exec.user).ok_or_else(|| {
+/// Runs until the program does, or cannot. `pid` is set before the child's first step, for whoever must end it or hears of its end.
+pub fn start(exec: &Exec, ground: &Ground, pid: &AtomicI32) -> Result<Started, Failure> {
+    let identity = Users::load().identity(&exec.user).ok_or_else(|| {
         Failure::new(code::UNKNOWN_USER, format!("No user {:?} in /etc/passwd of the sandbox.", exec.user))
     })?;
     let argv = strings(exec.argv.iter().map(|argument| match argument.as_slice() {
@@ -77,9 +80,6 @@ pub fn start(exec: &Exec, users: &Users, ground: &Ground) -> Result<Started, Fai
     let fails = |what: &'static str| move |error: io::Error| Failure::of(what, &error);
     let script = exec.script.as_deref().map(script_file).transpose().map_err(fails("Keeping the script"))?;
     let streams = Streams::open(exec, &identity, ground).map_err(fails("Opening the program's streams"))?;
-    let (report, report_child) = sys::pipe().map_err(fails("Opening a pipe"))?;
-    let report_child = above(report_child, FIRST_FREE_FD).map_err(fails("Opening a pipe"))?;
-    sys::set_nonblocking(report.as_raw_fd()).map_err(fails("Opening a pipe"))?;
     let plan = Plan {
         candidates: candidates(first.to_bytes(), &exec.env)?,
         argv: pointers(&argv),
@@ -89,41 +89,34 @@ pub fn start(exec: &Exec, users: &Users, ground: &Ground) -> Result<Started, Fai
         stdio: streams.child_fds(),
         terminal: exec.pty,
         script: script.as_ref().map(AsRawFd::as_raw_fd),
-        report: report_child.as_raw_fd(),
         open_files: ground.open_files,
         oom_score: ground.oom_score.clone(),
+        failed_stage: AtomicI32::new(0),
+        failed_errno: AtomicI32::new(0),
     };
-    // SAFETY: the child only makes system calls and never returns.
-    let pid = unsafe {
-        sys::syscall(sys::SYS_CLONE, sys::SIGCHLD as c_long, 0 as c_long, 0 as c_long, 0 as c_long, 0 as c_long)
-    };
-    match pid {
-        0 => child(&plan),
-        pid if pid < 0 => Err(Failure::new(
-            code::LIMIT,
-            format!(
-                "No process could be started: {}. The sandbox has too many, or no memory.",
-                io::Error::last_os_error()
-            ),
-        )),
-        pid => {
-            Ok(Started { pid: pid as i32, report, output: streams.output, error: streams.error, input: streams.input })
-        }
+    let mut stack = vec![0u128; CHILD_STACK_BYTES / 16];
+    // SAFETY: the plan and the stack outlive the call, which returns when the child uses them no more; the child only makes
+    // system calls. Its signals have no handlers that could run in this memory.
+    let result = unsafe { sys::start_child(child, &mut stack, &plan, pid) };
+    let child_pid = result.map_err(|error| {
+        let message = format!("No process could be started: {error}. The sandbox has too many, or no memory.");
+        Failure::new(code::LIMIT, message)
+    })?;
+    match plan.failed_stage.load(Ordering::Relaxed) {
+        0 => Ok(Started { pid: child_pid, output: streams.output, error: streams.error, input: streams.input }),
+        stage => Err(start_failure(stage, plan.failed_errno.load(Ordering::Relaxed), exec)),
     }
 }
 
-/// Why the program did not start, from the bytes of `Started::report`.
-pub fn start_failure(report: &[u8; 8], exec: &Exec) -> Failure {
-    let stage = u32::from_le_bytes([report[0], report[1], report[2], report[3]]);
-    let errno = i32::from_le_bytes([report[4], report[5], report[6], report[7]]);
-    let program = exec.argv.first().map_or_else(String::new, |first| super::failure::shown(first));
-    if stage == Stage::Cwd as u32 {
+fn start_failure(stage: i32, errno: i32, exec: &Exec) -> Failure {
+    let program = exec.argv.first().map_or_else(String::new, |first| shown(first));
+    if stage == Stage::Cwd as i32 {
         return Failure::of_errno(format!("cwd {:?}", exec.cwd), errno);
     }
-    if stage == Stage::Prepare as u32 {
+    if stage == Stage::Streams as i32 {
         return Failure::of_errno("Giving the program its streams", errno);
     }
-    if stage == Stage::Identity as u32 {
+    if stage == Stage::Identity as i32 {
         return Failure::of_errno(format!("Becoming user {:?}", exec.user), errno);
     }
     match errno {
@@ -190,13 +183,6 @@ impl Streams {
     }
 }
 
-fn above(fd: OwnedFd, lowest: RawFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() >= lowest {
-        return Ok(fd);
-    }
-    sys::duplicate_above(fd.as_raw_fd(), lowest)
-}
-
 /// Sealed: what a program reads as its source is what the host sent.
 fn script_file(source: &[u8]) -> io::Result<OwnedFd> {
     let file = sys::memory_file()?;
@@ -235,14 +221,13 @@ fn candidates(program: &[u8], env: &[Vec<u8>]) -> Result<Vec<CString>, Failure> 
         .collect()
 }
 
-fn child(plan: &Plan) -> ! {
-    // SAFETY: only system calls on memory prepared before the fork; the process ends in exec or _exit.
+extern "C" fn child(plan: *mut c_void) -> c_int {
+    // SAFETY: `start` passed its plan, which lives until this process is the program or gone; only system calls follow.
     unsafe {
+        let plan = &*(plan as *const Plan);
         let (stage, errno) = become_program(plan);
-        let mut report = [0; 8];
-        report[..4].copy_from_slice(&(stage as u32).to_le_bytes());
-        report[4..].copy_from_slice(&errno.to_le_bytes());
-        drop(sys::write_fd(plan.report, &report));
+        plan.failed_errno.store(errno, Ordering::Relaxed);
+        plan.failed_stage.store(stage as i32, Ordering::Relaxed);
         sys::_exit(127)
     }
 }
@@ -252,16 +237,16 @@ unsafe fn become_program(plan: &Plan) -> (Stage, i32) {
     sys::setsid();
     for (target, fd) in plan.stdio.iter().enumerate() {
         if sys::dup2(*fd, target as c_int) < 0 {
-            return (Stage::Prepare, sys::last_errno());
+            return (Stage::Streams, sys::last_errno());
         }
     }
     if plan.terminal && !sys::take_terminal(0) {
-        return (Stage::Prepare, sys::last_errno());
+        return (Stage::Streams, sys::last_errno());
     }
     let mut first_closed = SCRIPT_FD;
     if let Some(fd) = plan.script {
         if sys::dup2(fd, SCRIPT_FD) < 0 {
-            return (Stage::Prepare, sys::last_errno());
+            return (Stage::Streams, sys::last_errno());
         }
         // Where the file already had that number, dup2 left it to close on exec.
         sys::keep_on_exec(SCRIPT_FD);
@@ -296,7 +281,7 @@ unsafe fn become_program(plan: &Plan) -> (Stage, i32) {
     (Stage::Exec, errno)
 }
 
-/// By bare system calls: the library's own would try to tell the guest's other threads, which the child does not have.
+/// By bare system calls: the library's own would have the guest's other threads change with it.
 unsafe fn become_user(identity: &Identity) -> bool {
     let (uid, gid) = (identity.uid as c_long, identity.gid as c_long);
     if sys::getuid() != 0 {

@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::raw::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use std::os::unix::io::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicI32;
 
 pub const O_RDONLY: c_int = 0;
 pub const O_WRONLY: c_int = 1;
@@ -21,7 +22,6 @@ mod arch {
     pub const O_DIRECTORY: i32 = 0o200000;
     pub const O_NOFOLLOW: i32 = 0o400000;
     pub const SYS_RT_SIGACTION: i64 = 13;
-    pub const SYS_CLONE: i64 = 56;
     pub const SYS_SETGROUPS: i64 = 116;
     pub const SYS_SETRESUID: i64 = 117;
     pub const SYS_SETRESGID: i64 = 119;
@@ -32,7 +32,6 @@ mod arch {
     pub const O_DIRECTORY: i32 = 0o40000;
     pub const O_NOFOLLOW: i32 = 0o100000;
     pub const SYS_RT_SIGACTION: i64 = 134;
-    pub const SYS_CLONE: i64 = 220;
     pub const SYS_SETGROUPS: i64 = 159;
     pub const SYS_SETRESUID: i64 = 147;
     pub const SYS_SETRESGID: i64 = 149;
@@ -288,6 +287,13 @@ extern "C" {
     fn munmap(at: *mut c_void, length: usize) -> c_int;
     fn madvise(at: *mut c_void, length: usize, advice: c_int) -> c_int;
     fn mallopt(option: c_int, value: c_int) -> c_int;
+    fn clone(
+        run: extern "C" fn(*mut c_void) -> c_int,
+        stack: *mut c_void,
+        flags: c_int,
+        with: *mut c_void,
+        ...
+    ) -> c_int;
     fn getrandom(to: *mut c_void, count: usize, flags: c_uint) -> isize;
     // For the child between fork and exec; everything there must be a bare system call.
     pub fn syscall(number: c_long, ...) -> c_long;
@@ -421,12 +427,8 @@ pub fn set_cloexec(fd: RawFd) -> io::Result<()> {
 }
 
 pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
-    duplicate_above(fd, 3)
-}
-
-pub fn duplicate_above(fd: RawFd, lowest: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC takes an int.
-    own(unsafe { fcntl(fd, 1030, lowest) })
+    own(unsafe { fcntl(fd, 1030, 3 as c_int) })
 }
 
 pub fn keep_on_exec(fd: RawFd) {
@@ -587,6 +589,22 @@ pub fn pidfd_signal(fd: RawFd, number: c_int) -> io::Result<()> {
     let none = std::ptr::null::<c_void>();
     check(unsafe { syscall(SYS_PIDFD_SEND_SIGNAL, fd as c_long, number as c_long, none, 0 as c_long) } as c_int)
         .map(drop)
+}
+
+/// Starts `run` in a child that shares this memory, and waits until it executes a program or ends (CLONE_VM, CLONE_VFORK,
+/// CLONE_PARENT_SETTID).
+///
+/// # Safety
+/// `run` must not return, nor touch anything but `with`, the stack and system calls.
+pub unsafe fn start_child<T>(
+    run: extern "C" fn(*mut c_void) -> c_int,
+    stack: &mut [u128],
+    with: &T,
+    pid: &AtomicI32,
+) -> io::Result<c_int> {
+    let top = stack.as_mut_ptr().add(stack.len());
+    let flags = 0x100 | 0x4000 | 0x0010_0000 | SIGCHLD;
+    check(clone(run, top.cast(), flags, with as *const T as *mut c_void, (pid as *const AtomicI32).cast::<c_int>()))
 }
 
 /// One child that ended, without waiting: its pid and raw wait status.

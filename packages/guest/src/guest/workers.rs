@@ -1,4 +1,4 @@
-//! Threads for calls that a slow disk can hold up, so that it never delays an exec. They live only while there is work.
+//! Threads for calls that can be held up, so that the loop never is. They live only while there is work.
 
 use super::serve::Guest;
 use super::sys;
@@ -8,7 +8,6 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use std::{io, thread};
 
-const MAX_THREADS: usize = 4;
 /// Only what is touched is resident; a listing recurses as deep as it may.
 const STACK_BYTES: usize = 1 << 20;
 const IDLE: Duration = Duration::from_millis(500);
@@ -26,6 +25,7 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     event: OwnedFd,
+    max_threads: usize,
 }
 
 #[derive(Default)]
@@ -37,9 +37,9 @@ struct State {
 }
 
 impl Workers {
-    pub fn new() -> io::Result<Workers> {
+    pub fn new(max_threads: usize) -> io::Result<Workers> {
         let event = sys::new_eventfd()?;
-        Ok(Workers { shared: Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), event }) })
+        Ok(Workers { shared: Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), event, max_threads }) })
     }
 
     /// Readable when `finished` has something.
@@ -52,7 +52,7 @@ impl Workers {
         state.jobs.push_back(Box::new(job));
         if state.idle >= state.jobs.len() {
             self.shared.wake.notify_one();
-        } else if state.threads < MAX_THREADS {
+        } else if state.threads < self.shared.max_threads {
             let shared = self.shared.clone();
             let spawned = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || work(&shared));
             match spawned {
