@@ -26,18 +26,11 @@ interface ArchivePlace {
 
 /** Folders as tar streams, made and read by `tar` inside the sandbox, so that no archive of an enemy's making is ever parsed on the host. */
 export function createArchives({ door, newExecId }: ArchiveDeps) {
-  async function open({ sandboxId, caller, path }: ArchivePlace): Promise<{ guest: GuestConnection; folder: string }> {
-    const { guest } = await door.open(sandboxId, caller)
-    if (typeof path === 'string') return { guest, folder: path }
-    throw new DeltaError('path_invalid', 'The path can not be used', {
-      cause: 'path is not UTF-8, which an archive needs',
-    })
-  }
-
   return {
     /** Resolves when tar has begun, so that what it refuses at once is an error and not a broken download. */
     async pack(at: ArchivePlace): Promise<AsyncIterableIterator<Buffer>> {
-      const { guest, folder } = await open(at)
+      const { path: folder } = at
+      const { guest } = await door.open(at.sandboxId, at.caller)
       try {
         const entry = await guest.stat(folder)
         if (entry.type !== 'directory') throw new GuestError('not_a_directory', `It is a ${entry.type}.`)
@@ -50,27 +43,37 @@ export function createArchives({ door, newExecId }: ArchiveDeps) {
         const body = tarOutput(guest, await startTar(guest, request), request.execId)
         return await begun(body)
       } catch (error) {
-        throw fileRefusal(error, folder)
+        throw fileRefusal(error, folder.toString())
       }
     },
 
     async unpack(at: ArchivePlace, body: Readable): Promise<Entry> {
-      const { guest, folder } = await open(at)
+      const { path: folder } = at
+      const { guest } = await door.open(at.sandboxId, at.caller)
       try {
-        await guest.mkdir(folder, { parents: true })
+        await makeFolder(guest, folder)
         const { tar, execId } = await startUnpacking(guest, folder, newExecId)
         await feed(guest, { tar, execId, body })
         return await guest.stat(folder)
       } catch (error) {
-        throw fileRefusal(error, folder)
+        throw fileRefusal(error, folder.toString())
       }
     },
   }
 }
 
+async function makeFolder(guest: GuestConnection, folder: SandboxPath): Promise<void> {
+  try {
+    await guest.mkdir(folder, { parents: true })
+  } catch (error) {
+    const isOther = error instanceof GuestError && error.code === 'exists'
+    throw isOther ? new GuestError('not_a_directory', 'There is something else at this path.') : error
+  }
+}
+
 interface TarWish {
   user: string
-  arguments: string[]
+  arguments: SandboxPath[]
   keepStdin: boolean
 }
 
@@ -91,7 +94,7 @@ async function startTar(guest: GuestConnection, request: ExecRequest): Promise<E
 /** As `user`, like everything that is put into a sandbox; as root where the template has no such user. */
 async function startUnpacking(
   guest: GuestConnection,
-  folder: string,
+  folder: SandboxPath,
   newExecId: () => string,
 ): Promise<{ tar: ExecStream; execId: string }> {
   const begin = async (user: string) => {

@@ -492,6 +492,46 @@ describe('an archive', () => {
     expect(data).toEqual([])
   })
 
+  const unpack = (name: string, body: string | Buffer) => server.send('PUT', at('archive', inFolder(name)), { body })
+
+  test('is unpacked into a folder that is made for it, and nowhere else', async () => {
+    mkdirSync(inFolder('src/sub'), { recursive: true })
+    const bytes = randomBytes(2_000_000)
+    writeFileSync(inFolder('src/sub/big'), bytes)
+    const packed = tar('-C', inFolder('src'), '-cf', '-', '.')
+    const response = await unpack('in/new', packed)
+    expect([response.status, await response.json()]).toEqual([
+      200,
+      expect.objectContaining({ path: inFolder('in/new'), type: 'directory' }),
+    ])
+    expect(readFileSync(inFolder('in/new/sub/big')).equals(bytes)).toBe(true)
+    const escaping = tar('-C', inFolder('src'), '--transform', 's,^,../../../,', '-P', '-cf', '-', 'sub/big')
+    await unpack('in/deep/er', escaping)
+    expect(readdirSync(folder).toSorted()).toEqual(['in', 'src'])
+  })
+
+  test('that is none, or is cut, is refused', async () => {
+    mkdirSync(inFolder('src'))
+    writeFileSync(inFolder('src/big'), randomBytes(500_000))
+    const packed = tar('-C', inFolder('src'), '-cf', '-', '.')
+    expect(await refused(await unpack('in', 'this is not an archive'.repeat(1_000)))).toEqual([400, 'archive_invalid'])
+    expect(await refused(await unpack('in', packed.subarray(0, 200_000)))).toEqual([400, 'archive_invalid'])
+    expect(await refused(await unpack('in', randomBytes(8 * 1024 * 1024)))).toEqual([400, 'archive_invalid'])
+    expect(await refused(await unpack('src/big', packed))).toEqual([400, 'not_a_directory'])
+  })
+
+  test('whose sender goes away ends tar', async () => {
+    const request = httpRequest(server.url + at('archive', inFolder('in')), {
+      method: 'PUT',
+      headers: { ...server.headers, 'content-length': 10_000_000 },
+    })
+    request.on('error', () => {})
+    request.write(tar('-C', folder, '-cf', '-', '.').subarray(0, 512))
+    await vi.waitFor(() => expect(tars(inFolder('in'))).toBe(1))
+    request.destroy()
+    await vi.waitFor(() => expect(tars(inFolder('in'))).toBe(0))
+  })
+
   test('of what is no folder is refused', async () => {
     writeFileSync(inFolder('f'), '')
     expect(await refused(await server.get(at('archive', inFolder('f'))))).toEqual([400, 'not_a_directory'])
@@ -524,18 +564,9 @@ describe('an archive', () => {
     request.end()
     const [response] = (await once(request, 'response')) as [IncomingMessage]
     await once(response, 'readable')
-    const running = () => {
-      try {
-        return execFileSync('pgrep', ['-f', `tar -C ${inFolder('src')}`], { encoding: 'utf8' })
-          .trim()
-          .split('\n').length
-      } catch {
-        return 0
-      }
-    }
-    expect(running()).toBe(1)
+    expect(tars(inFolder('src'))).toBe(1)
     response.destroy()
-    await vi.waitFor(() => expect(running()).toBe(0))
+    await vi.waitFor(() => expect(tars(inFolder('src'))).toBe(0))
   })
 })
 
@@ -551,5 +582,15 @@ function linkOf(path: string): string {
     return readlinkSync(path)
   } catch {
     return ''
+  }
+}
+
+function tars(path: string): number {
+  try {
+    return execFileSync('pgrep', ['-f', `tar -C ${path} `], { encoding: 'utf8' })
+      .trim()
+      .split('\n').length
+  } catch {
+    return 0
   }
 }
