@@ -44,7 +44,12 @@ impl Data {
         (said, server.wait().unwrap())
     }
 
-    fn start(&self, script: &str, socket: &UnixStream, change: impl FnOnce(&mut ServerOptions)) -> Result<Server, delta::helper::error::Error> {
+    fn start(
+        &self,
+        script: &str,
+        socket: &UnixStream,
+        change: impl FnOnce(&mut ServerOptions),
+    ) -> Result<Server, delta::helper::error::Error> {
         fs::write(self.0.join("program/main.cjs"), script).unwrap();
         let mut options = ServerOptions {
             node: node(),
@@ -72,7 +77,8 @@ fn node() -> PathBuf {
     PathBuf::from(String::from_utf8(found.stdout).unwrap().trim())
 }
 
-const SAY: &str = "const fs = require('fs'); const say = (x) => fs.writeSync(3, (typeof x === 'string' ? x : JSON.stringify(x)) + '\\n');\n";
+const SAY: &str =
+    "const fs = require('fs'); const say = (x) => fs.writeSync(3, (typeof x === 'string' ? x : JSON.stringify(x)) + '\\n');\n";
 
 #[test]
 fn the_server_is_an_unprivileged_pid_1_with_nothing_to_gain() {
@@ -81,7 +87,9 @@ fn the_server_is_an_unprivileged_pid_1_with_nothing_to_gain() {
         say(fs.readFileSync('/proc/self/limits', 'utf8')); process.umask(); say('umask ' + process.umask().toString(8)); say(fs.readdirSync('/proc/self/fd').length + ' fds')", SAY);
     let (said, ending) = data.run(&script, |_| {});
     assert_eq!(ending, Ending::Exited(0), "{}", said);
-    let line = |name: &str| said.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{} in {}", name, said)).to_string();
+    let line = |name: &str| {
+        said.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{} in {}", name, said)).to_string()
+    };
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
         assert_eq!(line(set).split_whitespace().nth(1), Some("0000000000000000"), "{}", set);
     }
@@ -101,17 +109,21 @@ fn the_server_is_an_unprivileged_pid_1_with_nothing_to_gain() {
 fn the_server_sees_the_program_and_its_folder_and_nothing_else_of_the_host() {
     let data = Data::new("view");
     fs::write(data.0.join("program/readable"), "program").unwrap();
-    let script = format!(
-        "{}const d = {:?}; const list = (p) => {{ try {{ return fs.readdirSync(p).sort() }} catch (e) {{ return e.code }} }}; const tryIt = (f) => {{ try {{ return f() ?? 'did it' }} catch (e) {{ return e.code }} }};
-        say({{ root: list('/'), data: list(d + '/data'), etc: list('/etc'), dev: list('/dev'), usr: list('/usr'), up: list(d), server: tryIt(() => fs.writeFileSync(d + '/data/server/x', '1')),
-          program: tryIt(() => fs.writeFileSync(d + '/program/x', '1')), read: fs.readFileSync(d + '/program/readable', 'utf8'), rootWrite: tryIt(() => fs.writeFileSync('/x', '1')),
-          lib: tryIt(() => fs.writeFileSync('/usr/lib/x', '1')), shadow: tryIt(() => fs.readFileSync('/etc/shadow')), root_home: list('/root'), home: list('/home'), sys: list('/sys'),
-          pids: list('/proc').filter((n) => /^\\d+$/.test(n)), mem: tryIt(() => fs.openSync('/proc/kcore')), cert: tryIt(() => fs.readFileSync('/etc/ssl/certs/ca-certificates.crt').length > 1000),
-          random: tryIt(() => fs.readFileSync('/dev/urandom', {{ length: 0, flag: 'r' }}) && 'x').length > 0 ? 'ok' : 'no', mounts: fs.readFileSync('/proc/self/mountinfo', 'utf8') }})",
-        SAY.replace("const fs", "var fs"),
-        data.0.to_string_lossy()
-    )
-    .replace("tryIt(() => fs.readFileSync('/dev/urandom', { length: 0, flag: 'r' }) && 'x').length > 0 ? 'ok' : 'no'", "fs.readSync(fs.openSync('/dev/urandom'), Buffer.alloc(8))");
+    let script = r#"
+        const attempt = (act) => { try { return act() ?? 'did it' } catch (error) { return error.code } };
+        const list = (path) => attempt(() => fs.readdirSync(path).sort());
+        const write = (path) => attempt(() => fs.writeFileSync(path, '1'));
+        say({
+          root: list('/'), up: list(base), data: list(base + '/data'), dev: list('/dev'), etc: list('/etc'), usr: list('/usr'),
+          server: write(base + '/data/server/x'), program: write(base + '/program/x'), rootWrite: write('/x'), lib: write('/usr/lib/x'),
+          read: fs.readFileSync(base + '/program/readable', 'utf8'),
+          shadow: attempt(() => fs.readFileSync('/etc/shadow')), rootHome: list('/root'), home: list('/home'), sys: list('/sys'),
+          pids: list('/proc').filter((name) => /^\d+$/.test(name)),
+          cert: attempt(() => fs.readFileSync('/etc/ssl/certs/ca-certificates.crt').length > 1000),
+          random: fs.readSync(fs.openSync('/dev/urandom'), Buffer.alloc(8)),
+          mounts: fs.readFileSync('/proc/self/mountinfo', 'utf8'),
+        })"#;
+    let script = format!("{}const base = {:?};{}", SAY, data.0.to_string_lossy(), script);
     let (said, ending) = data.run(&script, |_| {});
     assert_eq!(ending, Ending::Exited(0), "{}", said);
     let has = |part: &str| assert!(said.contains(part), "{} in {}", part, said);
@@ -124,7 +136,7 @@ fn the_server_sees_the_program_and_its_folder_and_nothing_else_of_the_host() {
     has("\"rootWrite\":\"EROFS\"");
     has("\"lib\":\"EROFS\"");
     has("\"shadow\":\"ENOENT\"");
-    has("\"root_home\":\"ENOENT\"");
+    has("\"rootHome\":\"ENOENT\"");
     has("\"sys\":\"ENOENT\"");
     has("\"pids\":[\"1\"]");
     has("\"cert\":true");
@@ -269,7 +281,14 @@ fn the_first_api_key_is_made_once_also_by_two_at_once_and_only_root_reads_it() {
     assert_eq!(fs::read_to_string(&path).unwrap().trim(), made[0].0);
     let summed = Command::new("sh").args(["-c", "printf %s \"$1\" | sha256sum", "sh", &made[0].0]).output().unwrap();
     assert!(String::from_utf8_lossy(&summed.stdout).starts_with(&api_key_hash(&made[0].0)));
-    assert_eq!(fs::read_dir(data.data()).unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(".api-key")).count(), 0);
+    assert_eq!(
+        fs::read_dir(data.data())
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(".api-key"))
+            .count(),
+        0
+    );
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     ensure_api_key(&data.data()).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);

@@ -154,7 +154,12 @@ fn a_writer_through_an_overlay_stops_at_the_uppers_quota_and_runs_programs_from_
     fs::create_dir(&lower).unwrap();
     fs::create_dir(&merged).unwrap();
     fs::write(lower.join("below"), "lower").unwrap();
-    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.join("upper").display(), upper.join("work").display());
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.display(),
+        upper.join("upper").display(),
+        upper.join("work").display()
+    );
     let mounted = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged).status().unwrap();
     assert!(mounted.success());
     let (written, errno) = fill(&merged.join("big"), 128 << 20);
@@ -292,8 +297,9 @@ fn many_threads_make_and_drop_at_once_and_no_quota_group_is_left() {
 fn a_flood_of_empty_files_stops_at_the_quota_too() {
     let data = Data::new("inodes");
     let pool = Pool::open(&data.0, &btrfs()).unwrap();
-    let path = pool.make_upper("upp_flood", 8 << 20).unwrap();
-    let refused = (0..200_000).find_map(|number| fs::File::create(path.join(format!("upper/{}-{}", number, "x".repeat(200)))).err());
+    let path = pool.make_upper("upp_flood", 4 << 20).unwrap();
+    let refused =
+        (0..200_000).find_map(|number| fs::File::create(path.join(format!("upper/{}-{}", number, "x".repeat(200)))).err());
     assert!(matches!(refused.and_then(|cause| cause.raw_os_error()), Some(28) | Some(122)));
     pool.make_upper("upp_other", 8 << 20).unwrap();
     pool.drop_upper("upp_flood").unwrap();

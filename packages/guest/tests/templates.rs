@@ -40,7 +40,12 @@ fn run_in_host(data: &Data, template: &templates::Template) {
     for folder in ["merged", "upper", "work"] {
         fs::create_dir(data.0.join(folder)).unwrap();
     }
-    let layers = format!("lowerdir={},upperdir={},workdir={}", template.root.display(), data.0.join("upper").display(), data.0.join("work").display());
+    let layers = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        template.root.display(),
+        data.0.join("upper").display(),
+        data.0.join("work").display()
+    );
     let mut script = format!("mount -t overlay overlay -o {} {} && ", layers, root.display());
     match &template.usr_mask {
         Some(mask) => script.push_str(&format!("mount -t overlay overlay -o lowerdir={}:/usr {}", mask.display(), usr.display())),
@@ -51,7 +56,12 @@ fn run_in_host(data: &Data, template: &templates::Template) {
         root.display()
     ));
     let ran = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&ran.stdout).lines().take(2).collect::<Vec<_>>(), ["user", "1"], "{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(
+        String::from_utf8_lossy(&ran.stdout).lines().take(2).collect::<Vec<_>>(),
+        ["user", "1"],
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
 }
 
 #[test]
@@ -80,8 +90,15 @@ fn the_host_template_has_its_accounts_and_folders_no_secret_of_the_host_and_runs
     }
     assert_eq!(fs::read_link(root.join("bin")).unwrap(), Path::new("usr/bin"));
     assert_eq!(fs::read_dir(root.join("usr")).unwrap().count(), 0);
-    assert!(root.join("var/lib/dpkg/status").exists() && root.join("etc/alternatives").is_dir() && root.join("etc/ssl/certs").is_dir());
-    for path in ["etc/ssh", "etc/environment", "etc/gitconfig", "etc/ssl/private", "etc/shadow-", "etc/npmrc", "etc/apt/auth.conf", "etc/fstab.d"] {
+    assert!(
+        root.join("var/lib/dpkg/status").exists()
+            && root.join("etc/alternatives").is_dir()
+            && root.join("etc/ssl/certs").is_dir()
+    );
+    for path in [
+        "etc/ssh", "etc/environment", "etc/gitconfig", "etc/ssl/private", "etc/shadow-", "etc/npmrc", "etc/apt/auth.conf",
+        "etc/fstab.d",
+    ] {
         assert!(root.join(path).symlink_metadata().is_err(), "{}", path);
     }
     assert_eq!(fs::read_to_string(root.join("etc/machine-id")).unwrap(), "");
@@ -91,7 +108,11 @@ fn the_host_template_has_its_accounts_and_folders_no_secret_of_the_host_and_runs
     assert_eq!(fs::read_to_string(root.join("etc/hostname")).unwrap(), "sandbox\n");
     assert!(own_name.trim().is_empty() || !fs::read_to_string(root.join("etc/hosts")).unwrap().contains(own_name.trim()));
     // What only some may read on the host is not in it at all.
-    let closed = Command::new("find").arg(root).args(["-type", "f", "!", "-perm", "-o=r", "!", "-name", "shadow", "!", "-name", "gshadow", "!", "-path", "*/sudoers*"]).output().unwrap();
+    let closed = Command::new("find")
+        .arg(root)
+        .args(["-type", "f", "!", "-perm", "-o=r", "!", "-name", "shadow", "!", "-name", "gshadow", "!", "-path", "*/sudoers*"])
+        .output()
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&closed.stdout), "");
     run_in_host(&data, &template);
 }
@@ -170,11 +191,11 @@ fn the_debian_template_runs_its_tools_as_user_and_sudo_works() {
     assert_eq!(template.usr, None);
     println!("{} {:?}", template.detail, template.warnings);
     let script = format!(
-        "mount --rbind {0} {0} && mount -t proc proc {0}/proc && exec chroot --userspec=1000:1000 {0} /usr/bin/env -i HOME=/home/user PATH=/usr/bin:/bin /bin/bash -l -c \
+        "mount --bind {0} {0} && mount --rbind /dev {0}/dev && mount -t proc proc {0}/proc && hostname sandbox && exec chroot --userspec=1000:1000 {0} /usr/bin/env -i HOME=/home/user PATH=/usr/bin:/bin /bin/bash -l -c \
          'cd /workspace && touch made && id -un && sudo -n id -u && python3 -c \"print(6*7)\" && node -p 6*8 && git --version && pip --version && gcc --version | head -1 && which npm curl make'",
         template.root.display()
     );
-    let ran = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
+    let ran = Command::new("unshare").args(["-m", "-u", "sh", "-c", &script]).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert!(ran.status.success(), "{}\n{}", said, String::from_utf8_lossy(&ran.stderr));
     assert_eq!(said.lines().take(4).collect::<Vec<_>>(), ["user", "0", "42", "48"], "{}", said);

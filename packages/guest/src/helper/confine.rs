@@ -111,7 +111,9 @@ impl Server {
         }
         let none: *const u8 = std::ptr::null();
         // SAFETY: a plain system call on an open pidfd.
-        let sent = ffi::check_long(unsafe { ffi::syscall(ffi::SYS_PIDFD_SEND_SIGNAL, self.pidfd.as_raw_fd() as c_long, signal as c_long, none, 0 as c_long) });
+        let sent = ffi::check_long(unsafe {
+            ffi::syscall(ffi::SYS_PIDFD_SEND_SIGNAL, self.pidfd.as_raw_fd() as c_long, signal as c_long, none, 0 as c_long)
+        });
         match sent {
             Err(cause) if cause.raw_os_error() != Some(3) => Err(Error::from_io("signalling the server", &cause)),
             _ => Ok(()),
@@ -202,7 +204,10 @@ fn environment(options: &ServerOptions, own: &Path) -> Result<Vec<CString>> {
         pairs.retain(|pair| pair.0 != *name);
         pairs.push((name.clone(), value.clone()));
     }
-    pairs.iter().map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat(), "an environment variable")).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat(), "an environment variable"))
+        .collect()
 }
 
 /// Makes `<data>/server` and gives it, with what an earlier range's uid left in it, to the uid.
@@ -217,7 +222,8 @@ fn own_folder(folder: &Path, uid: u32) -> Result<()> {
     let handle = File::from(handle);
     let found = handle.metadata().context(format_args!("looking at {}", folder.display()))?;
     // SAFETY: a plain descriptor. The mode is closed before the owner changes.
-    ffi::check(unsafe { ffi::fchmod(handle.as_raw_fd(), 0o700) }).context(format_args!("closing {} to others", folder.display()))?;
+    ffi::check(unsafe { ffi::fchmod(handle.as_raw_fd(), 0o700) })
+        .context(format_args!("closing {} to others", folder.display()))?;
     if found.uid() != uid || found.gid() != uid {
         let mut left = OWNED_FILES_MAX;
         own_below(&handle, uid, &mut left).context(format_args!("giving {} to uid {}", folder.display(), uid))?;
@@ -229,7 +235,9 @@ fn own_folder(folder: &Path, uid: u32) -> Result<()> {
 fn own_below(folder: &File, uid: u32, left: &mut usize) -> io::Result<()> {
     let empty = CString::default();
     // SAFETY: plain descriptors and NUL-terminated names, here and below.
-    ffi::check(unsafe { ffi::fchownat(folder.as_raw_fd(), empty.as_ptr(), uid, uid, ffi::AT_EMPTY_PATH | ffi::AT_SYMLINK_NOFOLLOW) })?;
+    ffi::check(unsafe {
+        ffi::fchownat(folder.as_raw_fd(), empty.as_ptr(), uid, uid, ffi::AT_EMPTY_PATH | ffi::AT_SYMLINK_NOFOLLOW)
+    })?;
     for entry in fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))? {
         let name = CString::new(entry?.file_name().as_bytes())?;
         *left = left.checked_sub(1).ok_or_else(|| io::Error::new(io::ErrorKind::Other, "more than a million files"))?;
@@ -245,7 +253,8 @@ fn own_below(folder: &File, uid: u32, left: &mut usize) -> io::Result<()> {
 }
 
 fn is_key(text: &str) -> bool {
-    text.strip_prefix("delta_").map_or(false, |rest| rest.len() == KEY_CHARACTERS && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    text.strip_prefix("delta_")
+        .map_or(false, |rest| rest.len() == KEY_CHARACTERS && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
 fn new_key() -> io::Result<String> {
@@ -270,8 +279,15 @@ pub fn ensure_api_key(data: &Path) -> Result<(String, bool)> {
     let mut random = [0u8; 8];
     ffi::fill_random(&mut random).context("asking for random bytes")?;
     let fresh = data.join(format!(".{}.{:016x}", KEY_FILE, u64::from_ne_bytes(random)));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).context(format_args!("making {}", fresh.display()))?;
-    file.write_all(format!("{}\n", key).as_bytes()).and_then(|()| file.sync_all()).context(format_args!("writing {}", fresh.display()))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh)
+        .context(format_args!("making {}", fresh.display()))?;
+    file.write_all(format!("{}\n", key).as_bytes())
+        .and_then(|()| file.sync_all())
+        .context(format_args!("writing {}", fresh.display()))?;
     // Of two starts at once one names its key, and the other reads that.
     let named = ffi::rename_new(&fresh, &path);
     if let Err(cause) = named {
@@ -279,7 +295,8 @@ pub fn ensure_api_key(data: &Path) -> Result<(String, bool)> {
         if cause.kind() != io::ErrorKind::AlreadyExists {
             return Err(Error::from_io(format_args!("naming {}", path.display()), &cause));
         }
-        let key = read_key(&path)?.ok_or_else(|| Error::new(code::IO, format!("{} vanished while it was read", path.display())))?;
+        let key =
+            read_key(&path)?.ok_or_else(|| Error::new(code::IO, format!("{} vanished while it was read", path.display())))?;
         return Ok((key, false));
     }
     ffi::sync_directory(data).context(format_args!("flushing {}", data.display()))?;
@@ -298,13 +315,17 @@ fn read_key(path: &Path) -> Result<Option<String>> {
     if !is_key(key) {
         return Err(Error::new(
             code::INVALID,
-            format!("{} does not hold an API key (delta_ and 40 letters or digits): restore it, or remove it to get a new one", path.display()),
+            format!(
+                "{} does not hold an API key (delta_ and 40 letters or digits): restore it, or remove it to get a new one",
+                path.display()
+            ),
         ));
     }
     let mode = file.metadata().context(format_args!("looking at {}", path.display()))?.permissions().mode();
     if mode & 0o077 != 0 {
         // SAFETY: a plain descriptor.
-        ffi::check(unsafe { ffi::fchmod(file.as_raw_fd(), 0o600) }).context(format_args!("closing {} to others", path.display()))?;
+        ffi::check(unsafe { ffi::fchmod(file.as_raw_fd(), 0o600) })
+            .context(format_args!("closing {} to others", path.display()))?;
     }
     Ok(Some(key.to_string()))
 }
@@ -320,7 +341,10 @@ mod tests {
 
     #[test]
     fn only_the_allow_list_reaches_the_server() {
-        for name in ["NODE_OPTIONS", "LD_PRELOAD", "LD_LIBRARY_PATH", "AWS_SECRET_ACCESS_KEY", "PATH", "HOME", "SSH_AUTH_SOCK", "PORTS", "XDELTA_A"] {
+        for name in [
+            "NODE_OPTIONS", "LD_PRELOAD", "LD_LIBRARY_PATH", "AWS_SECRET_ACCESS_KEY", "PATH", "HOME", "SSH_AUTH_SOCK", "PORTS",
+            "XDELTA_A",
+        ] {
             assert!(!is_allowed(name), "{}", name);
         }
         for name in ["PORT", "HOST", "DELTA_RUNTIME", "DATABASE_URL", "LOG_LEVEL"] {

@@ -97,13 +97,16 @@ impl PoolOptions {
         let mut options = PoolOptions { choice, ..PoolOptions::default() };
         if let Some(text) = get("DELTA_POOL_MAX_GB").filter(|text| !text.is_empty()) {
             let gigabytes = text.parse::<u64>().ok().filter(|value| (1..=1 << 20).contains(value));
-            let gigabytes = gigabytes.ok_or_else(|| Error::new(code::INVALID, format!("DELTA_POOL_MAX_GB is {:?}: use a whole number from 1", text)))?;
+            let gigabytes = gigabytes.ok_or_else(|| {
+                Error::new(code::INVALID, format!("DELTA_POOL_MAX_GB is {:?}: use a whole number from 1", text))
+            })?;
             options.max_bytes = Some(gigabytes << 30);
         }
         if let Some(text) = get("DELTA_POOL_RESERVE").filter(|text| !text.is_empty()) {
             let percent = text.parse::<u32>().ok().filter(|value| *value <= 50);
-            options.reserve_percent =
-                percent.ok_or_else(|| Error::new(code::INVALID, format!("DELTA_POOL_RESERVE is {:?}: use a percentage from 0 to 50", text)))?;
+            options.reserve_percent = percent.ok_or_else(|| {
+                Error::new(code::INVALID, format!("DELTA_POOL_RESERVE is {:?}: use a percentage from 0 to 50", text))
+            })?;
         }
         Ok(options)
     }
@@ -203,12 +206,16 @@ fn find(data: &Path, root: &Path, options: &PoolOptions) -> Result<Found> {
     let image = data.join("pool.img");
     let has_image = image.exists();
     let has_folder = ffi::mount_on(root).context("reading the mount table")?.is_none() && !is_empty(&root.join("uppers"));
-    let on_btrfs = !has_image && ffi::statfs_of(data).context(format_args!("looking at {}", data.display()))?.kind == ffi::BTRFS_MAGIC;
+    let on_btrfs =
+        !has_image && ffi::statfs_of(data).context(format_args!("looking at {}", data.display()))?.kind == ffi::BTRFS_MAGIC;
     if options.choice == Choice::Folder {
         if has_image {
             return Err(Error::new(
                 code::INVALID,
-                format!("DELTA_POOL=folder, but {} holds sandboxes' files: unset DELTA_POOL, or remove it to give them up", image.display()),
+                format!(
+                    "DELTA_POOL=folder, but {} holds sandboxes' files: unset DELTA_POOL, or remove it to give them up",
+                    image.display()
+                ),
             ));
         }
         return Ok(folder_found(None));
@@ -248,7 +255,10 @@ fn mount_image(data: &Path, root: &Path, image: &Path, has_image: bool, options:
     }
     if let Some(line) = ffi::mount_on(root).context("reading the mount table")? {
         if line.kind != "btrfs" {
-            return Err(Error::new(code::BUSY, format!("something else ({}) is mounted on {}: unmount it", line.kind, root.display())));
+            return Err(Error::new(
+                code::BUSY,
+                format!("something else ({}) is mounted on {}: unmount it", line.kind, root.display()),
+            ));
         }
         if !read_only(root)? {
             return Ok(Vec::new());
@@ -260,8 +270,11 @@ fn mount_image(data: &Path, root: &Path, image: &Path, has_image: bool, options:
     let device = image::attach(image)?;
     (options.step)("attached");
     let flags = ffi::MS_NOATIME | ffi::MS_NOSUID | ffi::MS_NODEV;
-    ffi::mount_at(&device.path.to_string_lossy(), root, "btrfs", flags, "discard=async")
-        .context(format_args!("mounting {} on {}", device.path.display(), root.display()))?;
+    ffi::mount_at(&device.path.to_string_lossy(), root, "btrfs", flags, "discard=async").context(format_args!(
+        "mounting {} on {}",
+        device.path.display(),
+        root.display()
+    ))?;
     (options.step)("mounted");
     let mut warnings = Vec::new();
     if !device.direct {
@@ -315,7 +328,8 @@ impl Pool {
             self.warnings.push(self.read_only_error().message);
             return Ok(());
         }
-        fs::set_permissions(&self.root, Permissions::from_mode(0o700)).context(format_args!("closing {} to others", self.root.display()))?;
+        fs::set_permissions(&self.root, Permissions::from_mode(0o700))
+            .context(format_args!("closing {} to others", self.root.display()))?;
         if self.kind == Kind::Btrfs {
             self.prepare_quota()?;
             (self.step)("quota");
@@ -355,7 +369,8 @@ impl Pool {
             for entry in fs::read_dir(&path).context(format_args!("listing {}", path.display()))? {
                 let entry = entry.context(format_args!("listing {}", path.display()))?;
                 let name = entry.file_name().to_string_lossy().into_owned();
-                self.destroy(&path, &name).map_err(|cause| Error::from_io(format_args!("removing the rest {}/{}", path.display(), name), &cause))?;
+                self.destroy(&path, &name)
+                    .map_err(|cause| Error::from_io(format_args!("removing the rest {}/{}", path.display(), name), &cause))?;
             }
         }
         if self.kind == Kind::Btrfs && self.image.is_some() {
@@ -456,7 +471,10 @@ impl Pool {
         if self.image.is_some() && usage.total.saturating_sub(usage.used) < MIN_POOL_FREE_BYTES {
             return Err(Error::new(
                 code::NO_SPACE,
-                format!("the pool of {} MiB is full: end sandboxes that are not needed, or make it larger (DELTA_POOL_MAX_GB)", usage.total >> 20),
+                format!(
+                    "the pool of {} MiB is full: end sandboxes that are not needed, or make it larger (DELTA_POOL_MAX_GB)",
+                    usage.total >> 20
+                ),
             ));
         }
         Ok(())
@@ -500,7 +518,8 @@ impl Pool {
             self.limit(fresh, quota_bytes)?;
         }
         (self.step)("upper limited");
-        fs::set_permissions(fresh, Permissions::from_mode(0o700)).context(format_args!("closing {} to others", fresh.display()))?;
+        fs::set_permissions(fresh, Permissions::from_mode(0o700))
+            .context(format_args!("closing {} to others", fresh.display()))?;
         make_folder(&fresh.join("upper"), 0o755)?;
         make_folder(&fresh.join("work"), 0o700)
     }
@@ -511,7 +530,11 @@ impl Pool {
         }
         let handle = ffi::open_directory(upper).context(format_args!("opening {}", upper.display()))?;
         let subvolume = btrfs::subvolume_id(handle.as_raw_fd()).context("asking for a subvolume's id")?;
-        btrfs::limit(handle.as_raw_fd(), subvolume, quota_bytes).context(format_args!("limiting {} to {} bytes", upper.display(), quota_bytes))
+        btrfs::limit(handle.as_raw_fd(), subvolume, quota_bytes).context(format_args!(
+            "limiting {} to {} bytes",
+            upper.display(),
+            quota_bytes
+        ))
     }
 
     /// Removes an upper; one that is missing is success. The caller sees to it that no overlay uses it. The name is gone when
@@ -646,7 +669,10 @@ impl Pool {
             self.unmount()?;
         }
         if !image::gone(image) {
-            return Err(Error::new(code::BUSY, format!("{} is still attached: a sandbox's file system uses it", image.display())));
+            return Err(Error::new(
+                code::BUSY,
+                format!("{} is still attached: a sandbox's file system uses it", image.display()),
+            ));
         }
         Ok(())
     }
@@ -673,7 +699,8 @@ pub fn try_image(image: &Path, mount_point: &Path, bytes: u64) -> Result<()> {
     }
     image::create(image, bytes, |_| {})?;
     let device = image::attach(image)?;
-    ffi::mount_at(&device.path.to_string_lossy(), mount_point, "btrfs", ffi::MS_NOSUID | ffi::MS_NODEV, "").context("mounting a btrfs image")?;
+    ffi::mount_at(&device.path.to_string_lossy(), mount_point, "btrfs", ffi::MS_NOSUID | ffi::MS_NODEV, "")
+        .context("mounting a btrfs image")?;
     drop(device);
     let written = fs::write(mount_point.join("file"), "x").context("writing to a btrfs image");
     ffi::unmount(mount_point, 0).context("unmounting a btrfs image")?;
@@ -702,9 +729,16 @@ mod tests {
         let get = |pairs: &'static [(&str, &str)]| {
             move |name: &str| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.to_string())
         };
-        let options = PoolOptions::from_environment(&get(&[("DELTA_POOL", "folder"), ("DELTA_POOL_MAX_GB", "20"), ("DELTA_POOL_RESERVE", "7")])).unwrap();
+        let options = PoolOptions::from_environment(&get(&[
+            ("DELTA_POOL", "folder"),
+            ("DELTA_POOL_MAX_GB", "20"),
+            ("DELTA_POOL_RESERVE", "7"),
+        ]))
+        .unwrap();
         assert_eq!((options.choice, options.max_bytes, options.reserve_percent), (Choice::Folder, Some(20 << 30), 7));
-        for bad in [("DELTA_POOL", "zfs"), ("DELTA_POOL_MAX_GB", "-1"), ("DELTA_POOL_MAX_GB", "1e9"), ("DELTA_POOL_RESERVE", "51")] {
+        for bad in
+            [("DELTA_POOL", "zfs"), ("DELTA_POOL_MAX_GB", "-1"), ("DELTA_POOL_MAX_GB", "1e9"), ("DELTA_POOL_RESERVE", "51")]
+        {
             let error = PoolOptions::from_environment(&|name| (name == bad.0).then(|| bad.1.to_string())).unwrap_err();
             assert!(error.message.contains(bad.0), "{}", error.message);
         }

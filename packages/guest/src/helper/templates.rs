@@ -114,7 +114,10 @@ fn read_meta(folder: &Path) -> Result<Option<Meta>> {
         Err(cause) => return Err(Error::from_io(format_args!("reading {}", path.display()), &cause)),
     };
     if length > META_BYTES_MAX {
-        return Err(Error::new(code::IO, format!("{} is too large: remove {} and build again", path.display(), folder.display())));
+        return Err(Error::new(
+            code::IO,
+            format!("{} is too large: remove {} and build again", path.display(), folder.display()),
+        ));
     }
     let text = fs::read_to_string(&path).context(format_args!("reading {}", path.display()))?;
     let mut meta = Meta { fingerprint: String::new(), usr: None, masked: false, detail: String::new(), warnings: Vec::new() };
@@ -147,7 +150,10 @@ pub fn resolve(data: &Path, name: &str) -> Result<Template> {
     check_name(name)?;
     let folder = base(data).join(name);
     let meta = read_meta(&folder)?.ok_or_else(|| {
-        Error::new(code::NOT_FOUND, format!("the template {} is not built yet: POST /v1/templates/{}/build, or `npm start` again", name, name))
+        Error::new(
+            code::NOT_FOUND,
+            format!("the template {} is not built yet: POST /v1/templates/{}/build, or `npm start` again", name, name),
+        )
     })?;
     Ok(Template {
         name: name.to_string(),
@@ -205,7 +211,13 @@ fn failure_file(data: &Path, name: &str) -> PathBuf {
 }
 
 fn lock_file(data: &Path, name: &str) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(base(data).join(format!(".lock-{}", name)))
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(base(data).join(format!(".lock-{}", name)))
 }
 
 fn try_lock(file: &File) -> bool {
@@ -319,7 +331,9 @@ const PIP: &str = "[global]\nbreak-system-packages = true\nroot-user-action = ig
 
 /// What every template's `/etc` says alike, whatever it is made from.
 fn write_common_etc(etc: &Path) -> Result<()> {
-    for (name, content) in [("hostname", "sandbox\n"), ("hosts", HOSTS), ("resolv.conf", "nameserver 127.0.0.1\n"), ("fstab", ""), ("pip.conf", PIP)] {
+    for (name, content) in
+        [("hostname", "sandbox\n"), ("hosts", HOSTS), ("resolv.conf", "nameserver 127.0.0.1\n"), ("fstab", ""), ("pip.conf", PIP)]
+    {
         let path = etc.join(name);
         // It may be a link to a file of the system it was copied from.
         let _ = fs::remove_file(&path);

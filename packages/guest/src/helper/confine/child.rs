@@ -195,7 +195,14 @@ unsafe fn clone_tree(start: &Start, index: usize, source: &CStr, attributes: u64
     let tree = must_long(start, step, ffi::syscall(ffi::SYS_OPEN_TREE, ffi::AT_FDCWD as c_long, source.as_ptr(), flags)) as RawFd;
     let attributes = ffi::mount_attr { set: attributes, clear: 0, propagation: 0, userns_fd: 0 };
     let size = std::mem::size_of::<ffi::mount_attr>();
-    let set = ffi::syscall(ffi::SYS_MOUNT_SETATTR, tree as c_long, text(b"\0"), ffi::AT_EMPTY_PATH as c_long, &attributes as *const ffi::mount_attr, size);
+    let set = ffi::syscall(
+        ffi::SYS_MOUNT_SETATTR,
+        tree as c_long,
+        text(b"\0"),
+        ffi::AT_EMPTY_PATH as c_long,
+        &attributes as *const ffi::mount_attr,
+        size,
+    );
     must_long(start, step, set);
     tree
 }
@@ -210,7 +217,11 @@ unsafe fn show(start: &Start, index: usize, step: &Step, clone: RawFd) {
             must(start, number, ffi::symlink(target.as_ptr(), path.as_ptr()));
         }
         Step::File { path, content } => {
-            let file = must(start, number, ffi::openat(ffi::AT_FDCWD, path.as_ptr(), O_WRONLY_CREAT_EXCL | ffi::O_CLOEXEC, 0o644 as c_int));
+            let file = must(
+                start,
+                number,
+                ffi::openat(ffi::AT_FDCWD, path.as_ptr(), O_WRONLY_CREAT_EXCL | ffi::O_CLOEXEC, 0o644 as c_int),
+            );
             if ffi::write(file, content.as_ptr().cast(), content.len()) != content.len() as isize {
                 fail(start, number)
             }
@@ -218,12 +229,20 @@ unsafe fn show(start: &Start, index: usize, step: &Step, clone: RawFd) {
         }
         Step::Clone { path, .. } => {
             let flags = ffi::MOVE_MOUNT_F_EMPTY_PATH as c_long;
-            must_long(start, number, ffi::syscall(ffi::SYS_MOVE_MOUNT, clone as c_long, text(b"\0"), ffi::AT_FDCWD as c_long, path.as_ptr(), flags));
+            must_long(
+                start,
+                number,
+                ffi::syscall(ffi::SYS_MOVE_MOUNT, clone as c_long, text(b"\0"), ffi::AT_FDCWD as c_long, path.as_ptr(), flags),
+            );
             ffi::close(clone);
         }
         Step::Hide { path } => {
             let flags = ffi::MS_NOSUID | ffi::MS_NODEV;
-            must(start, number, ffi::mount(text(b"tmpfs\0"), path.as_ptr(), text(b"tmpfs\0"), flags, HIDE_OPTIONS.as_ptr().cast()));
+            must(
+                start,
+                number,
+                ffi::mount(text(b"tmpfs\0"), path.as_ptr(), text(b"tmpfs\0"), flags, HIDE_OPTIONS.as_ptr().cast()),
+            );
         }
     }
 }

@@ -10,10 +10,23 @@ use crate::helper::error::{code, Context, Error, Result};
 use crate::helper::ffi;
 
 /// Libraries that Node and native modules load, and their configuration.
-const LIBRARIES: [&str; 8] = ["/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/lib", "/lib64", "/usr/local/lib", "/lib32"];
+const LIBRARIES: [&str; 8] =
+    ["/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32", "/lib", "/lib64", "/usr/local/lib", "/lib32"];
 const CONFIGURATION: [&str; 14] = [
-    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf",
-    "/etc/services", "/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/localtime", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/localtime",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
 ];
 const ZONES: &str = "/usr/share/zoneinfo";
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
@@ -21,13 +34,28 @@ const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 const RESOLVERS: [&str; 3] = ["/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
 
 pub enum Step {
-    Folder { path: CString, mode: u32 },
-    Link { target: CString, path: CString },
-    File { path: CString, content: Vec<u8> },
+    Folder {
+        path: CString,
+        mode: u32,
+    },
+    Link {
+        target: CString,
+        path: CString,
+    },
+    File {
+        path: CString,
+        content: Vec<u8>,
+    },
     /// A clone of `source`, opened before the tmpfs hides anything, and moved onto `path`.
-    Clone { source: CString, path: CString, attributes: u64 },
+    Clone {
+        source: CString,
+        path: CString,
+        attributes: u64,
+    },
     /// A small tmpfs over a folder of a clone, so that what lies below it is not shown.
-    Hide { path: CString },
+    Hide {
+        path: CString,
+    },
 }
 
 pub struct Plan {
@@ -61,7 +89,8 @@ impl Builder {
     }
 
     fn parents(&mut self, path: &Path) -> Result<()> {
-        let above: Vec<PathBuf> = path.ancestors().skip(1).filter(|above| above.parent().is_some()).map(Path::to_path_buf).collect();
+        let above: Vec<PathBuf> =
+            path.ancestors().skip(1).filter(|above| above.parent().is_some()).map(Path::to_path_buf).collect();
         for folder in above.into_iter().rev() {
             self.folder(&folder, 0o755)?;
         }
@@ -139,7 +168,11 @@ fn check_readable(path: &Path) -> Result<()> {
     }
     Err(Error::new(
         code::PERMISSION_DENIED,
-        format!("{} is closed to other users, so the unprivileged server cannot read it: chmod -R o+rX {}", path.display(), path.display()),
+        format!(
+            "{} is closed to other users, so the unprivileged server cannot read it: chmod -R o+rX {}",
+            path.display(),
+            path.display()
+        ),
     ))
 }
 
@@ -191,7 +224,8 @@ pub fn make(data: &Path, node: &Path, readable: &[PathBuf], uid: u32) -> Result<
     }
     let writable = ffi::MOUNT_ATTR_NOSUID | ffi::MOUNT_ATTR_NODEV;
     builder.clone_at(&own, &own, true, writable)?;
-    let passwd = format!("root:x:0:0:root:/:/usr/sbin/nologin\ndelta:x:{0}:{0}:delta:{1}:/usr/sbin/nologin\n", uid, own.display());
+    let passwd =
+        format!("root:x:0:0:root:/:/usr/sbin/nologin\ndelta:x:{0}:{0}:delta:{1}:/usr/sbin/nologin\n", uid, own.display());
     builder.file(Path::new("/etc/passwd"), passwd.into_bytes())?;
     builder.file(Path::new("/etc/group"), format!("root:x:0:\ndelta:x:{}:\n", uid).into_bytes())?;
     Ok(Plan { steps: builder.steps })

@@ -19,7 +19,16 @@ const OPEN_FILES_WANTED: u64 = 65_536;
 const PROCESSES_PER_SANDBOX: u64 = 512;
 /// CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_ADMIN, MKNOD.
 const CAPABILITIES: [(u32, &str); 10] = [
-    (0, "CHOWN"), (1, "DAC_OVERRIDE"), (3, "FOWNER"), (5, "KILL"), (6, "SETGID"), (7, "SETUID"), (8, "SETPCAP"), (12, "NET_ADMIN"), (21, "SYS_ADMIN"), (27, "MKNOD"),
+    (0, "CHOWN"),
+    (1, "DAC_OVERRIDE"),
+    (3, "FOWNER"),
+    (5, "KILL"),
+    (6, "SETGID"),
+    (7, "SETUID"),
+    (8, "SETPCAP"),
+    (12, "NET_ADMIN"),
+    (21, "SYS_ADMIN"),
+    (27, "MKNOD"),
 ];
 
 fn number_in(path: &str) -> Option<u64> {
@@ -28,15 +37,30 @@ fn number_in(path: &str) -> Option<u64> {
 
 pub fn root() -> Finding {
     let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = text.lines().find_map(|line| line.strip_prefix("CapEff:")).and_then(|value| u64::from_str_radix(value.trim(), 16).ok()).unwrap_or(0);
-    let lacking: Vec<&str> = CAPABILITIES.iter().filter(|capability| effective >> capability.0 & 1 == 0).map(|capability| capability.1).collect();
+    let effective = text
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|value| u64::from_str_radix(value.trim(), 16).ok())
+        .unwrap_or(0);
+    let lacking: Vec<&str> =
+        CAPABILITIES.iter().filter(|capability| effective >> capability.0 & 1 == 0).map(|capability| capability.1).collect();
     // SAFETY: no arguments.
     let uid = unsafe { ffi::getuid() };
     if uid == 0 && lacking.is_empty() {
-        return finding("root", Status::Ok, "uid 0 with the capabilities it needs", "The helper can mount, map uids and set limits; the HTTP process runs without any of that.");
+        return finding(
+            "root",
+            Status::Ok,
+            "uid 0 with the capabilities it needs",
+            "The helper can mount, map uids and set limits; the HTTP process runs without any of that.",
+        );
     }
     let found = if uid == 0 { format!("uid 0 without {}", lacking.join(", ")) } else { format!("uid {}", uid) };
-    finding("root", Status::Fail, found, "The helper must be root with full capabilities: start it with sudo, or a container with --privileged.")
+    finding(
+        "root",
+        Status::Fail,
+        found,
+        "The helper must be root with full capabilities: start it with sudo, or a container with --privileged.",
+    )
 }
 
 fn version_of(release: &str) -> (u32, u32) {
@@ -76,7 +100,12 @@ pub fn cgroups() -> Vec<Finding> {
     let has_v1 = mounts.iter().any(|line| line.kind == "cgroup");
     let has_v2 = mounts.iter().any(|line| line.kind == "cgroup2");
     if !has_v1 {
-        return vec![finding("cgroups", Status::Fail, "no cgroup file system", "Nothing can be limited: mount cgroup2 on /sys/fs/cgroup.")];
+        return vec![finding(
+            "cgroups",
+            Status::Fail,
+            "no cgroup file system",
+            "Nothing can be limited: mount cgroup2 on /sys/fs/cgroup.",
+        )];
     }
     let mode = if has_v2 { "hybrid (v1 controllers beside v2)" } else { "v1" };
     let mut findings =
@@ -106,20 +135,38 @@ fn try_group(folder: &Path) -> Result<(), std::io::Error> {
 fn controller_v1(base: &Path, controller: &str) -> Finding {
     let name = format!("cgroup {}", controller);
     let folder = base.join(controller);
-    let mounted = ffi::mount_on(&folder.canonicalize().unwrap_or_else(|_| folder.clone())).ok().flatten().map_or(false, |line| line.kind == "cgroup");
+    let mounted = ffi::mount_on(&folder.canonicalize().unwrap_or_else(|_| folder.clone()))
+        .ok()
+        .flatten()
+        .map_or(false, |line| line.kind == "cgroup");
     if !mounted {
-        return finding(&name, Status::Fail, "missing", format!("{}: enable the controller on the kernel's command line or use cgroup v2.", meaning_of(controller)));
+        return finding(
+            &name,
+            Status::Fail,
+            "missing",
+            format!("{}: enable the controller on the kernel's command line or use cgroup v2.", meaning_of(controller)),
+        );
     }
     match try_group(&folder) {
         Ok(()) => finding(&name, Status::Ok, "works", format!("{}; it is there.", meaning_of(controller))),
-        Err(cause) => finding(&name, Status::Fail, cause.to_string(), format!("{}: {} must be writable.", meaning_of(controller), folder.display())),
+        Err(cause) => finding(
+            &name,
+            Status::Fail,
+            cause.to_string(),
+            format!("{}: {} must be writable.", meaning_of(controller), folder.display()),
+        ),
     }
 }
 
 fn unified(base: &Path) -> Vec<Finding> {
     let mut findings = vec![match try_group(base) {
         Ok(()) => finding("cgroups", Status::Ok, "v2", "Memory, CPU, processes and disk throughput are limited."),
-        Err(cause) => finding("cgroups", Status::Fail, format!("v2, {}", cause), "Groups cannot be made: in a container, give it its own writable cgroup tree."),
+        Err(cause) => finding(
+            "cgroups",
+            Status::Fail,
+            format!("v2, {}", cause),
+            "Groups cannot be made: in a container, give it its own writable cgroup tree.",
+        ),
     }];
     let there = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
     for controller in ["memory", "cpu", "pids", "io"] {
@@ -128,7 +175,16 @@ fn unified(base: &Path) -> Vec<Finding> {
         findings.push(if there.split_whitespace().any(|other| other == controller) {
             finding(&name, Status::Ok, "works", format!("{}; it is there.", meaning_of(controller)))
         } else {
-            finding(&name, missing, "missing", format!("{}: enable the controller (cgroup_enable={} on the kernel's command line).", meaning_of(controller), controller))
+            finding(
+                &name,
+                missing,
+                "missing",
+                format!(
+                    "{}: enable the controller (cgroup_enable={} on the kernel's command line).",
+                    meaning_of(controller),
+                    controller
+                ),
+            )
         });
     }
     findings
@@ -170,10 +226,18 @@ pub fn runtimes(configured: &str) -> Vec<Finding> {
             let version = system_program(name).and_then(|path| version_line(&path));
             match version {
                 Some(version) => finding(name, Status::Ok, version, describe(name)),
-                None if *name == configured => {
-                    finding(name, Status::Fail, "missing", format!("It is the configured runtime (DELTA_RUNTIME): apt-get install {}.", name))
-                }
-                None => finding(name, Status::Ok, "not installed", format!("{} Only needed where it is asked for: apt-get install {}.", describe(name), name)),
+                None if *name == configured => finding(
+                    name,
+                    Status::Fail,
+                    "missing",
+                    format!("It is the configured runtime (DELTA_RUNTIME): apt-get install {}.", name),
+                ),
+                None => finding(
+                    name,
+                    Status::Ok,
+                    "not installed",
+                    format!("{} Only needed where it is asked for: apt-get install {}.", describe(name), name),
+                ),
             }
         })
         .collect()
@@ -181,32 +245,64 @@ pub fn runtimes(configured: &str) -> Vec<Finding> {
 
 pub fn mkfs() -> Finding {
     match system_program("mkfs.btrfs") {
-        Some(path) => finding("mkfs.btrfs", Status::Ok, path.display().to_string(), "The pool can be made as a btrfs image with a quota per sandbox."),
-        None => finding("mkfs.btrfs", Status::Warn, "missing", "The pool becomes a plain folder: no quota limits what a sandbox writes. apt-get install btrfs-progs."),
+        Some(path) => finding(
+            "mkfs.btrfs",
+            Status::Ok,
+            path.display().to_string(),
+            "The pool can be made as a btrfs image with a quota per sandbox.",
+        ),
+        None => finding(
+            "mkfs.btrfs",
+            Status::Warn,
+            "missing",
+            "The pool becomes a plain folder: no quota limits what a sandbox writes. apt-get install btrfs-progs.",
+        ),
     }
 }
 
 pub fn mmdebstrap() -> Finding {
     match system_program("mmdebstrap") {
         Some(path) => finding("mmdebstrap", Status::Ok, path.display().to_string(), "The template debian can be built."),
-        None => finding("mmdebstrap", Status::Ok, "not installed", "Only the template host is offered; for debian: apt-get install mmdebstrap."),
+        None => finding(
+            "mmdebstrap",
+            Status::Ok,
+            "not installed",
+            "Only the template host is offered; for debian: apt-get install mmdebstrap.",
+        ),
     }
 }
 
 pub fn space(data: &Path, reserve_percent: u32) -> Finding {
     let found = match ffi::statfs_of(data) {
         Ok(found) => found,
-        Err(cause) => return finding("free space", Status::Fail, cause.to_string(), format!("{} must be a folder: DELTA_DATA_DIR names another.", data.display())),
+        Err(cause) => {
+            return finding(
+                "free space",
+                Status::Fail,
+                cause.to_string(),
+                format!("{} must be a folder: DELTA_DATA_DIR names another.", data.display()),
+            )
+        }
     };
     let bytes = |blocks: u64| blocks.saturating_mul(found.block_size as u64);
     let reserve = (bytes(found.blocks) / 100 * u64::from(reserve_percent)).max(MIN_RESERVE_BYTES);
     let free = bytes(found.blocks_available);
     let text = format!("{:.1} GB free, {:.1} GB kept in reserve", free as f64 / 1e9, reserve as f64 / 1e9);
     if found.flags & ffi::ST_RDONLY != 0 {
-        return finding("free space", Status::Fail, "the disk is read-only", "Nothing can be written: look at the kernel's log for the disk's error.");
+        return finding(
+            "free space",
+            Status::Fail,
+            "the disk is read-only",
+            "Nothing can be written: look at the kernel's log for the disk's error.",
+        );
     }
     if free < reserve {
-        return finding("free space", Status::Fail, text, "Below the reserve nothing is created (507): free space, or lower DELTA_POOL_RESERVE.");
+        return finding(
+            "free space",
+            Status::Fail,
+            text,
+            "Below the reserve nothing is created (507): free space, or lower DELTA_POOL_RESERVE.",
+        );
     }
     if free < reserve * 2 {
         return finding("free space", Status::Warn, text, "Close to the reserve, below which creates get 507: free space soon.");
@@ -223,12 +319,20 @@ fn collisions(range: (u64, u64), subuid: &str, passwd: &str) -> Vec<String> {
     let mut taken = Vec::new();
     for line in subuid.lines() {
         let fields: Vec<&str> = line.split(':').collect();
-        let (start, count) = match (fields.get(1).and_then(|text| text.parse::<u64>().ok()), fields.get(2).and_then(|text| text.parse::<u64>().ok())) {
+        let (start, count) = match (
+            fields.get(1).and_then(|text| text.parse::<u64>().ok()),
+            fields.get(2).and_then(|text| text.parse::<u64>().ok()),
+        ) {
             (Some(start), Some(count)) => (start, count),
             _ => continue,
         };
         if overlaps(range, (start, start.saturating_add(count))) {
-            taken.push(format!("{} holds {} to {} in /etc/subuid", fields[0], start, start.saturating_add(count).saturating_sub(1)));
+            taken.push(format!(
+                "{} holds {} to {} in /etc/subuid",
+                fields[0],
+                start,
+                start.saturating_add(count).saturating_sub(1)
+            ));
         }
     }
     for line in passwd.lines() {
@@ -246,14 +350,29 @@ pub fn uid_range(base: u32, count: u32) -> Finding {
     let range = (u64::from(base), u64::from(base) + u64::from(count));
     let found = format!("{} to {}", range.0, range.1.saturating_sub(1));
     if base < 65_536 || range.1 > u64::from(u32::MAX) {
-        return finding("uid range", Status::Fail, found, "The range must begin at 65,536 or above and end below 4,294,967,295: change DELTA_UID_BASE.");
+        return finding(
+            "uid range",
+            Status::Fail,
+            found,
+            "The range must begin at 65,536 or above and end below 4,294,967,295: change DELTA_UID_BASE.",
+        );
     }
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let taken = collisions(range, &format!("{}\n{}", read("/etc/subuid"), read("/etc/subgid")), &read("/etc/passwd"));
     if taken.is_empty() {
-        return finding("uid range", Status::Ok, found, "Nobody else on this machine uses these uids; every sandbox gets 65,536 of them for itself.");
+        return finding(
+            "uid range",
+            Status::Ok,
+            found,
+            "Nobody else on this machine uses these uids; every sandbox gets 65,536 of them for itself.",
+        );
     }
-    finding("uid range", Status::Fail, format!("{}: {}", found, taken.join("; ")), "A sandbox would share uids with others: set DELTA_UID_BASE to a free range.")
+    finding(
+        "uid range",
+        Status::Fail,
+        format!("{}: {}", found, taken.join("; ")),
+        "A sandbox would share uids with others: set DELTA_UID_BASE to a free range.",
+    )
 }
 
 /// Kernel-wide numbers that end before memory does.
@@ -262,7 +381,8 @@ pub fn counters() -> Vec<Finding> {
 }
 
 fn pid_max() -> Finding {
-    let pids = number_in("/proc/sys/kernel/pid_max").unwrap_or(0).min(number_in("/proc/sys/kernel/threads-max").unwrap_or(u64::MAX));
+    let pids =
+        number_in("/proc/sys/kernel/pid_max").unwrap_or(0).min(number_in("/proc/sys/kernel/threads-max").unwrap_or(u64::MAX));
     let found = format!("{} processes and threads at most", pids);
     if pids < 100_000 {
         let full = pids / PROCESSES_PER_SANDBOX;
@@ -270,7 +390,10 @@ fn pid_max() -> Finding {
             "pid_max",
             Status::Warn,
             found,
-            format!("About {} sandboxes could reach their own limit of {} at once; for more: sysctl kernel.pid_max=4194304.", full, PROCESSES_PER_SANDBOX),
+            format!(
+                "About {} sandboxes could reach their own limit of {} at once; for more: sysctl kernel.pid_max=4194304.",
+                full, PROCESSES_PER_SANDBOX
+            ),
         );
     }
     finding("pid_max", Status::Ok, found, "Enough for many sandboxes.")
@@ -282,7 +405,15 @@ fn open_files() -> Finding {
     unsafe { ffi::getrlimit(7, &mut limit) };
     let found = if limit.maximum == u64::MAX { "unlimited".to_string() } else { format!("{} a process", limit.maximum) };
     if limit.maximum < OPEN_FILES_WANTED {
-        return finding("open files", Status::Warn, found, format!("Each sandbox and client needs a few: raise the hard limit to {} (LimitNOFILE=, ulimit -Hn).", OPEN_FILES_WANTED));
+        return finding(
+            "open files",
+            Status::Warn,
+            found,
+            format!(
+                "Each sandbox and client needs a few: raise the hard limit to {} (LimitNOFILE=, ulimit -Hn).",
+                OPEN_FILES_WANTED
+            ),
+        );
     }
     finding("open files", Status::Ok, found, "Enough for many sandboxes and clients.")
 }
@@ -291,22 +422,38 @@ fn inotify() -> Finding {
     let instances = number_in("/proc/sys/fs/inotify/max_user_instances").unwrap_or(0);
     let found = format!("{} instances a uid", instances);
     if instances < 128 {
-        return finding("inotify", Status::Warn, found, "Watching folders inside a sandbox may fail: sysctl fs.inotify.max_user_instances=512.");
+        return finding(
+            "inotify",
+            Status::Warn,
+            found,
+            "Watching folders inside a sandbox may fail: sysctl fs.inotify.max_user_instances=512.",
+        );
     }
     finding("inotify", Status::Ok, found, "Counted for each sandbox by itself, since each has uids of its own.")
 }
 
 pub fn merged_usr() -> Finding {
-    let separate: Vec<&str> = ["bin", "sbin", "lib"].iter().copied().filter(|name| fs::read_link(Path::new("/").join(name)).is_err()).collect();
+    let separate: Vec<&str> =
+        ["bin", "sbin", "lib"].iter().copied().filter(|name| fs::read_link(Path::new("/").join(name)).is_err()).collect();
     if separate.is_empty() {
         return finding("merged /usr", Status::Ok, "merged", "The template host can be made from this machine's /usr.");
     }
-    finding("merged /usr", Status::Warn, format!("/{} is no link into /usr", separate.join(", /")), "The template host cannot be made: apt-get install usrmerge, or use debian.")
+    finding(
+        "merged /usr",
+        Status::Warn,
+        format!("/{} is no link into /usr", separate.join(", /")),
+        "The template host cannot be made: apt-get install usrmerge, or use debian.",
+    )
 }
 
 pub fn kvm() -> Finding {
     if Path::new("/dev/kvm").exists() {
-        return finding("KVM", Status::Ok, "/dev/kvm is there", "MicroVMs could run here; the container runtimes do not need it.");
+        return finding(
+            "KVM",
+            Status::Ok,
+            "/dev/kvm is there",
+            "MicroVMs could run here; the container runtimes do not need it.",
+        );
     }
     finding("KVM", Status::Ok, "no /dev/kvm", "MicroVMs cannot run here; the container runtimes do not need it.")
 }
@@ -318,10 +465,22 @@ pub fn node(given: Option<&Path>) -> Finding {
     };
     let version = match version_line(path) {
         Some(version) => version,
-        None => return finding("Node", Status::Fail, format!("{} does not run", path.display()), "Install Node 24, or start with `npm start`, which brings it."),
+        None => {
+            return finding(
+                "Node",
+                Status::Fail,
+                format!("{} does not run", path.display()),
+                "Install Node 24, or start with `npm start`, which brings it.",
+            )
+        }
     };
     if version_of(version.trim_start_matches('v')).0 < NODE_MAJOR {
-        return finding("Node", Status::Fail, version, format!("The server needs Node {}: start with `npm start`, which brings it.", NODE_MAJOR));
+        return finding(
+            "Node",
+            Status::Fail,
+            version,
+            format!("The server needs Node {}: start with `npm start`, which brings it.", NODE_MAJOR),
+        );
     }
     finding("Node", Status::Ok, version, "Runs the server.")
 }

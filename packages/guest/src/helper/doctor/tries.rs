@@ -48,14 +48,24 @@ pub fn all(data: &Path) -> Vec<Finding> {
     let scratch = match data.canonicalize().and_then(|data| Scratch::new(&data)) {
         Ok(scratch) => scratch,
         Err(cause) => {
-            return vec![finding("data folder", Status::Fail, format!("{}: {}", data.display(), cause), "The helper must be able to write there: DELTA_DATA_DIR names another.")];
+            return vec![finding(
+                "data folder",
+                Status::Fail,
+                format!("{}: {}", data.display(), cause),
+                "The helper must be able to write there: DELTA_DATA_DIR names another.",
+            )];
         }
     };
     let mut findings = Vec::new();
     let namespace = user_namespace();
     findings.push(match &namespace {
         Ok(_) => finding("user namespaces", Status::Ok, "work", "Root inside a sandbox is an unprivileged uid outside."),
-        Err(cause) => finding("user namespaces", Status::Fail, cause.to_string(), "Sandboxes cannot be made: sysctl user.max_user_namespaces=65536, and no lockdown of namespaces."),
+        Err(cause) => finding(
+            "user namespaces",
+            Status::Fail,
+            cause.to_string(),
+            "Sandboxes cannot be made: sysctl user.max_user_namespaces=65536, and no lockdown of namespaces.",
+        ),
     });
     if let Ok(namespace) = &namespace {
         findings.push(judge_idmap("data folder", &scratch.0, idmapped(&scratch.0, namespace)));
@@ -79,7 +89,10 @@ fn judge_idmap(what: &str, path: &Path, result: io::Result<()>) -> Finding {
             &name,
             Status::Fail,
             cause.to_string(),
-            format!("The file system of {} cannot be idmapped: use ext4, xfs or btrfs (and a kernel from 5.19 on).", path.display()),
+            format!(
+                "The file system of {} cannot be idmapped: use ext4, xfs or btrfs (and a kernel from 5.19 on).",
+                path.display()
+            ),
         ),
     }
 }
@@ -91,7 +104,8 @@ fn user_namespace() -> io::Result<OwnedFd> {
     ffi::check(unsafe { ffi::pipe2(pipe.as_mut_ptr(), ffi::O_CLOEXEC) })?;
     let (read, write) = (ffi::own(pipe[0])?, ffi::own(pipe[1])?);
     // SAFETY: the child only waits for the pipe's end and leaves.
-    let pid = unsafe { ffi::syscall(ffi::SYS_CLONE, CLONE_NEWUSER | SIGCHLD, 0 as c_long, 0 as c_long, 0 as c_long, 0 as c_long) };
+    let pid =
+        unsafe { ffi::syscall(ffi::SYS_CLONE, CLONE_NEWUSER | SIGCHLD, 0 as c_long, 0 as c_long, 0 as c_long, 0 as c_long) };
     if pid == 0 {
         // SAFETY: as above.
         unsafe {
@@ -128,17 +142,26 @@ fn idmapped(path: &Path, namespace: &OwnedFd) -> io::Result<()> {
     // SAFETY: the path lives through the call.
     let tree = ffi::check_long(unsafe { ffi::syscall(ffi::SYS_OPEN_TREE, ffi::AT_FDCWD as c_long, c_path.as_ptr(), flags) })?;
     let tree = ffi::own(tree as c_int)?;
-    let attributes = ffi::mount_attr { set: ffi::MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns_fd: namespace.as_raw_fd() as u64 };
+    let attributes =
+        ffi::mount_attr { set: ffi::MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns_fd: namespace.as_raw_fd() as u64 };
     let (empty, size) = (b"\0".as_ptr(), std::mem::size_of::<ffi::mount_attr>());
     // SAFETY: the struct has the kernel's layout and lives through the call.
     ffi::check_long(unsafe {
-        ffi::syscall(ffi::SYS_MOUNT_SETATTR, tree.as_raw_fd() as c_long, empty, ffi::AT_EMPTY_PATH as c_long, &attributes as *const ffi::mount_attr, size)
+        ffi::syscall(
+            ffi::SYS_MOUNT_SETATTR,
+            tree.as_raw_fd() as c_long,
+            empty,
+            ffi::AT_EMPTY_PATH as c_long,
+            &attributes as *const ffi::mount_attr,
+            size,
+        )
     })?;
     Ok(())
 }
 
 fn overlay(scratch: &Scratch) -> io::Result<()> {
-    let (lower, upper, work, merged) = (scratch.folder("lower")?, scratch.folder("upper")?, scratch.folder("work")?, scratch.folder("merged")?);
+    let (lower, upper, work, merged) =
+        (scratch.folder("lower")?, scratch.folder("upper")?, scratch.folder("work")?, scratch.folder("merged")?);
     fs::write(lower.join("file"), "lower")?;
     let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
     ffi::mount_at("overlay", &merged, "overlay", ffi::MS_NOSUID | ffi::MS_NODEV, &options)?;

@@ -189,9 +189,7 @@ pub fn groups(sys: &Path) -> Vec<u64> {
         Ok(entries) => entries,
         Err(_) => return Vec::new(),
     };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("0_")?.parse().ok())
-        .collect()
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("0_")?.parse().ok()).collect()
 }
 
 /// Bytes held and the limit (0: none), as the kernel counts now and not as of the last commit.

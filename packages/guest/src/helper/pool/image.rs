@@ -136,7 +136,8 @@ pub fn attach(image: &Path) -> Result<Loop> {
     let mut last = io::Error::from_raw_os_error(16);
     for _ in 0..ATTACH_TRIES {
         // SAFETY: this ioctl takes no argument and answers a number.
-        let number = ffi::check(unsafe { ffi::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) }).context("asking for a free loop device")?;
+        let number =
+            ffi::check(unsafe { ffi::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) }).context("asking for a free loop device")?;
         let (path, device) = open_device(number as u64).context(format_args!("opening /dev/loop{}", number))?;
         let mut config = LoopConfig { fd: backing.as_raw_fd() as u32, block_size: 0, info: empty_info(), reserved: [0; 8] };
         config.info.flags = AUTOCLEAR | DIRECT_IO;
@@ -154,7 +155,9 @@ pub fn attach(image: &Path) -> Result<Loop> {
                 last = cause;
                 sleep(Duration::from_millis(5));
             }
-            Err(cause) => return Err(Error::from_io(format_args!("attaching {} to {}", image.display(), path.display()), &cause)),
+            Err(cause) => {
+                return Err(Error::from_io(format_args!("attaching {} to {}", image.display(), path.display()), &cause))
+            }
         }
     }
     Err(Error::from_io("attaching the pool's image: every free loop device was taken by others", &last))
@@ -240,7 +243,13 @@ pub fn kernel_has_btrfs() -> bool {
         return true;
     }
     if let Some(modprobe) = system_program("modprobe") {
-        let _ = Command::new(modprobe).arg("btrfs").env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let _ = Command::new(modprobe)
+            .arg("btrfs")
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
     }
     known()
 }

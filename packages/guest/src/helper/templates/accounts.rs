@@ -25,7 +25,12 @@ pub fn passwd(host: &str) -> String {
     let mut text = String::from("root:x:0:0:root:/root:/bin/bash\n");
     for line in host.lines() {
         let fields: Vec<&str> = line.split(':').collect();
-        if fields.len() != 7 || !is_plain(fields[0]) || !is_system(fields[2]) || fields[2] == "0" || fields[3].parse::<u32>().is_err() {
+        if fields.len() != 7
+            || !is_plain(fields[0])
+            || !is_system(fields[2])
+            || fields[2] == "0"
+            || fields[3].parse::<u32>().is_err()
+        {
             continue;
         }
         if fields[0] == "user" {

@@ -26,12 +26,17 @@ const BUILD_TIMEOUT_MS: u64 = 1_500_000;
 const LINE_BYTES_MAX: u64 = 512;
 const LAST_LINES: usize = 12;
 const PACKAGES: [&str; 24] = [
-    "bash", "build-essential", "bzip2", "ca-certificates", "coreutils", "curl", "file", "git", "jq", "less", "nano", "nodejs", "npm", "procps", "python3",
-    "python3-pip", "python3-venv", "sudo", "unzip", "wget", "xz-utils", "zip", "locales", "patch",
+    "bash", "build-essential", "bzip2", "ca-certificates", "coreutils", "curl", "file", "git", "jq", "less", "nano", "nodejs",
+    "npm", "procps", "python3", "python3-pip", "python3-venv", "sudo", "unzip", "wget", "xz-utils", "zip", "locales", "patch",
 ];
 /// No flush for each file: the whole template is flushed at the end. Manuals and translations nobody reads inside stay away.
-const DPKG_OPTIONS: [&str; 5] =
-    ["force-unsafe-io", "path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright", "path-exclude=/usr/share/info/*", "path-exclude=/usr/share/locale/*"];
+const DPKG_OPTIONS: [&str; 5] = [
+    "force-unsafe-io",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+];
 const PASSED_ON: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 
 pub fn fingerprint() -> String {
@@ -47,11 +52,18 @@ fn codename() -> Option<String> {
 
 pub(super) fn build(work: &Path, progress: &mut dyn FnMut(&str)) -> Result<Built> {
     let mmdebstrap = system_program("mmdebstrap").ok_or_else(|| {
-        Error::new(code::NOT_SUPPORTED, "mmdebstrap is missing: apt-get install mmdebstrap (or use the template host, which needs nothing)")
+        Error::new(
+            code::NOT_SUPPORTED,
+            "mmdebstrap is missing: apt-get install mmdebstrap (or use the template host, which needs nothing)",
+        )
     })?;
-    let unshare = system_program("unshare").ok_or_else(|| Error::new(code::NOT_SUPPORTED, "unshare is missing: apt-get install util-linux"))?;
+    let unshare = system_program("unshare")
+        .ok_or_else(|| Error::new(code::NOT_SUPPORTED, "unshare is missing: apt-get install util-linux"))?;
     let release = codename().ok_or_else(|| {
-        Error::new(code::NOT_SUPPORTED, "/etc/os-release names no Debian or Ubuntu release (VERSION_CODENAME): use the template host")
+        Error::new(
+            code::NOT_SUPPORTED,
+            "/etc/os-release names no Debian or Ubuntu release (VERSION_CODENAME): use the template host",
+        )
     })?;
     let list = source_lines(&release);
     let scratch = work.join("scratch");
@@ -114,7 +126,11 @@ fn acquire_settings() -> String {
         Some(path) => path,
         None => return String::new(),
     };
-    let output = Command::new(apt_config).args(["dump", "--no-empty", "--format", "%F \"%v\";%n", "Acquire"]).env_clear().stdin(Stdio::null()).output();
+    let output = Command::new(apt_config)
+        .args(["dump", "--no-empty", "--format", "%F \"%v\";%n", "Acquire"])
+        .env_clear()
+        .stdin(Stdio::null())
+        .output();
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
@@ -185,7 +201,10 @@ fn follow(lines: &Receiver<String>, progress: &mut dyn FnMut(&str)) -> Result<Ve
             Err(RecvTimeoutError::Timeout) => {
                 return Err(Error::new(
                     code::TIMED_OUT,
-                    format!("mmdebstrap did not finish in {} minutes: is the package mirror reachable?", BUILD_TIMEOUT_MS / 60_000),
+                    format!(
+                        "mmdebstrap did not finish in {} minutes: is the package mirror reachable?",
+                        BUILD_TIMEOUT_MS / 60_000
+                    ),
                 ));
             }
         }
@@ -244,12 +263,14 @@ fn clean_apt(etc: &Path) -> Result<()> {
     let path = etc.join("apt/apt.conf.d/99mmdebstrap");
     let given = fs::read_to_string(&path).unwrap_or_default();
     let _ = fs::remove_file(&path);
-    let kept: String = given.lines().filter(|line| line.starts_with("Acquire::Check-")).map(|line| format!("{}\n", line)).collect();
+    let kept: String =
+        given.lines().filter(|line| line.starts_with("Acquire::Check-")).map(|line| format!("{}\n", line)).collect();
     let settings = format!("APT::Install-Recommends \"false\";\n{}", kept);
     files::file(&etc.join("apt/apt.conf.d/99delta"), 0o644, 0, 0, settings.as_bytes())?;
     let list = etc.join("apt/sources.list");
     let text = fs::read_to_string(&list).unwrap_or_default();
-    let public: String = text.lines().filter(|line| secrets::reason(line.as_bytes()).is_none()).map(|line| format!("{}\n", line)).collect();
+    let public: String =
+        text.lines().filter(|line| secrets::reason(line.as_bytes()).is_none()).map(|line| format!("{}\n", line)).collect();
     files::file(&list, 0o644, 0, 0, public.as_bytes())
 }
 

@@ -130,7 +130,9 @@ pub fn head(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
 /// Removes a folder of our own making; missing is success.
 pub fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(Error::from_io(format_args!("removing {}", path.display()), &cause)),
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(Error::from_io(format_args!("removing {}", path.display()), &cause))
+        }
         _ => Ok(()),
     }
 }
@@ -139,6 +141,7 @@ pub fn remove_tree(path: &Path) -> Result<()> {
 pub fn sync_file_system(path: &Path) -> Result<()> {
     let handle = ffi::open_directory(path).context(format_args!("opening {}", path.display()))?;
     // SAFETY: a plain descriptor.
-    ffi::check(unsafe { ffi::syncfs(std::os::unix::io::AsRawFd::as_raw_fd(&handle)) }).context(format_args!("flushing {}", path.display()))?;
+    ffi::check(unsafe { ffi::syncfs(std::os::unix::io::AsRawFd::as_raw_fd(&handle)) })
+        .context(format_args!("flushing {}", path.display()))?;
     Ok(())
 }

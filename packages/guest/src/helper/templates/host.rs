@@ -23,15 +23,18 @@ const WARNED_MAX: usize = 10;
 
 /// What is offered of `/etc`: what programs in `/usr` need to start, and nothing that tells about this host or its people.
 const ETC: [&str; 62] = [
-    "ImageMagick-6", "ImageMagick-7", "OpenCL", "X11", "adduser.conf", "alternatives", "bash.bashrc", "bash_completion", "bash_completion.d",
-    "bindresvport.blacklist", "ca-certificates", "ca-certificates.conf", "dconf", "debconf.conf", "debian_version", "deluser.conf", "dpkg", "emacs",
-    "ethertypes", "fonts", "gai.conf", "gdb", "ghostscript", "glvnd", "gprofng.rc", "groff", "gtk-3.0", "host.conf", "inputrc", "issue", "issue.net",
-    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "libaudit.conf", "libpaper.d", "locale.alias", "locale.gen", "localtime", "login.defs", "lsb-release",
-    "magic", "magic.mime", "mailcap", "manpath.config", "maven", "mime.types", "nanorc", "netconfig", "networks", "os-release", "pam.conf", "pam.d",
+    "ImageMagick-6", "ImageMagick-7", "OpenCL", "X11", "adduser.conf", "alternatives", "bash.bashrc", "bash_completion",
+    "bash_completion.d", "bindresvport.blacklist", "ca-certificates", "ca-certificates.conf", "dconf", "debconf.conf",
+    "debian_version", "deluser.conf", "dpkg", "emacs", "ethertypes", "fonts", "gai.conf", "gdb", "ghostscript", "glvnd",
+    "gprofng.rc", "groff", "gtk-3.0", "host.conf", "inputrc", "issue", "issue.net", "ld.so.cache", "ld.so.conf", "ld.so.conf.d",
+    "libaudit.conf", "libpaper.d", "locale.alias", "locale.gen", "localtime", "login.defs", "lsb-release", "magic", "magic.mime",
+    "mailcap", "manpath.config", "maven", "mime.types", "nanorc", "netconfig", "networks", "os-release", "pam.conf", "pam.d",
     "perl", "profile", "protocols", "rpc", "security", "services", "sgml", "shells", "skel",
 ];
-const ETC_MORE: [&str; 12] =
-    ["sudo.conf", "sudo_logsrvd.conf", "terminfo", "timezone", "ucf.conf", "vim", "xattr.conf", "xdg", "xml", "zsh", "mke2fs.conf", "rmt"];
+const ETC_MORE: [&str; 12] = [
+    "sudo.conf", "sudo_logsrvd.conf", "terminfo", "timezone", "ucf.conf", "vim", "xattr.conf", "xdg", "xml", "zsh",
+    "mke2fs.conf", "rmt",
+];
 /// Families of names: every version of Python, Java, Lua, …
 const ETC_STARTS: [&str; 5] = ["python", "java-", "lua", "php", "lynx"];
 const ETC_DEFAULT: [&str; 2] = ["useradd", "locale"];
@@ -86,7 +89,10 @@ fn make_merged_links(root: &Path) -> Result<()> {
             Err(_) => {
                 return Err(Error::new(
                     code::NOT_SUPPORTED,
-                    format!("/{} is not a link into /usr on this host: install the package usrmerge, or use the template debian", name),
+                    format!(
+                        "/{} is not a link into /usr on this host: install the package usrmerge, or use the template debian",
+                        name
+                    ),
                 ));
             }
         }
@@ -171,7 +177,9 @@ fn copy_apt(from: &Path, to: &Path, copied: &mut Copied) -> Result<()> {
         }
     }
     for name in ETC_APT {
-        files::copy_tree(&from.join("apt").join(name), &to.join("apt").join(name), copied, &mut |path, content| judge_apt(path, content))?;
+        files::copy_tree(&from.join("apt").join(name), &to.join("apt").join(name), copied, &mut |path, content| {
+            judge_apt(path, content)
+        })?;
     }
     Ok(())
 }
@@ -188,7 +196,11 @@ fn judge_apt(path: &Path, content: &[u8]) -> Verdict {
         .lines()
         .filter(|line| {
             let lower = line.to_ascii_lowercase();
-            secrets::reason(line.as_bytes()).is_none() && !lower.contains("proxy") && !lower.contains("auth") && !lower.contains("sslkey") && !lower.contains("sslcert")
+            secrets::reason(line.as_bytes()).is_none()
+                && !lower.contains("proxy")
+                && !lower.contains("auth")
+                && !lower.contains("sslkey")
+                && !lower.contains("sslcert")
         })
         .map(|line| format!("{}\n", line))
         .collect();
@@ -201,7 +213,8 @@ fn judge_apt(path: &Path, content: &[u8]) -> Verdict {
 
 const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\ngshadow: files\nhosts: files dns\nnetworks: files\nprotocols: db files\nservices: db files\n\
     ethers: db files\nrpc: db files\n";
-const SUDOERS: &str = "Defaults env_reset\nDefaults secure_path=\"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"\n\
+const SUDOERS: &str =
+    "Defaults env_reset\nDefaults secure_path=\"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"\n\
     root ALL=(ALL:ALL) ALL\n%sudo ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d\n";
 
 /// What is made instead of copied.
@@ -226,9 +239,25 @@ fn write_sudoers(etc: &Path) -> Result<()> {
 }
 
 const VAR: [(&str, u32); 20] = [
-    ("backups", 0o755), ("cache", 0o755), ("cache/apt", 0o755), ("cache/apt/archives", 0o755), ("cache/debconf", 0o755), ("cache/ldconfig", 0o700),
-    ("cache/man", 0o755), ("lib", 0o755), ("lib/apt", 0o755), ("lib/apt/lists", 0o755), ("lib/apt/mirrors", 0o755), ("lib/apt/periodic", 0o755),
-    ("lib/misc", 0o755), ("lib/systemd", 0o755), ("lib/sudo", 0o700), ("lib/python", 0o755), ("log", 0o755), ("log/apt", 0o755), ("spool", 0o755),
+    ("backups", 0o755),
+    ("cache", 0o755),
+    ("cache/apt", 0o755),
+    ("cache/apt/archives", 0o755),
+    ("cache/debconf", 0o755),
+    ("cache/ldconfig", 0o700),
+    ("cache/man", 0o755),
+    ("lib", 0o755),
+    ("lib/apt", 0o755),
+    ("lib/apt/lists", 0o755),
+    ("lib/apt/mirrors", 0o755),
+    ("lib/apt/periodic", 0o755),
+    ("lib/misc", 0o755),
+    ("lib/systemd", 0o755),
+    ("lib/sudo", 0o700),
+    ("lib/python", 0o755),
+    ("log", 0o755),
+    ("log/apt", 0o755),
+    ("spool", 0o755),
     ("opt", 0o755),
 ];
 
@@ -266,7 +295,9 @@ fn copy_var(root: &Path) -> Result<()> {
 fn mounts_below_usr() -> Vec<String> {
     let mounts = ffi::mounts().unwrap_or_default();
     let below = mounts.iter().filter(|line| line.point.starts_with(b"/usr/"));
-    below.map(|line| format!("{} is a file system of its own and empty in sandboxes", String::from_utf8_lossy(&line.point))).collect()
+    below
+        .map(|line| format!("{} is a file system of its own and empty in sandboxes", String::from_utf8_lossy(&line.point)))
+        .collect()
 }
 
 /// Whether a program of this name is in `/usr`, by the links it would have inside.
@@ -291,7 +322,8 @@ fn mask_secrets(work: &Path, packaged: &HashSet<OsString>, warnings: &mut Vec<St
     for (path, _) in &scan.found {
         white_out(&mask, path)?;
     }
-    let named: Vec<String> = scan.found.iter().take(WARNED_MAX).map(|(path, why)| format!("{} ({})", secrets::shown(path), why)).collect();
+    let named: Vec<String> =
+        scan.found.iter().take(WARNED_MAX).map(|(path, why)| format!("{} ({})", secrets::shown(path), why)).collect();
     let more = scan.found.len().saturating_sub(WARNED_MAX);
     let rest = if more > 0 { format!(" and {} more", more) } else { String::new() };
     warnings.push(format!("hidden from sandboxes, since it may be secret: {}{}", named.join(", "), rest));
@@ -301,13 +333,15 @@ fn mask_secrets(work: &Path, packaged: &HashSet<OsString>, warnings: &mut Vec<St
 /// overlayfs takes a character device 0:0 as "this name does not exist here". The folders above keep the owner and mode they have in
 /// `/usr`, because the upper layer's folder is the one that shows.
 fn white_out(mask: &Path, path: &Path) -> Result<()> {
-    let inside = path.strip_prefix("/usr").map_err(|_| Error::new(code::INVALID, format!("{} is not below /usr", path.display())))?;
+    let inside =
+        path.strip_prefix("/usr").map_err(|_| Error::new(code::INVALID, format!("{} is not below /usr", path.display())))?;
     let mut at = PathBuf::new();
     for part in inside.parent().into_iter().flat_map(Path::components) {
         at.push(part);
         let target = mask.join(&at);
         if target.symlink_metadata().is_err() {
-            let found = fs::symlink_metadata(Path::new("/usr").join(&at)).context(format_args!("looking at /usr/{}", at.display()))?;
+            let found =
+                fs::symlink_metadata(Path::new("/usr").join(&at)).context(format_args!("looking at /usr/{}", at.display()))?;
             files::folder(&target, found.mode() & 0o7777, found.uid(), found.gid())?;
         }
     }
@@ -334,14 +368,19 @@ mod tests {
         assert_eq!(replaced("/etc/apt/apt.conf.d/99x", text).unwrap(), "APT::Install-Recommends \"false\";\n");
         let text = "deb http://deb.debian.org/debian bookworm main\ndeb https://a:b1@private.example.org/ x y\n";
         assert_eq!(replaced("/etc/apt/sources.list", text).unwrap(), "deb http://deb.debian.org/debian bookworm main\n");
-        assert!(replaced("/etc/apt/sources.list.d/p.sources", "Types: deb\nURIs: https://a:b1@private.example.org/\nSuites: x\n").is_none());
+        assert!(replaced(
+            "/etc/apt/sources.list.d/p.sources",
+            "Types: deb\nURIs: https://a:b1@private.example.org/\nSuites: x\n"
+        )
+        .is_none());
     }
 
     #[test]
     fn names_of_etc_that_hold_secrets_or_tell_of_the_host_are_not_offered() {
         for name in [
-            "shadow", "ssh", "environment", "gitconfig", "npmrc", "pip.conf", "wgetrc", "hosts", "hostname", "machine-id", "fstab", "sudoers", "krb5.keytab",
-            "letsencrypt", "wireguard", "NetworkManager", "ldap", "mysql", "postgresql", "cron.d", "passwd", "subuid", "netrc", "docker", "ssl", "default", "apt",
+            "shadow", "ssh", "environment", "gitconfig", "npmrc", "pip.conf", "wgetrc", "hosts", "hostname", "machine-id",
+            "fstab", "sudoers", "krb5.keytab", "letsencrypt", "wireguard", "NetworkManager", "ldap", "mysql", "postgresql",
+            "cron.d", "passwd", "subuid", "netrc", "docker", "ssl", "default", "apt",
         ] {
             assert!(!is_offered(name), "{}", name);
         }

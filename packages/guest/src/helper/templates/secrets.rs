@@ -22,8 +22,8 @@ const LOOKED_AT_MAX: usize = 300_000;
 const FOUND_MAX: usize = 2_000;
 /// Files whose name alone says that they hold credentials.
 const NAMES: [&str; 14] = [
-    ".netrc", "_netrc", ".git-credentials", ".pgpass", ".my.cnf", ".htpasswd", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", ".pypirc", "credentials",
-    ".dockercfg", ".env",
+    ".netrc", "_netrc", ".git-credentials", ".pgpass", ".my.cnf", ".htpasswd", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519",
+    ".pypirc", "credentials", ".dockercfg", ".env",
 ];
 const ENDINGS: [&str; 4] = [".kdbx", ".p12", ".pfx", ".keytab"];
 const KEYS: [&[u8]; 7] = [b"password", b"passwd", b"secret", b"token", b"api_key", b"apikey", b"access_key"];
@@ -56,7 +56,12 @@ fn has_assignment(line: &[u8]) -> bool {
         None => return false,
     };
     let name: Vec<u8> = line[..at].iter().filter(|byte| !b" \t\"'".contains(byte)).map(u8::to_ascii_lowercase).collect();
-    let value: Vec<u8> = line[at + 1..].iter().copied().skip_while(|byte| b" \t\"'=".contains(byte)).take_while(|byte| !b" \t\"',;".contains(byte)).collect();
+    let value: Vec<u8> = line[at + 1..]
+        .iter()
+        .copied()
+        .skip_while(|byte| b" \t\"'=".contains(byte))
+        .take_while(|byte| !b" \t\"',;".contains(byte))
+        .collect();
     let opaque = value.len() >= 8
         && value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/=_-.~!@#%^&*".contains(byte))
         && value.iter().any(u8::is_ascii_digit)
@@ -83,7 +88,10 @@ pub fn reason(content: &[u8]) -> Option<&'static str> {
     for line in content.split(|byte| *byte == b'\n') {
         let start = line.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(0);
         let line = &line[start..line.len().min(start + 4096)];
-        if line.starts_with(b"#") || line.starts_with(b";") || line.starts_with(b"//") && !contains(line, b"_authToken") && !contains(line, b"_password") {
+        if line.starts_with(b"#")
+            || line.starts_with(b";")
+            || line.starts_with(b"//") && !contains(line, b"_authToken") && !contains(line, b"_password")
+        {
             continue;
         }
         if contains(line, b"_authToken=") || contains(line, b"_password=") || contains(line, b"_auth=") {
@@ -103,7 +111,10 @@ pub fn reason(content: &[u8]) -> Option<&'static str> {
 fn is_settings(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-    let by_ending = matches!(ending.as_deref(), Some("conf") | Some("cfg") | Some("ini") | Some("env") | Some("properties") | Some("toml") | Some("cnf"));
+    let by_ending = matches!(
+        ending.as_deref(),
+        Some("conf") | Some("cfg") | Some("ini") | Some("env") | Some("properties") | Some("toml") | Some("cnf")
+    );
     by_ending || path.parent().map_or(false, |folder| folder.ends_with("etc")) || name.ends_with("rc")
 }
 
@@ -261,7 +272,8 @@ mod tests {
         fs::create_dir(tree.join("closed")).unwrap();
         files::set_mode(&tree.join("closed"), 0o700).unwrap();
         let scan = scan(&tree, &HashSet::from([tree.join("packaged").into_os_string()]));
-        let names: Vec<String> = scan.found.iter().map(|found| found.0.strip_prefix(&tree).unwrap().display().to_string()).collect();
+        let names: Vec<String> =
+            scan.found.iter().map(|found| found.0.strip_prefix(&tree).unwrap().display().to_string()).collect();
         assert_eq!(names, ["closed", "key", "local/etc/npmrc", "private"]);
         assert!(scan.complete);
         fs::remove_dir_all(&tree).unwrap();

@@ -34,7 +34,9 @@ pub fn stanza_style(text: &str) -> Vec<Source> {
         let mut fields: Vec<(String, String)> = Vec::new();
         for line in stanza.lines().filter(|line| !line.starts_with('#')) {
             match line.split_once(':') {
-                Some((name, value)) if !line.starts_with(|first: char| first == ' ' || first == '\t') => fields.push((name.to_ascii_lowercase(), value.trim().to_string())),
+                Some((name, value)) if !line.starts_with(|first: char| first == ' ' || first == '\t') => {
+                    fields.push((name.to_ascii_lowercase(), value.trim().to_string()))
+                }
                 _ => {
                     if let Some(last) = fields.last_mut() {
                         last.1 = format!("{} {}", last.1, line.trim());
@@ -61,7 +63,12 @@ fn of_stanza(fields: &[(String, String)]) -> Vec<Source> {
     let mut sources = Vec::new();
     for address in words("uris") {
         for suite in words("suites") {
-            sources.push(Source { address: address.clone(), suite, components: words("components"), signed_by: signed_by.clone() });
+            sources.push(Source {
+                address: address.clone(),
+                suite,
+                components: words("components"),
+                signed_by: signed_by.clone(),
+            });
         }
     }
     sources
@@ -79,7 +86,10 @@ pub fn of_release(sources: &[Source], release: &str) -> String {
             continue;
         }
         // These keyrings are part of the release, so the path holds inside too.
-        let keyring = source.signed_by.as_deref().filter(|path| path.starts_with("/usr/share/keyrings/") && path.contains("-archive-keyring."));
+        let keyring = source
+            .signed_by
+            .as_deref()
+            .filter(|path| path.starts_with("/usr/share/keyrings/") && path.contains("-archive-keyring."));
         let options = keyring.map_or(String::new(), |path| format!("[signed-by={}] ", path));
         let line = format!("deb {}{} {} {}\n", options, source.address, source.suite, source.components.join(" "));
         if !lines.contains(&line) {
