@@ -58,7 +58,10 @@ mod execs {
         let outcome = wire.run(&args);
         let lines: Vec<&str> = text(&outcome.stdout).lines().collect();
         assert_eq!(&lines[..2], ["0022", "0"]);
-        assert!(lines.contains(&"ONLY=this") && lines.iter().filter(|line| line.contains('=')).count() <= 3, "{lines:?}");
+        assert!(
+            lines.contains(&"ONLY=this") && lines.iter().filter(|line| line.contains('=')).count() <= 3,
+            "{lines:?}"
+        );
         let fds: Vec<&str> = lines.iter().copied().filter(|line| line.len() == 1 && *line <= "9").collect();
         // 0 of `ulimit -c`, then the standard streams and ls's own folder.
         assert_eq!(fds, ["0", "0", "1", "2", "3"]);
@@ -103,7 +106,10 @@ mod execs {
         assert_eq!(fail(&mut wire, &|args| args.argv = argv(&[&file])), code::NOT_EXECUTABLE);
         assert_eq!(fail(&mut wire, &|args| args.argv = vec![]), code::INVALID);
         assert_eq!(fail(&mut wire, &|args| args.argv = vec![b"a\0b".to_vec()]), code::INVALID);
-        assert_eq!(fail(&mut wire, &|args| args.argv = vec![b"/bin/true".to_vec(), vec![b'x'; 200_000]]), code::TOO_LARGE);
+        assert_eq!(
+            fail(&mut wire, &|args| args.argv = vec![b"/bin/true".to_vec(), vec![b'x'; 200_000]]),
+            code::TOO_LARGE
+        );
         assert_eq!(fail(&mut wire, &|args| args.cwd = "/no/such"), code::NOT_FOUND);
         assert_eq!(fail(&mut wire, &|args| args.cwd = "/etc/passwd"), code::NOT_A_DIRECTORY);
         assert_eq!(fail(&mut wire, &|args| args.cwd = "relative"), code::INVALID);
@@ -250,7 +256,11 @@ mod execs {
         let pids: Vec<u32> = until("both wrote their pids", || {
             let read = std::fs::read_to_string(&pids).ok()?;
             let pids: Vec<u32> = read.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
-            if pids.len() == 2 { Some(pids) } else { None }
+            if pids.len() == 2 {
+                Some(pids)
+            } else {
+                None
+            }
         });
         until("KILL came after TERM was ignored", || if pids.iter().any(|pid| alive(*pid)) { None } else { Some(()) });
         let mut wire = guest.connect();
@@ -280,7 +290,11 @@ mod execs {
         let later = until("the child's output is kept", || {
             let channel = wire.attach("a", 0);
             let outcome = wire.collect(channel);
-            if outcome.stdout.len() > 4 { Some(outcome) } else { None }
+            if outcome.stdout.len() > 4 {
+                Some(outcome)
+            } else {
+                None
+            }
         });
         assert_eq!(text(&later.stdout), "now\nlater\n");
     }
@@ -320,7 +334,11 @@ mod output {
         let outcome = until("it ended", || {
             let channel = wire.attach("a", 0);
             let outcome = wire.collect(channel);
-            if outcome.output_bytes == total { Some(outcome) } else { None }
+            if outcome.output_bytes == total {
+                Some(outcome)
+            } else {
+                None
+            }
         });
         let channel = wire.attach("a", 0);
         let (_, _, start) = wire.opened(channel);
@@ -414,6 +432,34 @@ mod input {
     }
 
     #[test]
+    fn stdin_of_a_running_exec_can_be_written_by_another_channel_while_it_is_open() {
+        let guest = Guest::start();
+        let mut wire = guest.connect();
+        let mut args = exec("a", &["/bin/cat"]);
+        args.flags = KEEP_STDIN;
+        let channel = wire.open_exec(&args);
+        wire.closed(channel).unwrap();
+        let attach = |wire: &mut Wire| {
+            wire.open(op::ATTACH, |w| {
+                w.str("a");
+                w.u64(0);
+                w.u8(1);
+            })
+        };
+        let first = attach(&mut wire);
+        wire.opened(first);
+        wire.data(first, 0, b"one ");
+        wire.send(wire::CANCEL, first, |_| {});
+        let second = attach(&mut wire);
+        wire.opened(second);
+        wire.data(second, 0, b"two");
+        wire.send(wire::CONTROL, second, |w| w.u8(3));
+        let third = attach(&mut wire);
+        assert_eq!(text(&wire.collect(second).stdout), "one two");
+        assert_eq!(wire.collect(third).code, code::INVALID);
+    }
+
+    #[test]
     fn a_script_larger_than_any_argument_runs_from_memory() {
         let guest = Guest::start();
         let mut args = exec("a", &["/bin/sh"]);
@@ -430,7 +476,8 @@ mod input {
     fn a_terminal_has_a_size_an_owner_echo_and_signals() {
         let guest = Guest::start();
         let mut wire = guest.connect();
-        let mut args = sh("a", "tty >/dev/null && echo tty; stty size; stat -c %U $(tty); read line; stty size; read never");
+        let mut args =
+            sh("a", "tty >/dev/null && echo tty; stty size; stat -c %U $(tty); read line; stty size; read never");
         args.flags = ATTACH | PTY;
         args.size = (100, 30);
         args.user = "nobody";
@@ -661,7 +708,10 @@ mod files {
             assert_eq!(seen, all, "limit {limit}");
         }
         let (top, _) = wire.list(&root, 1, "", 100).unwrap();
-        assert_eq!(top.iter().map(|entry| entry.path.clone()).collect::<Vec<_>>(), ["a", "a.b", "b"].map(|n| guest.path(n)));
+        assert_eq!(
+            top.iter().map(|entry| entry.path.clone()).collect::<Vec<_>>(),
+            ["a", "a.b", "b"].map(|n| guest.path(n))
+        );
         let (two, _) = wire.list(&root, 2, &guest.path("b/up"), 100).unwrap();
         assert_eq!(two, []);
         assert_eq!(wire.list(&root, 1, "/etc", 10).map(drop), Err(code::INVALID));
@@ -696,7 +746,11 @@ mod files {
         let result = wire.write(&format!("{mount}/big"), &vec![1; 3 << 20], 0o644, 0, None);
         let left = until("the space is free again", || {
             let left = std::fs::read_dir(&mount).unwrap().count();
-            if wire.write(&format!("{mount}/small"), &[1; 900 << 10], 0o644, 0, None).is_ok() { Some(left) } else { None }
+            if wire.write(&format!("{mount}/small"), &[1; 900 << 10], 0o644, 0, None).is_ok() {
+                Some(left)
+            } else {
+                None
+            }
         });
         let unmounted = std::process::Command::new("umount").args(["-l", &mount]).status().unwrap();
         assert!(unmounted.success());
@@ -740,7 +794,8 @@ mod watching {
         let mut wire = guest.connect();
         std::fs::create_dir(guest.path("old")).unwrap();
         let channel = watch(&mut wire, &guest.path(""), 1);
-        let pairs = |seen: &[(u8, String)]| seen.iter().map(|(kind, path)| format!("{kind} {path}")).collect::<Vec<_>>();
+        let pairs =
+            |seen: &[(u8, String)]| seen.iter().map(|(kind, path)| format!("{kind} {path}")).collect::<Vec<_>>();
         std::fs::write(guest.path("old/f"), "x").unwrap();
         let seen = events(&mut wire, channel, &guest, (2, "old/f"));
         assert_eq!(pairs(&seen), ["1 old/f", "2 old/f"]);
@@ -1051,5 +1106,107 @@ mod connections {
         assert!(killed.success());
         while wire.read_frame().is_some() {}
         assert_eq!(std::fs::read_to_string(mark).unwrap(), "bye\n");
+    }
+}
+
+/// The guest as PID 1, with enemies inside.
+mod hostile {
+    use super::*;
+
+    #[test]
+    fn orphans_are_reaped() {
+        let guest = Guest::start_as_init();
+        let mut wire = guest.connect();
+        let outcome = wire.run(&sh("a", "for i in 1 2 3 4 5 6 7 8; do (sleep 0.1 & echo $!); done"));
+        let orphans: Vec<&str> = text(&outcome.stdout).lines().collect();
+        assert_eq!(orphans.len(), 8);
+        let mut number = 0;
+        until("no orphan is left, not even as a zombie", || {
+            number += 1;
+            let id = format!("look{number}");
+            let left = wire.run(&sh(
+                &id,
+                &format!(
+                    "ls -d {} 2>/dev/null | wc -l",
+                    orphans.iter().map(|pid| format!("/proc/{pid} ")).collect::<String>()
+                ),
+            ));
+            if text(&left.stdout).trim() == "0" {
+                Some(())
+            } else {
+                None
+            }
+        });
+        // Only the guest, and the programs that look.
+        let left = wire.run(&sh("last", "ls -d /proc/[0-9]* | wc -l"));
+        assert!(text(&left.stdout).trim().parse::<u32>().unwrap() <= 4);
+    }
+
+    #[test]
+    fn no_signal_from_inside_ends_stops_or_confuses_it() {
+        let guest = Guest::start_as_init();
+        let mut wire = guest.connect();
+        let script = "i=1; while [ $i -le 64 ]; do [ $i = 32 ] || [ $i = 33 ] || kill -$i 1; i=$((i+1)); done 2>/dev/null; kill -9 -- -1; true";
+        wire.run(&sh("a", script));
+        wire.ping();
+        assert_eq!(text(&wire.run(&sh("b", "echo still here")).stdout), "still here\n");
+    }
+
+    #[test]
+    fn its_memory_and_descriptors_are_closed_to_programs() {
+        let guest = Guest::start_as_init();
+        let mut args = sh("a", "cat /proc/1/environ /proc/1/maps; ls /proc/1/fd; echo end");
+        args.user = "nobody";
+        let outcome = guest.connect().run(&args);
+        assert_eq!(text(&outcome.stdout), "end\n");
+        assert!(text(&outcome.stderr).matches("Permission denied").count() >= 3, "{}", text(&outcome.stderr));
+    }
+
+    #[test]
+    fn a_passwd_made_into_a_fifo_or_a_giant_neither_blocks_nor_grows_it() {
+        let guest = Guest::start_as_init();
+        let mut wire = guest.connect();
+        let (fifo, giant) = (guest.path("fifo"), guest.path("giant"));
+        let run = |wire: &mut Wire, id: &str, user: &str, script: &str| {
+            let mut args = sh(id, script);
+            args.user = user;
+            wire.run(&args).code
+        };
+        assert_eq!(run(&mut wire, "a", "0", &format!("mkfifo {fifo}; mount --bind {fifo} /etc/passwd")), 0);
+        assert_eq!(run(&mut wire, "b", "root", "true"), code::UNKNOWN_USER);
+        assert_eq!(run(&mut wire, "c", "0", &format!("truncate -s 10G {giant}; mount --bind {giant} /etc/passwd")), 0);
+        assert_eq!(run(&mut wire, "d", "root", "true"), code::UNKNOWN_USER);
+        assert_eq!(run(&mut wire, "e", "0", "true"), 0);
+        wire.write(&guest.path("f"), b"x", 0o644, 0, None).unwrap();
+        let resident = wire.run(&sh("g", "grep VmHWM /proc/1/status"));
+        let peak_kb: u64 = text(&resident.stdout).split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert!(peak_kb < 12 << 10, "{peak_kb} kB");
+    }
+
+    #[test]
+    fn a_program_kept_from_starting_holds_up_nothing_else() {
+        let guest = Guest::start_as_init();
+        let mut wire = guest.connect();
+        // Stops whatever becomes this user, over and over.
+        let mut stopper = exec("stopper", &["/usr/bin/perl", "-e", "$| = 1; print 1; kill(19, -1) while 1"]);
+        stopper.user = "4242";
+        let channel = wire.open_exec(&stopper);
+        wire.opened(channel);
+        wire.next(channel);
+        let victims: Vec<String> = (0..10).map(|number| format!("v{number}")).collect();
+        for id in &victims {
+            let mut args = sh(id, "true");
+            args.user = "4242";
+            args.timeout_ms = 500;
+            wire.open_exec(&args);
+        }
+        wire.ping();
+        wire.paths(op::SIGNAL, |w| {
+            w.str("stopper");
+            w.u8(9);
+            w.u8(0);
+        })
+        .unwrap();
+        assert_eq!(text(&wire.run(&sh("b", "echo on")).stdout), "on\n");
     }
 }

@@ -20,18 +20,25 @@ pub struct Guest {
 
 impl Guest {
     pub fn start() -> Guest {
+        Guest::start_by(Command::new(env!("CARGO_BIN_EXE_delta-guest")))
+    }
+
+    /// As PID 1 of namespaces of its own; needs root.
+    pub fn start_as_init() -> Guest {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]);
+        command.arg(env!("CARGO_BIN_EXE_delta-guest"));
+        Guest::start_by(command)
+    }
+
+    fn start_by(mut command: Command) -> Guest {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("delta-guest-test-{}-{number}", std::process::id()));
         drop(std::fs::remove_dir_all(&folder));
         std::fs::create_dir_all(folder.join("files")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_delta-guest"))
-            .args(["serve", "--unix"])
-            .arg(folder.join("wire"))
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        command.args(["serve", "--unix"]).arg(folder.join("wire"));
+        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Guest { child, folder }
     }
 

@@ -6,6 +6,11 @@ use super::super::sys::{self, EPOLLOUT};
 const END_OF_TRANSMISSION: u8 = 4;
 
 impl Guest {
+    pub fn has_open_input(&self, key: u64) -> bool {
+        let input = self.execs.map.get(&key).and_then(|exec| exec.input.as_ref());
+        input.map_or(false, |input| !input.closing)
+    }
+
     pub fn queue_input(&mut self, key: u64, at: At, bytes: &[u8]) {
         match self.execs.map.get(&key).map(|exec| &exec.input) {
             Some(Some(input)) if !input.closing => self.push_input(key, bytes, Some(at)),

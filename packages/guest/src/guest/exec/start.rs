@@ -201,6 +201,12 @@ impl Guest {
 
     pub fn open_attach(&mut self, at: At, exec_id: &str, from: u64, stdin: bool) {
         match self.execs.by_id.get(exec_id).copied() {
+            Some(key) if stdin && !self.has_open_input(key) => {
+                let message = format!(
+                    "The stdin of {exec_id} is not open: it was closed, never kept open, or the exec has ended."
+                );
+                self.refuse(at, Failure::new(code::INVALID, message))
+            }
             Some(key) => self.follow(at, key, true, from, stdin),
             None => self.refuse(at, unknown(exec_id)),
         }
