@@ -313,7 +313,7 @@ impl Helper {
         let options = ServerOptions {
             node,
             // Young objects get 1 MB instead of 16: after load the process stays 25 MB smaller, at no cost that showed.
-            arguments: vec!["--max-semi-space-size=1".into(), "--enable-source-maps".into(), entry.into_os_string()],
+            arguments: vec!["--max-semi-space-size=1".into(), entry.into_os_string()],
             readable: vec![program, wires.clone()],
             data: settings.data.clone(),
             uid: settings.uid_base,
