@@ -754,8 +754,11 @@ impl Boxes {
         }
         for kind in KINDS {
             let state = self.runs.join(kind.name());
-            for id in names(&state).iter().filter(|id| check_id(id).is_ok() && !known.contains(*id)) {
-                let _ = runtime::forget(&state, id);
+            for name in names(&state) {
+                let id = runtime::owner(&name);
+                if check_id(id).is_ok() && !known.contains(id) {
+                    let _ = runtime::forget(&state, id);
+                }
             }
         }
         let table = lock(&self.table);

@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::raw::c_long;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{symlink, PermissionsExt};
 use std::os::unix::io::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use super::sys::{self, FileIdentity};
 
 /// Folders every Linux has and no runtime needs; the first that does not hold the data folder is covered by the stage.
 const STAGE_FOLDERS: [&str; 4] = ["/mnt", "/media", "/srv", "/run"];
+/// The system's own trees, where they are mounts of their own.
+const NEEDED_MOUNTS: [&str; 10] = ["/proc", "/sys", "/dev", "/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/nix"];
 const MS_SLAVE: u64 = 1 << 19;
 /// Lower layers of one root: the guest's and the template's.
 const LOWERS_MAX: usize = 4;
@@ -84,6 +87,7 @@ impl Stage {
         ffi::check(unsafe { sys::unshare(sys::CLONE_NEWNS) }).context("making a mount namespace (is the helper root?)")?;
         // Slave, not private: when the pool is unmounted on the host, it must not live on here.
         ffi::mount_at("none", Path::new("/"), "", ffi::MS_REC | MS_SLAVE, "").context("separating the mount namespace")?;
+        forget_mounts(data)?;
         let folder = STAGE_FOLDERS.iter().map(Path::new).find(|path| path.is_dir() && !data.starts_with(path));
         let folder = folder.ok_or_else(|| {
             Error::new(code::NOT_SUPPORTED, "none of /mnt, /media, /srv and /run is a folder outside the data folder: make /mnt")
@@ -160,6 +164,22 @@ impl Drop for Root<'_> {
             self.stage.clear(&self.stage.root());
         }
     }
+}
+
+/// Lets go of the copies of mounts this namespace does not need. They would keep another helper's pool, or a disk the operator
+/// unmounts, in use for as long as this thread lives, and every sandbox's namespace starts as a copy of them all.
+fn forget_mounts(data: &Path) -> Result<()> {
+    let needed = |point: &Path| {
+        point == Path::new("/") || NEEDED_MOUNTS.iter().any(|path| point.starts_with(path)) || data.starts_with(point) || point.starts_with(data)
+    };
+    for line in ffi::mounts().context("reading the mount table")?.iter().rev() {
+        let point = Path::new(std::ffi::OsStr::from_bytes(&line.point));
+        if !needed(point) {
+            // One below a mount that is gone already, or that another covers: then it is out of reach anyway.
+            let _ = ffi::unmount(point, ffi::MNT_DETACH);
+        }
+    }
+    Ok(())
 }
 
 /// Covers `/sys/fs/cgroup` by a view that has only the v1 hierarchies in use: crun of Debian 12 refuses hosts that also have an

@@ -14,6 +14,7 @@ use super::sys::{self, Spawn};
 const RUN_WAIT: Duration = Duration::from_secs(30);
 /// How much of what a failing runtime says is passed on.
 const WORDS_BYTES: usize = 2_048;
+const RUNSC_INFIX: &str = "_sandbox:";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -195,11 +196,23 @@ impl Runtime {
 
 /// The same for any runtime's state folder.
 pub fn forget(state: &Path, box_id: &str) -> Result<()> {
-    let folder = state.join(box_id);
-    match fs::remove_dir_all(&folder) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::from_io(format_args!("removing {}", folder.display()), &cause)),
+    let gone = |path: &Path, result: std::io::Result<()>| match result {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::from_io(format_args!("removing {}", path.display()), &cause)),
         _ => Ok(()),
+    };
+    let folder = state.join(box_id);
+    gone(&folder, fs::remove_dir_all(&folder))?;
+    // gVisor's records are files beside each other.
+    for ending in ["state", "lock"] {
+        let file = state.join(format!("{}{}{}.{}", box_id, RUNSC_INFIX, box_id, ending));
+        gone(&file, fs::remove_file(&file))?;
     }
+    Ok(())
+}
+
+/// The box a record in a runtime's state folder is of.
+pub fn owner(name: &str) -> &str {
+    name.split(RUNSC_INFIX).next().unwrap_or(name)
 }
 
 #[cfg(test)]

@@ -1,0 +1,800 @@
+//! The privileged helper against the real kernel and the installed runtimes. Needs root and at least one of crun, runc, runsc.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::io::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use delta::helper::cgroup::folder_digest;
+use delta::helper::ffi;
+use delta::helper::pool::system_program;
+use delta::helper::protocol;
+use delta::wire::{self, code, op, put_frame, FrameDecoder, Reader, Writer};
+
+const CALL_WAIT: Duration = Duration::from_secs(60);
+const RANGES: u32 = 200;
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+fn runtimes() -> Vec<&'static str> {
+    let found: Vec<&str> = ["crun", "runc", "runsc"].iter().copied().filter(|name| system_program(name).is_some()).collect();
+    assert!(!found.is_empty(), "none of crun, runc and runsc is installed: apt-get install crun");
+    found
+}
+
+/// A data folder with a template made of the machine's own /usr, and uids of its own.
+struct Place {
+    data: PathBuf,
+    /// gVisor's control socket is named by the box alone, so boxes of tests that run side by side have different names.
+    tag: String,
+    uid_base: u32,
+}
+
+impl Place {
+    fn new(name: &str) -> Place {
+        assert_eq!(unsafe { ffi::getuid() }, 0, "these tests mount file systems and map uids: run them as root");
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        let data = std::env::temp_dir().join(format!("delta-helper-{}-{}-{}", name, std::process::id(), number));
+        let root = data.join("templates/host/root");
+        for folder in ["usr", "etc", "proc", "dev", "sys", "tmp", "run", "root", "workspace"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for name in ["bin", "sbin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{}", name), root.join(name)).unwrap();
+        }
+        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/workspace:/bin/sh\n").unwrap();
+        fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\n").unwrap();
+        fs::write(data.join("templates/host/meta"), "fingerprint=test\ndetail=test\nusr=/usr\nmasked=0\n").unwrap();
+        // Far apart, so that a process of one test is never taken for another's.
+        let slot = (std::process::id() % 64) * 16 + number % 16;
+        Place { data: data.canonicalize().unwrap(), tag: format!("{}x{}x", std::process::id(), number), uid_base: 1_879_048_192 + slot * RANGES * 65_536 % 260_000_000 }
+    }
+
+    fn id(&self, name: &str) -> String {
+        format!("sbx_{}{}", self.tag, name)
+    }
+
+    fn start(&self) -> Helper {
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, environment: &[(&str, &str)]) -> Helper {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(CALL_WAIT)).unwrap();
+        let fd = theirs.as_raw_fd();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_delta-helper"));
+        command.args(["helper-only", "--fd", "9"]).env("DELTA_DATA_DIR", &self.data).env("DELTA_GUEST", env!("CARGO_BIN_EXE_delta-guest"));
+        command.env("DELTA_UID_BASE", self.uid_base.to_string()).env("DELTA_UID_COUNT", (RANGES * 65_536).to_string());
+        command.env("DELTA_POOL_MAX_GB", "2").env_remove("DELTA_RUNTIME").env_remove("DELTA_POOL").env_remove("DELTA_STOP_ALL");
+        command.envs(environment.iter().copied());
+        // SAFETY: dup2 alone, between fork and exec.
+        unsafe {
+            command.pre_exec(move || ffi::check(ffi::dup2(fd, 9)).map(|_| ()));
+        }
+        let child = command.spawn().unwrap();
+        Helper { child, socket: ours, decoder: FrameDecoder::new(|_| Some(8 << 20)), answers: HashMap::new(), news: Vec::new(), last: 0, place: self.data.clone() }
+    }
+
+    /// What a helper and its boxes have left, in words; nothing is what there should be.
+    fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let digest = folder_digest(&self.data);
+        for entry in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            if entry.path().join(format!("delta-{}", digest)).exists() {
+                left.push(format!("a cgroup in {}", entry.path().display()));
+            }
+        }
+        left.extend(self.left_of_boxes());
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        left.extend(mounts.lines().filter(|line| line.contains(&*self.data.to_string_lossy())).map(|line| format!("the mount {}", line)));
+        for entry in fs::read_dir("/sys/block").unwrap().flatten() {
+            let backing = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
+            if backing.starts_with(&*self.data.to_string_lossy()) {
+                left.push(format!("the loop device {}", entry.path().display()));
+            }
+        }
+        left
+    }
+
+    fn left_of_boxes(&self) -> Vec<String> {
+        let mut left = self.processes();
+        for folder in ["state/boxes", "wires", "state/run/crun", "state/run/runc", "state/run/runsc"] {
+            for entry in fs::read_dir(self.data.join(folder)).into_iter().flatten().flatten() {
+                left.push(format!("the file {}", entry.path().display()));
+            }
+        }
+        for controller in ["memory", "pids", "freezer", "cpu", "devices", "cpuset", "."] {
+            let parent = Path::new("/sys/fs/cgroup").join(controller).join(format!("delta-{}", folder_digest(&self.data)));
+            for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
+                    left.push(format!("the cgroup {}", entry.path().display()));
+                }
+            }
+        }
+        left
+    }
+
+    /// Processes of this place's uids.
+    fn processes(&self) -> Vec<String> {
+        let range = self.uid_base..self.uid_base + RANGES * 65_536;
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next()?.parse::<u32>().ok());
+            // One that has ended and waits for the machine's PID 1 to look at it holds nothing any more.
+            let ended = status.contains("\nState:\tZ");
+            if !ended && uid.map_or(false, |uid| range.contains(&uid)) {
+                found.push(format!("process {:?} {}", entry.file_name(), status.lines().next().unwrap_or("")));
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = Command::new(env!("CARGO_BIN_EXE_delta-helper"))
+                .arg("end-all")
+                .env("DELTA_DATA_DIR", &self.data)
+                .env("DELTA_GUEST", env!("CARGO_BIN_EXE_delta-guest"))
+                .env("DELTA_UID_BASE", self.uid_base.to_string())
+                .status();
+        }
+        let _ = fs::remove_dir_all(&self.data);
+    }
+}
+
+struct Helper {
+    child: Child,
+    socket: UnixStream,
+    decoder: FrameDecoder,
+    answers: HashMap<u32, Vec<u8>>,
+    news: Vec<(u8, Vec<u8>)>,
+    last: u32,
+    place: PathBuf,
+}
+
+#[derive(Clone)]
+struct Wanted<'a> {
+    id: &'a str,
+    upper: &'a str,
+    fresh: u8,
+    template: &'a str,
+    runtime: &'a str,
+    cpu_milli: u32,
+    memory_mb: u32,
+    disk_mb: u32,
+    processes: u32,
+    hostname: &'a str,
+}
+
+fn wanted<'a>(id: &'a str, upper: &'a str, runtime: &'a str) -> Wanted<'a> {
+    Wanted { id, upper, fresh: 1, template: "host", runtime, cpu_milli: 1000, memory_mb: 256, disk_mb: 64, processes: 200, hostname: "box" }
+}
+
+struct Made {
+    pid: i32,
+    uid_first: u32,
+    wire: String,
+}
+
+type Refusal = (u16, String);
+
+impl Helper {
+    fn send(&mut self, kind: u8, fields: impl FnOnce(&mut Writer<'_>)) -> u32 {
+        self.last += 1;
+        let mut frame = Vec::new();
+        put_frame(&mut frame, kind, self.last, fields);
+        // The helper may have been told to die.
+        let _ = self.socket.write_all(&frame);
+        self.last
+    }
+
+    /// None when the helper is gone.
+    fn read_frame(&mut self) -> Option<()> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                if frame.channel == 0 {
+                    self.news.push((frame.kind, frame.payload.to_vec()));
+                } else {
+                    self.answers.insert(frame.channel, frame.payload.to_vec());
+                }
+                return Some(());
+            }
+            let mut buffer = [0; 65_536];
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(count) => self.decoder.push(&buffer[..count]),
+                Err(cause) if cause.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(cause) => panic!("the helper did not answer: {}", cause),
+            }
+        }
+    }
+
+    fn wait(&mut self, number: u32) -> Option<Result<Vec<u8>, Refusal>> {
+        while !self.answers.contains_key(&number) {
+            self.read_frame()?;
+        }
+        let payload = self.answers.remove(&number).unwrap();
+        let mut reader = Reader::new(&payload);
+        let (found, message) = (reader.u16().unwrap(), reader.str().unwrap().to_string());
+        Some(if found == 0 { Ok(payload[2 + 4 + message.len()..].to_vec()) } else { Err((found, message)) })
+    }
+
+    fn call(&mut self, kind: u8, fields: impl FnOnce(&mut Writer<'_>)) -> Result<Vec<u8>, Refusal> {
+        let number = self.send(kind, fields);
+        self.wait(number).expect("the helper is gone")
+    }
+
+    fn send_create(&mut self, wanted: &Wanted<'_>) -> u32 {
+        self.send(protocol::CREATE, |writer| {
+            writer.str(wanted.id);
+            writer.str(wanted.upper);
+            writer.u8(wanted.fresh);
+            writer.str(wanted.template);
+            writer.str(wanted.runtime);
+            for value in [wanted.cpu_milli, wanted.memory_mb, wanted.disk_mb, wanted.processes] {
+                writer.u32(value);
+            }
+            writer.str(wanted.hostname);
+        })
+    }
+
+    fn create(&mut self, wanted: &Wanted<'_>) -> Result<Made, Refusal> {
+        let number = self.send_create(wanted);
+        let payload = self.wait(number).expect("the helper is gone")?;
+        let mut reader = Reader::new(&payload);
+        Ok(Made { pid: reader.u32().unwrap() as i32, uid_first: reader.u32().unwrap(), wire: reader.str().unwrap().to_string() })
+    }
+
+    fn end(&mut self, id: &str, keep: bool) -> Result<(), Refusal> {
+        self.call(protocol::END, |writer| {
+            writer.str(id);
+            writer.u8(u8::from(keep));
+        })
+        .map(|_| ())
+    }
+
+    fn on(&mut self, kind: u8, id: &str) -> Result<Vec<u8>, Refusal> {
+        self.call(kind, |writer| writer.str(id))
+    }
+
+    /// (box, upper, state, wire) and free uppers.
+    fn list(&mut self) -> (Vec<(String, String, u8, String)>, Vec<String>) {
+        let payload = self.call(protocol::LIST, |_| {}).unwrap();
+        let mut reader = Reader::new(&payload);
+        let boxes = reader
+            .list(|reader| {
+                let (id, upper, state) = (reader.str()?.to_string(), reader.str()?.to_string(), reader.u8()?);
+                reader.u32()?;
+                let wire = reader.str()?.to_string();
+                reader.str()?;
+                Ok((id, upper, state, wire))
+            })
+            .unwrap();
+        (boxes, reader.list(|reader| Ok(reader.str()?.to_string())).unwrap())
+    }
+
+    fn guest(&self, wire: &str) -> Guest {
+        Guest::connect(&self.place.join("wires").join(wire))
+    }
+
+    /// SIGINT: every box ends. The exit code.
+    fn stop(mut self) -> Option<i32> {
+        unsafe { ffi::kill(self.child.id() as i32, 2) };
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        self.child.wait().unwrap().code()
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn wait_for_news(&mut self) -> (u8, Vec<u8>) {
+        while self.news.is_empty() {
+            self.read_frame().expect("the helper is gone");
+        }
+        self.news.remove(0)
+    }
+}
+
+struct Guest {
+    stream: UnixStream,
+    decoder: FrameDecoder,
+    channel: u32,
+}
+
+struct Outcome {
+    /// 0 exited, 1 signalled.
+    kind: u8,
+    value: u8,
+    output: String,
+}
+
+impl Guest {
+    fn connect(path: &Path) -> Guest {
+        // A socket's address holds 108 bytes; a folder's descriptor stands for any path.
+        let folder = fs::File::open(path.parent().unwrap()).unwrap();
+        let short = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), path.file_name().unwrap().to_string_lossy());
+        let mut stream = UnixStream::connect(short).unwrap();
+        stream.set_read_timeout(Some(CALL_WAIT)).unwrap();
+        let mut hello = Vec::new();
+        put_frame(&mut hello, wire::HELLO, 0, |writer| {
+            writer.bytes(wire::MAGIC);
+            writer.u32(wire::VERSION);
+            writer.bytes(&[0; 16]);
+            writer.u64(0);
+            writer.bytes(b"");
+        });
+        stream.write_all(&hello).unwrap();
+        let mut guest = Guest { stream, decoder: FrameDecoder::new(wire::to_host), channel: 1 };
+        let (kind, _, _) = guest.next();
+        assert_eq!(kind, wire::HELLO);
+        guest
+    }
+
+    fn next(&mut self) -> (u8, u32, Vec<u8>) {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
+                return (frame.kind, frame.channel, frame.payload.to_vec());
+            }
+            let mut buffer = [0; 65_536];
+            let count = self.stream.read(&mut buffer).expect("the guest did not answer");
+            assert!(count > 0, "the guest closed the wire");
+            self.decoder.push(&buffer[..count]);
+        }
+    }
+
+    fn sh(&mut self, script: &str) -> Outcome {
+        self.sh_as("root", script)
+    }
+
+    fn sh_as(&mut self, user: &str, script: &str) -> Outcome {
+        self.channel += 2;
+        let channel = self.channel;
+        let mut frame = Vec::new();
+        put_frame(&mut frame, wire::OPEN, channel, |writer| {
+            writer.u8(op::EXEC);
+            writer.str(&format!("exe_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst)));
+            writer.u8(4);
+            writer.list(&["/bin/sh", "-c", script], |writer, word| writer.str(word));
+            writer.list(&["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], |writer, word| writer.str(word));
+            writer.str("/");
+            writer.str(user);
+            writer.u64(0);
+            writer.u16(0);
+            writer.u16(0);
+            writer.u64(0);
+            writer.bytes(b"");
+            writer.str("");
+            writer.opt(None::<()>, |_, _| {});
+        });
+        self.stream.write_all(&frame).unwrap();
+        let mut output = Vec::new();
+        loop {
+            let (kind, on, payload) = self.next();
+            if on != channel {
+                continue;
+            }
+            match kind {
+                wire::DATA => output.extend_from_slice(&payload[9..]),
+                wire::CLOSE => {
+                    let mut reader = Reader::new(&payload);
+                    let found = reader.u16().unwrap();
+                    let message = reader.str().unwrap();
+                    assert_eq!(found, 0, "{}", message);
+                    let output = String::from_utf8_lossy(&output).into_owned();
+                    return Outcome { kind: reader.u8().unwrap(), value: reader.u8().unwrap(), output };
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn status_of(pid: i32, key: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid)).unwrap();
+    status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("").trim().to_string()
+}
+
+fn exited(outcome: &Outcome) -> (u8, u8) {
+    (outcome.kind, outcome.value)
+}
+
+#[test]
+fn a_box_answers_on_its_wire_and_ends_without_a_trace_on_every_runtime() {
+    let place = Place::new("life");
+    let mut helper = place.start();
+    for (at, runtime) in runtimes().into_iter().enumerate() {
+        let id = place.id(runtime);
+        let upper = format!("upp_{}", at);
+        let made = helper.create(&wanted(&id, &upper, runtime)).unwrap();
+        let mut guest = helper.guest(&made.wire);
+        let outcome = guest.sh("echo hello from $(id -u) on $(hostname); echo kept > /workspace/kept; exit 3");
+        assert_eq!((exited(&outcome), outcome.output.as_str()), ((0, 3), "hello from 0 on box\n"), "{}", runtime);
+        if runtime != "runsc" {
+            assert!(status_of(made.pid, "Uid:").starts_with(&made.uid_first.to_string()), "{}", runtime);
+            assert_eq!(status_of(made.pid, "Seccomp:"), "2", "{}", runtime);
+            assert_eq!(status_of(made.pid, "CapEff:"), "00000000800405fb", "{}", runtime);
+        }
+        let (boxes, free) = helper.list();
+        assert_eq!((boxes.len(), boxes[0].2, free.len()), (1, 1, 0), "{}", runtime);
+
+        helper.end(&id, true).unwrap();
+        assert_eq!(place.left_of_boxes(), Vec::<String>::new(), "{}", runtime);
+        assert_eq!(helper.list().1, [upper.clone()]);
+
+        let again = helper.create(&Wanted { fresh: 0, ..wanted(&id, &upper, runtime) }).unwrap();
+        assert_eq!(helper.guest(&again.wire).sh("cat /workspace/kept").output, "kept\n", "{}", runtime);
+        helper.end(&id, false).unwrap();
+        assert_eq!(helper.list(), (Vec::new(), Vec::new()), "{}", runtime);
+        helper.end(&id, false).unwrap();
+    }
+    assert_eq!(helper.stop(), Some(0));
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+#[test]
+fn limits_hold_and_a_frozen_box_stands_still_on_every_runtime() {
+    let place = Place::new("limits");
+    let mut helper = place.start();
+    for runtime in runtimes() {
+        let id = place.id(runtime);
+        let upper = format!("upp_{}", runtime);
+        let made = helper.create(&Wanted { memory_mb: 96, processes: 64, ..wanted(&id, &upper, runtime) }).unwrap();
+        let mut guest = helper.guest(&made.wire);
+
+        helper.on(protocol::FREEZE, &id).unwrap();
+        helper.on(protocol::FREEZE, &id).unwrap();
+        assert_eq!(helper.list().0[0].2, 2, "{}", runtime);
+        let cpu = |payload: Vec<u8>| Reader::new(&payload).u64().unwrap();
+        let before = cpu(helper.on(protocol::STATS, &id).unwrap());
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(cpu(helper.on(protocol::STATS, &id).unwrap()), before, "a frozen box used the processor on {}", runtime);
+        helper.on(protocol::THAW, &id).unwrap();
+        assert_eq!(guest.sh("echo awake").output, "awake\n", "{}", runtime);
+
+        // One line as long as the machine's memory; the shell survives its child.
+        if runtime != "runsc" {
+            let bomb = guest.sh("tail /dev/zero; echo after $?");
+            assert_eq!(bomb.output.trim(), "Killed\nafter 137", "{}", runtime);
+            let payload = helper.on(protocol::STATS, &id).unwrap();
+            let mut reader = Reader::new(&payload);
+            let values: Vec<u64> = (0..5).map(|_| reader.u64().unwrap()).collect();
+            assert_eq!(values[3], 96 << 20, "{}", runtime);
+            assert!(values[2] <= 96 << 20, "memory peak {} on {}", values[2], runtime);
+            assert!(values[4] >= 1, "no kill for memory was counted on {}", runtime);
+        }
+        let full = guest.sh("dd if=/dev/zero of=/workspace/big bs=1M count=200 2>&1; stat -c %s /workspace/big");
+        let size: u64 = full.output.trim().lines().last().unwrap().parse().unwrap();
+        assert!(size <= 64 << 20, "{} bytes on a disk of 64 MiB on {}", size, runtime);
+        if runtime != "runsc" {
+            let forks = guest.sh("i=0; while [ $i -lt 100 ]; do sleep 20 & i=$((i+1)); done; echo all");
+            assert!(forks.value != 0 || !forks.output.contains("all") || forks.output.contains("fork"), "{}: {}", runtime, forks.output);
+        }
+
+        helper.on(protocol::FREEZE, &id).unwrap();
+        helper.end(&id, false).unwrap();
+        assert_eq!(place.left_of_boxes(), Vec::<String>::new(), "{}", runtime);
+    }
+    assert_eq!(helper.stop(), Some(0));
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+/// Root inside owns the user namespace's uid, not root's: what the kernel counts per user is counted per box.
+#[test]
+fn one_box_cannot_use_up_the_inotify_instances_of_another_or_of_root() {
+    let place = Place::new("inotify");
+    let mut helper = place.start();
+    let most: u32 = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap().trim().parse().unwrap();
+    assert!(most <= 1024, "this machine allows {} instances a user: the test would need as many processes", most);
+    for runtime in runtimes().into_iter().filter(|runtime| *runtime != "runsc") {
+        let (greedy, other) = (place.id(&format!("greedy{}", runtime)), place.id(&format!("other{}", runtime)));
+        let first = helper.create(&Wanted { processes: 4_000, memory_mb: 1024, ..wanted(&greedy, "upp_greedy", runtime) }).unwrap();
+        let second = helper.create(&wanted(&other, "upp_other", runtime)).unwrap();
+        // Each `tail -f` on a tmpfs holds one instance; one that gets none says so and falls back to polling.
+        let script = format!(
+            "cd /dev/shm; touch f; i=0; while [ $i -lt {} ]; do tail -f f >/dev/null 2>>errors & i=$((i+1)); done; \
+             until [ $(wc -l < errors) -ge 4 ]; do sleep 0.1; done; head -1 errors",
+            most + 4
+        );
+        let greed = helper.guest(&first.wire).sh(&script);
+        assert!(greed.output.contains("inotify"), "{}: the box was expected to run out, it said {:?}", runtime, greed.output);
+        let one = "cd /dev/shm; touch f; timeout 1 tail -f f 2>&1; echo done";
+        assert_eq!(helper.guest(&second.wire).sh(one).output, "done\n", "{}", runtime);
+        let file = place.data.join("watched");
+        fs::write(&file, "").unwrap();
+        let on_host = Command::new("timeout").args(["1", "tail", "-f"]).arg(&file).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&on_host.stderr), "", "root on the host has run out of instances");
+        helper.end(&greedy, false).unwrap();
+        helper.end(&other, false).unwrap();
+    }
+    assert_eq!(helper.stop(), Some(0));
+}
+
+#[test]
+fn a_box_whose_guest_dies_is_news_and_can_still_be_ended() {
+    let place = Place::new("death");
+    let mut helper = place.start();
+    for runtime in runtimes() {
+        let id = place.id(runtime);
+        let made = helper.create(&wanted(&id, &format!("upp_{}", runtime), runtime)).unwrap();
+        unsafe { ffi::kill(made.pid, 9) };
+        let (kind, payload) = helper.wait_for_news();
+        let mut reader = Reader::new(&payload);
+        assert_eq!((kind, reader.str().unwrap(), reader.u8().unwrap()), (protocol::BOX_DIED, id.as_str(), 0));
+        assert_eq!(helper.list().0[0].2, 3);
+        assert_eq!(helper.on(protocol::FREEZE, &id).unwrap_err().0, code::NOT_FOUND);
+        helper.end(&id, false).unwrap();
+        assert_eq!(place.left_of_boxes(), Vec::<String>::new(), "{}", runtime);
+    }
+    assert_eq!(helper.stop(), Some(0));
+}
+
+#[test]
+fn what_breaks_the_rules_is_refused_and_does_nothing() {
+    let place = Place::new("refusals");
+    let mut helper = place.start();
+    let fine = wanted("sbx_a", "upp_a", "");
+    let bad: Vec<Wanted<'_>> = vec![
+        Wanted { id: "", ..fine.clone() },
+        Wanted { id: "../../etc", ..fine.clone() },
+        Wanted { id: "sbx_A", ..fine.clone() },
+        Wanted { id: "sbx_a/b", ..fine.clone() },
+        Wanted { id: "sbx_a\0", ..fine.clone() },
+        Wanted { id: "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", ..fine.clone() },
+        Wanted { upper: "upp_..", ..fine.clone() },
+        Wanted { fresh: 2, ..fine.clone() },
+        Wanted { template: "../host", ..fine.clone() },
+        Wanted { template: "", ..fine.clone() },
+        Wanted { runtime: "sh", ..fine.clone() },
+        Wanted { runtime: "/usr/bin/crun", ..fine.clone() },
+        Wanted { cpu_milli: 0, ..fine.clone() },
+        Wanted { cpu_milli: u32::MAX, ..fine.clone() },
+        Wanted { memory_mb: 0, ..fine.clone() },
+        Wanted { memory_mb: u32::MAX, ..fine.clone() },
+        Wanted { disk_mb: 0, ..fine.clone() },
+        Wanted { processes: 0, ..fine.clone() },
+        Wanted { processes: u32::MAX, ..fine.clone() },
+        Wanted { hostname: "", ..fine.clone() },
+        Wanted { hostname: "a\"},{\"b", ..fine.clone() },
+    ];
+    for (at, wanted) in bad.iter().enumerate() {
+        assert_eq!(helper.create(wanted).err().expect("it was made").0, code::INVALID, "number {}", at);
+    }
+    assert_eq!(helper.call(protocol::CREATE, |writer| writer.str("sbx_a")).unwrap_err().0, code::INVALID);
+    assert_eq!(helper.call(protocol::CREATE, |writer| writer.u32(u32::MAX)).unwrap_err().0, code::INVALID);
+    assert_eq!(helper.create(&Wanted { fresh: 0, ..fine.clone() }).err().unwrap().0, code::NOT_FOUND);
+    assert_eq!(helper.create(&Wanted { template: "unheard", ..fine.clone() }).err().unwrap().0, code::NOT_FOUND);
+    for kind in [protocol::FREEZE, protocol::THAW, protocol::STATS] {
+        assert_eq!(helper.on(kind, "sbx_nobody").unwrap_err().0, code::NOT_FOUND);
+        assert_eq!(helper.on(kind, "../x").unwrap_err().0, code::INVALID);
+    }
+    assert_eq!(helper.call(77, |_| {}).unwrap_err().0, code::NOT_SUPPORTED);
+    assert_eq!(helper.call(protocol::BUILD_TEMPLATE, |writer| writer.str("/etc")).unwrap_err().0, code::NOT_FOUND);
+    helper.end("sbx_nobody", false).unwrap();
+    assert_eq!(helper.list(), (Vec::new(), Vec::new()));
+    assert_eq!(place.left_of_boxes(), Vec::<String>::new());
+
+    helper.create(&fine).unwrap();
+    assert_eq!(helper.create(&fine).err().unwrap().0, code::EXISTS);
+    assert_eq!(helper.create(&Wanted { id: "sbx_b", ..fine.clone() }).err().unwrap().0, code::BUSY);
+    assert_eq!(helper.on(protocol::DROP_UPPER, "upp_a").unwrap_err().0, code::BUSY);
+    helper.end("sbx_a", true).unwrap();
+    assert_eq!(helper.create(&Wanted { id: "sbx_b", ..fine.clone() }).err().unwrap().0, code::EXISTS);
+    assert_eq!(helper.list().1, ["upp_a"], "a refused create dropped an upper that was there before it");
+    helper.on(protocol::DROP_UPPER, "upp_a").unwrap();
+    helper.on(protocol::DROP_UPPER, "upp_a").unwrap();
+    assert_eq!(helper.stop(), Some(0));
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_guest_forged_in_the_upper_is_not_what_starts_on_it_again() {
+    let place = Place::new("forged");
+    let mut helper = place.start();
+    let made = helper.create(&wanted("sbx_a", "upp_a", "")).unwrap();
+    let forge = "rm -rf /.delta && mkdir -p /.delta/deep/deeper && printf '#!/bin/sh\\nsleep 1000\\n' > /.delta/guest && chmod 755 /.delta/guest && cat /.delta/guest";
+    assert!(helper.guest(&made.wire).sh(forge).output.contains("sleep 1000"));
+    for _ in 0..2 {
+        helper.end("sbx_a", true).unwrap();
+        let again = helper.create(&Wanted { fresh: 0, ..wanted("sbx_a", "upp_a", "") }).unwrap();
+        let mut guest = helper.guest(&again.wire);
+        assert_eq!(guest.sh("head -c 4 /.delta/guest | tail -c 3; ls /.delta").output, "ELFguest\nwire\n");
+        guest.sh("rm -f /.delta/guest");
+    }
+    assert_eq!(helper.stop(), Some(0));
+}
+
+#[test]
+fn after_a_kill_boxes_are_adopted_with_their_processes_and_their_state() {
+    let place = Place::new("adopt");
+    let mut helper = place.start();
+    for runtime in runtimes() {
+        let id = place.id(runtime);
+        let made = helper.create(&wanted(&id, &format!("upp_{}", runtime), runtime)).unwrap();
+        helper.guest(&made.wire).sh("echo $$ > /workspace/before; sleep 1000 >/dev/null 2>&1 &");
+    }
+    helper.create(&wanted("sbx_frozen", "upp_frozen", "")).unwrap();
+    helper.on(protocol::FREEZE, "sbx_frozen").unwrap();
+    let dead = helper.create(&wanted("sbx_dead", "upp_dead", "")).unwrap();
+    let before = helper.list().0.len();
+    helper.kill();
+    unsafe { ffi::kill(dead.pid, 9) };
+
+    let mut helper = place.start();
+    let (boxes, free) = helper.list();
+    assert_eq!((boxes.len(), free), (before - 1, vec!["upp_dead".to_string()]));
+    for (id, _, state, wire) in &boxes {
+        assert_eq!(*state, if id == "sbx_frozen" { 2 } else { 1 }, "{}", id);
+        if id == "sbx_frozen" {
+            helper.on(protocol::THAW, id).unwrap();
+        } else {
+            let seen = helper.guest(wire).sh("cat /workspace/before >/dev/null && ps ax 2>/dev/null | grep -c '[s]leep 1000'");
+            assert_eq!(seen.output, "1\n", "{}", id);
+        }
+        assert_eq!(helper.create(&Wanted { id, ..wanted(id, "upp_new", "") }).err().unwrap().0, code::EXISTS);
+    }
+    // A range of an adopted box is not given to another.
+    let fresh = helper.create(&wanted("sbx_fresh", "upp_fresh", "")).unwrap();
+    let taken: Vec<String> = fs::read_dir(place.data.join("state/boxes")).unwrap().flatten().map(|entry| range_of(&entry.path())).collect();
+    let distinct: std::collections::HashSet<&String> = taken.iter().collect();
+    assert_eq!(distinct.len(), taken.len(), "two boxes share a uid range");
+    assert!(fresh.uid_first > place.uid_base);
+    // An adopted box's death is seen like any other.
+    let (id, pid) = ("sbx_fresh", fresh.pid);
+    unsafe { ffi::kill(pid, 9) };
+    let (_, payload) = helper.wait_for_news();
+    assert_eq!(Reader::new(&payload).str().unwrap(), id);
+    assert_eq!(helper.stop(), Some(0));
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+fn range_of(folder: &Path) -> String {
+    let spec = fs::read_to_string(folder.join("spec")).unwrap();
+    spec.lines().find_map(|line| line.strip_prefix("range=")).unwrap().to_string()
+}
+
+/// The helper kills itself at every step of making and ending boxes in turn. Whatever the next one finds, a box is there and
+/// works, or nothing of it is.
+#[test]
+fn a_kill_at_any_step_loses_nothing_and_leaves_nothing() {
+    let place = Place::new("crash");
+    let id = &place.id("a");
+    let all = runtimes();
+    let most = 24;
+    let mut reached_the_end = false;
+    for step in 1..=most {
+        let runtime = all[step % all.len()];
+        let mut helper = place.start_with(&[("DELTA_TEST_CRASH_AT", &step.to_string())]);
+        let number = helper.send_create(&wanted(id, "upp_a", runtime));
+        let made = helper.wait(number);
+        let mut ended = None;
+        if let Some(made) = &made {
+            made.as_ref().expect("the box is made or the helper dies");
+            let number = helper.send(protocol::END, |writer| {
+                writer.str(id);
+                writer.u8(0);
+            });
+            ended = helper.wait(number);
+        }
+        helper.kill_if_alive();
+
+        let mut helper = place.start();
+        let (boxes, free) = helper.list();
+        if ended.is_some() {
+            assert_eq!((boxes.len(), free.len()), (0, 0), "step {} on {}: ended, and yet there", step, runtime);
+            reached_the_end = true;
+        } else if let Some(found) = boxes.first() {
+            assert_eq!(helper.guest(&found.3).sh("echo alive").output, "alive\n", "step {} on {}", step, runtime);
+        } else {
+            assert_eq!(place.left_of_boxes(), Vec::<String>::new(), "step {} on {}", step, runtime);
+            assert!(free.is_empty() || free == ["upp_a"], "step {} on {}: {:?}", step, runtime, free);
+        }
+        helper.end(id, false).unwrap();
+        helper.on(protocol::DROP_UPPER, "upp_a").unwrap();
+        assert_eq!(place.left_of_boxes(), Vec::<String>::new(), "step {} on {}", step, runtime);
+        assert_eq!(helper.stop(), Some(0), "step {} on {}", step, runtime);
+        if reached_the_end {
+            break;
+        }
+    }
+    assert!(reached_the_end, "making and ending a box has more than {} steps: raise the number", most);
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+/// As above, but the moment is any: between two steps, inside a runtime, while several boxes are made at once.
+#[test]
+fn a_kill_at_any_moment_of_several_creates_loses_nothing_and_leaves_nothing() {
+    let place = Place::new("moments");
+    let all = runtimes();
+    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    for round in 0..10 {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let mut helper = place.start();
+        helper.list();
+        for number in 0..4 {
+            let (id, upper) = (place.id(&number.to_string()), format!("upp_{}", number));
+            helper.send_create(&wanted(&id, &upper, all[(round + number) % all.len()]));
+        }
+        std::thread::sleep(Duration::from_micros(seed % 200_000));
+        helper.kill();
+
+        let mut helper = place.start();
+        let (boxes, free) = helper.list();
+        for (id, _, state, wire) in &boxes {
+            assert_eq!(*state, 1, "round {}", round);
+            assert_eq!(helper.guest(wire).sh("echo alive").output, "alive\n", "round {}", round);
+            helper.end(id, false).unwrap();
+        }
+        for upper in &free {
+            helper.on(protocol::DROP_UPPER, upper).unwrap();
+        }
+        assert_eq!(place.left_of_boxes(), Vec::<String>::new(), "round {}", round);
+        assert_eq!(helper.list(), (Vec::new(), Vec::new()), "round {}", round);
+        assert_eq!(helper.stop(), Some(0), "round {}", round);
+        assert_eq!(place.left(), Vec::<String>::new(), "round {}", round);
+    }
+}
+
+#[test]
+fn many_creates_at_once_all_succeed_and_a_termination_leaves_them_running() {
+    let place = Place::new("many");
+    let mut helper = place.start();
+    let count = 40;
+    let numbers: Vec<u32> = (0..count).map(|at| helper.send_create(&wanted(&format!("sbx_{}", at), &format!("upp_{}", at), ""))).collect();
+    for number in numbers {
+        helper.wait(number).expect("the helper is gone").unwrap();
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ours = mounts.lines().filter(|line| line.contains(&*place.data.to_string_lossy())).count();
+    assert!(ours <= 1, "boxes are in the host's mount table:\n{}", mounts);
+    unsafe { ffi::kill(helper.child.id() as i32, 15) };
+    let (kind, payload) = helper.wait_for_news();
+    assert_eq!((kind, payload), (protocol::SHUTDOWN, vec![2]));
+    helper.socket.shutdown(std::net::Shutdown::Both).unwrap();
+    assert!(helper.child.wait().unwrap().success());
+
+    let since = Instant::now();
+    let mut helper = place.start();
+    assert_eq!(helper.list().0.len(), count);
+    assert!(since.elapsed() < CALL_WAIT);
+    unsafe { ffi::kill(helper.child.id() as i32, 2) };
+    let (kind, payload) = helper.wait_for_news();
+    assert_eq!((kind, payload), (protocol::SHUTDOWN, vec![1]));
+    helper.socket.shutdown(std::net::Shutdown::Both).unwrap();
+    assert!(helper.child.wait().unwrap().success());
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_second_helper_on_the_same_folder_is_refused() {
+    let place = Place::new("second");
+    let mut helper = place.start();
+    helper.list();
+    let second = Command::new(env!("CARGO_BIN_EXE_delta-helper"))
+        .args(["end-all"])
+        .env("DELTA_DATA_DIR", &place.data)
+        .env("DELTA_GUEST", env!("CARGO_BIN_EXE_delta-guest"))
+        .output()
+        .unwrap();
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another helper runs"));
+    assert_eq!(helper.stop(), Some(0));
+}
+
+impl Helper {
+    fn kill_if_alive(mut self) {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+    }
+}
