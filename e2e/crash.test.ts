@@ -81,17 +81,17 @@ test.each(crashes)('after kill -9 of %s commands go on and their output resumes 
   let lines = 0
   let attached: (() => void) | undefined
   const running = new Promise<void>((resolve) => (attached = resolve))
-  const run = sandbox.commands.run(countTo(400), {
+  const run = sandbox.commands.run(countTo(250), {
     onStdout: (text) => {
       lines += text.split('\n').length - 1
       if (lines > 20) attached?.()
     },
   })
-  const background = await sandbox.commands.start(countTo(300))
+  const background = await sandbox.commands.start(countTo(200))
   await running
   await crash()
-  expect(await run).toMatchObject({ stdout: counted(400), exitCode: 6, truncated: false })
-  expect(await background.wait()).toMatchObject({ stdout: counted(300), exitCode: 6, pid: background.pid })
+  expect(await run).toMatchObject({ stdout: counted(250), exitCode: 6, truncated: false })
+  expect(await background.wait()).toMatchObject({ stdout: counted(200), exitCode: 6, pid: background.pid })
   expect(await sandbox.files.readText('/workspace/kept')).toBe('kept')
   expect((await sandbox.refresh()).state).toBe('running')
   expect((await delta.sandboxes.list({ metadata: { survives: 'yes' } }).all()).map(({ id }) => id)).toEqual([

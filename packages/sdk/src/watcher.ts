@@ -2,7 +2,7 @@ import { backoffMs, sleep } from './backoff.ts'
 import { DeltaApiError, DeltaError } from './errors.ts'
 import { readEvents, type ServerEvent } from './sse.ts'
 import type { Transport } from './transport.ts'
-import type { WatchEvent } from './types.ts'
+import type { SandboxInfo, WatchEvent } from './types.ts'
 
 const idleTimeoutMs = 60_000
 const reconnectMs = 60_000
@@ -41,9 +41,27 @@ export class Watcher implements AsyncIterable<WatchEvent>, AsyncDisposable {
 export async function openWatcher(transport: Transport, request: WatchRequest): Promise<Watcher> {
   const closing = new AbortController()
   const signal = request.signal ? AbortSignal.any([closing.signal, request.signal]) : closing.signal
-  const connect = () => connectWatch(transport, request, signal)
-  const first = await connect()
-  return new Watcher(watchEvents(connect, { first, closing, signal }), closing)
+  const first = await connectWatch(transport, request, signal)
+  const reconnect = async () => {
+    await mustLive(transport, request, signal)
+    return connectWatch(transport, request, signal)
+  }
+  return new Watcher(watchEvents(reconnect, { first, closing, signal }), closing)
+}
+
+/** Watching anew would start a stopped sandbox, and pay for it, only because a connection was lost. */
+async function mustLive(transport: Transport, { url }: WatchRequest, signal: AbortSignal): Promise<void> {
+  const { id, state, reason } = await transport.json<SandboxInfo>({ path: url.replace(/\/watch$/, ''), signal })
+  if (state !== 'stopped' && state !== 'stopping' && state !== 'killed' && state !== 'failed') return
+  throw new DeltaApiError({
+    status: 409,
+    code: 'sandbox_ended',
+    message: `Sandbox ${id} is ${state} (${reason ?? 'no reason given'}); what was watched is over`,
+    remediation: 'Start the sandbox, then watch again and look at what changed meanwhile.',
+    requestId: undefined,
+    context: { state },
+    cause: undefined,
+  })
 }
 
 async function connectWatch(
@@ -62,7 +80,7 @@ async function connectWatch(
 }
 
 async function* watchEvents(
-  connect: () => Promise<AsyncGenerator<ServerEvent, void>>,
+  reconnect: () => Promise<AsyncGenerator<ServerEvent, void>>,
   {
     first,
     closing,
@@ -75,7 +93,7 @@ async function* watchEvents(
   try {
     for (let attempt = 0; ;) {
       try {
-        events ??= await connect()
+        events ??= await reconnect()
         // What happened while nobody watched is unknown.
         if (interrupted) yield overflow
         interrupted = false
