@@ -97,6 +97,7 @@ test('watching begins before watch() resolves and survives a break with a warnin
   const ready = { event: 'ready', data: {} }
   const sandbox = await start(
     events([ready, change('/a')], { cut: true }),
+    json(200, sandboxInfo),
     events([ready, change('/b')], { cut: true }),
   )
   await using watcher = await sandbox.files.watch('/workspace', { recursive: false })
@@ -107,6 +108,16 @@ test('watching begins before watch() resolves and survives a break with a warnin
     if (kinds.length === 3) break
   }
   expect(kinds).toEqual(['create/a', 'overflow', 'create/b'])
+})
+
+test('a watcher does not wake a sandbox that has stopped', async () => {
+  const sandbox = await start(
+    events([{ event: 'ready', data: {} }], { cut: true }),
+    json(200, { ...sandboxInfo, state: 'stopped', reason: 'timeout' }),
+  )
+  const watcher = await sandbox.files.watch('/workspace')
+  await expect(watcher[Symbol.asyncIterator]().next()).rejects.toMatchObject({ code: 'sandbox_ended' })
+  expect(peer.requests).toHaveLength(3)
 })
 
 test('closing a watcher ends its loop', async () => {
