@@ -11,7 +11,7 @@ use super::runtime::{Kind, KINDS};
 pub const DEFAULT_UID_BASE: u32 = 1_879_048_192;
 pub const DEFAULT_UID_COUNT: u32 = 268_435_456;
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     pub data: PathBuf,
     pub kind: Kind,
