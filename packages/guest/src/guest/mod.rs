@@ -6,8 +6,10 @@ mod disk;
 mod exec;
 mod failure;
 mod files;
+mod frames;
 pub mod messages;
 mod metrics;
+mod outbound;
 mod poll;
 mod ring;
 mod serve;
@@ -112,5 +114,7 @@ fn prepare(arguments: Arguments) -> io::Result<serve::Options> {
             listener?
         }
     };
+    // It holds no folder that someone may want to remove or unmount.
+    std::env::set_current_dir("/")?;
     Ok(serve::Options { listener, memory_mb: arguments.memory_mb, owns_clock: arguments.owns_clock })
 }

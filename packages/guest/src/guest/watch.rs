@@ -343,9 +343,9 @@ impl Guest {
             _ => return false,
         };
         let path = self.watches.nodes.get(&wd).map(|node| join(&node.path, digits));
-        let exists = path.and_then(|path| sys::cstring(&path).ok()).map(|path| {
-            sys::stat_at(sys::AT_FDCWD, &path, sys::AT_SYMLINK_NOFOLLOW).is_ok()
-        });
+        let exists = path
+            .and_then(|path| sys::cstring(&path).ok())
+            .map(|path| sys::stat_at(sys::AT_FDCWD, &path, sys::AT_SYMLINK_NOFOLLOW).is_ok());
         exists == Some(false)
     }
 

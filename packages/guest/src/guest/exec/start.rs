@@ -2,7 +2,7 @@
 
 use super::super::connection::Role;
 use super::super::failure::Failure;
-use super::super::messages::{Ending, Exec as Request};
+use super::super::messages::{Ending, Exec as Request, TIMED_OUT};
 use super::super::poll::{Kind, Timer};
 use super::super::ring::Ring;
 use super::super::serve::{At, Guest};
@@ -140,8 +140,14 @@ impl Guest {
         }
         self.tell_started(key, false);
         self.write_input(key);
-        if let Some(status) = self.execs.map.get_mut(&key).and_then(|exec| exec.early_status.take()) {
-            self.end_exec(key, status);
+        if let Some(exec) = self.execs.map.get_mut(&key) {
+            let late = exec.flags & TIMED_OUT != 0;
+            match exec.early_status.take() {
+                Some(status) => self.end_exec(key, status),
+                // Its time ended before it began.
+                None if late => self.kill_session(key),
+                None => {}
+            }
         }
     }
 
