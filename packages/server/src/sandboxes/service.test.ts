@@ -669,6 +669,19 @@ testDatabases('sandboxes', (open) => {
       expect((await next.sandboxes.get(kept.id, caller)).state).toBe('running')
     })
 
+    test('beside an empty database, which is not theirs, nothing is removed', async () => {
+      const { sandboxes, driver } = await start()
+      await sandboxes.create(wish(), caller)
+      const stopped = await sandboxes.create(wish(), caller)
+      await sandboxes.stopSandbox(stopped.id, caller)
+      await sandboxes.stop('leave')
+      const other = await open(sandboxMigrations)
+      await (
+        await serve({ database: other, driver, clock: manualClock(1) })
+      ).reconciled
+      expect([driver.boxes.size, driver.upperIds.size]).toEqual([1, 2])
+    })
+
     test('after a restart of the machine everything is stopped, can be started, and lost disks are told', async () => {
       const { sandboxes, driver, world } = await start()
       const one = await sandboxes.create(wish(), caller)

@@ -330,7 +330,12 @@ export function createSandboxes(deps: SandboxesDeps) {
     defaultRuntime = info.runtime
     stopListening = driver.onDeath(onDeath)
     const { found, strayBoxes, strayUppers } = sortFound(rows, listed)
-    const work: Promise<void>[] = [lifecycle.clearStrays({ strayBoxes, strayUppers })]
+    const work: Promise<void>[] = []
+    if (strayBoxes.length + strayUppers.length > 0) {
+      // A row is written before its box is made, so an empty database beside disks is another database than the one they belong to.
+      if (await store.isEmpty()) log.error('strays_kept', { ...straysKept, boxes: strayBoxes, disks: strayUppers })
+      else work.push(lifecycle.clearStrays({ strayBoxes, strayUppers }))
+    }
     for (const record of rows) {
       const { end, dropUpper, moves } = planMending(record, found.get(record.id)!)
       const atRest = !end && !dropUpper && moves.length === 0
@@ -426,6 +431,11 @@ export function createSandboxes(deps: SandboxesDeps) {
     /** Sandboxes waiting for their box to be made. */
     waiting: () => makeGate.waiting,
   }
+}
+
+const straysKept = {
+  meaning:
+    'There are sandboxes, but this database is empty: nothing was removed. Start with the database they belong to, or run `delta-helper end-all` and remove the pool to give them up.',
 }
 
 const actionOf: Record<OnTimeout, SandboxAction> = { kill: 'kill', stop: 'stop', pause: 'pause' }

@@ -218,6 +218,11 @@ export function createSandboxStore(database: Database) {
       return (await db.all(query)).map(toRecord)
     },
 
+    /** Whether no sandbox was ever stored here, or all were long over. */
+    async isEmpty(): Promise<boolean> {
+      return (await db.first(sql.selectFrom('sandboxes').select('id').limit(1).compile())) === undefined
+    },
+
     /** Oldest first, after `sequence`. */
     async transitions(sandboxId: string, after: number, limit: number): Promise<TransitionRecord[]> {
       const query = sql

@@ -10,9 +10,9 @@ import { createOciDriver, type OciDriver } from './oci.ts'
 const repository = resolve(import.meta.dirname, '../../../../..')
 /** Apart from the range of a server that may run on the same machine. */
 const uidBase = 1_950_000_000
-const uidCount = 65_536 * 65
+const uidCount = 65_536 * 300
 const stopMs = 30_000
-const endAllTries = 180
+const endAllTries = 400
 const endAllPauseMs = 500
 
 export interface TestHelper extends OpenedDriver {
@@ -30,13 +30,18 @@ export function helperBinary(): string {
 }
 
 /** A real helper of its own, on a data folder of its own, that leaves nothing when it is closed but the template, for the next run. */
-export async function openHelper({ runtime }: { runtime: string }): Promise<TestHelper> {
+export async function openHelper({
+  runtime,
+  dataDir = join(repository, '.build/oci-tests'),
+}: {
+  runtime: string
+  dataDir?: string
+}): Promise<TestHelper> {
   if (process.getuid!() !== 0) {
     throw new Error(
       'The OCI driver is tested with real sandboxes, which needs root (mounts, cgroups, uid maps): run the tests as root',
     )
   }
-  const dataDir = join(repository, '.build/oci-tests')
   await clear(dataDir)
   const env = {
     PATH: process.env['PATH'],
