@@ -235,4 +235,8 @@ function causeCode(cause: unknown, depth = 0): string | undefined {
   return causeCode(inner, depth + 1) ?? (Array.isArray(errors) ? causeCode(errors[0], depth + 1) : undefined)
 }
 
-const describe = (cause: unknown) => (cause instanceof Error ? cause.message : String(cause))
+/** What fetch itself says is only that it failed; the reason lies below. */
+function describe(cause: unknown): string {
+  if (!(cause instanceof Error)) return String(cause)
+  return cause.cause instanceof Error && cause.cause.message !== '' ? cause.cause.message : cause.message
+}
