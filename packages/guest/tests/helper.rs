@@ -103,7 +103,7 @@ impl Place {
 
     fn left_of_boxes(&self) -> Vec<String> {
         let mut left = self.processes();
-        for folder in ["state/boxes", "wires", "state/run/crun", "state/run/runc", "state/run/runsc"] {
+        for folder in ["state/boxes", "wires"] {
             for entry in fs::read_dir(self.data.join(folder)).into_iter().flatten().flatten() {
                 left.push(format!("the file {}", entry.path().display()));
             }

@@ -1,7 +1,8 @@
 //! Makes, ends and adopts boxes.
 //!
 //! A box's folder `<data>/state/boxes/<boxId>` exists, with `spec` in it, before the first effect and goes after the last, so no
-//! crash leaves anything that the next start cannot find. `ready` is written last: a box without it was never made.
+//! crash leaves anything that the next start cannot find. `ready` is written last: a box without it was never made. While it is made,
+//! `spec` is locked by everything that works on it, the runtime's processes included.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -19,7 +20,7 @@ use super::ffi;
 use super::overlay::{Layers, Stage};
 use super::pool::Pool;
 use super::record::{check_id, Life, Record, Request};
-use super::runtime::{self, Kind, Run, Runtime, KINDS};
+use super::runtime::{Kind, Run, Runtime};
 use super::spec;
 use super::sys::{self, Epoll};
 use super::templates;
@@ -92,7 +93,6 @@ pub struct Boxes {
     pub cgroups: Cgroups,
     epoll: Arc<Epoll>,
     folder: PathBuf,
-    runs: PathBuf,
     wires: OwnedFd,
     wires_path: PathBuf,
     guest: String,
@@ -183,8 +183,7 @@ impl Boxes {
     pub fn open(options: BoxesOptions, pool: Pool, cgroups: Cgroups, epoll: Arc<Epoll>) -> Result<Boxes> {
         let state = options.data.join("state");
         let folder = state.join("boxes");
-        let runs = state.join("run");
-        for path in [&state, &folder, &runs] {
+        for path in [&state, &folder] {
             make_folder(path, 0o700)?;
         }
         let wires_path = options.data.join("wires");
@@ -198,7 +197,6 @@ impl Boxes {
             cgroups,
             epoll,
             folder,
-            runs,
             wires,
             wires_path,
             guest,
@@ -222,7 +220,7 @@ impl Boxes {
         if let Some(runtime) = runtimes.get(&kind) {
             return Ok(runtime.clone());
         }
-        let runtime = Arc::new(Runtime::find(kind, &self.runs)?);
+        let runtime = Arc::new(Runtime::find(kind)?);
         runtimes.insert(kind, runtime.clone());
         Ok(runtime)
     }
@@ -287,6 +285,7 @@ impl Boxes {
         let mut made_upper = false;
         let made = self.make(stage, request, &slot, &mut made_upper);
         if made.is_err() {
+            stage.sweep();
             lock(&slot.view).ending = true;
             match self.dismantle(&slot.record, None, made_upper) {
                 Ok(()) => self.release(&slot),
@@ -307,8 +306,7 @@ impl Boxes {
 
         let folder = self.box_folder(id);
         fs::create_dir(&folder).context(format_args!("making {}", folder.display()))?;
-        write_file(&folder.join("spec"), &record.encode())?;
-        let lock_file = self.lock_file(&folder)?;
+        let lock_file = self.write_spec(&folder, record)?;
         phases.end("record");
 
         let quota = u64::from(record.limits.disk_mb) << 20;
@@ -346,19 +344,21 @@ impl Boxes {
             arguments: &guest_arguments(&runtime, record.limits.memory_mb),
             wire_folder: if runtime.passes_descriptors() { None } else { Some(&wire_folder) },
         };
-        write_file(&folder.join("config.json"), &spec::build(&config))?;
+        write_file(&stage.bundle().join("config.json"), &spec::build(&config))?;
         phases.end("config");
 
         let doors = if runtime.starts_in_cgroup() { self.cgroups.doors(id)? } else { Vec::new() };
         let door_fds: Vec<RawFd> = doors.iter().map(|door| door.as_raw_fd()).collect();
         let pid = runtime.run(&Run {
             box_id: id,
-            bundle: &folder,
+            bundle: &stage.bundle(),
+            state: &stage.state(),
             wire: wire.as_ref().map(|wire| wire.as_raw_fd()),
             lock: lock_file.as_raw_fd(),
             cgroups: &door_fds,
         })?;
         drop((wire, root, user_namespace));
+        stage.sweep();
         phases.end("runtime");
 
         // After the runtime, which needs more than the smallest boxes have; no program of a user has run yet.
@@ -422,11 +422,14 @@ impl Boxes {
         Err(Error::new(code::LIMIT, format!("the upper {} was started too often on a /.delta of its own", upper_id)))
     }
 
-    fn lock_file(&self, folder: &Path) -> Result<File> {
-        let path = folder.join("lock");
-        let file = OpenOptions::new().read(true).write(true).create(true).mode(0o600).open(&path).context(format_args!("opening {}", path.display()))?;
+    /// The file stays open and locked while the box is made.
+    fn write_spec(&self, folder: &Path, record: &Record) -> Result<File> {
+        let path = folder.join("spec");
+        let file = OpenOptions::new().write(true).create(true).mode(0o600).open(&path);
+        let mut file = file.context(format_args!("opening {}", path.display()))?;
         // SAFETY: a plain descriptor.
         ffi::check(unsafe { ffi::flock(file.as_raw_fd(), ffi::LOCK_EX | ffi::LOCK_NB) }).context("taking the box's lock")?;
+        file.write_all(record.encode().as_bytes()).context(format_args!("writing {}", path.display()))?;
         Ok(file)
     }
 
@@ -555,7 +558,6 @@ impl Boxes {
         (self.options.step)("killed");
         self.cgroups.remove(id)?;
         (self.options.step)("cgroup removed");
-        runtime::forget(&self.runs.join(record.kind.name()), id)?;
         self.remove_wire(id)?;
         (self.options.step)("wire removed");
         if drop_upper {
@@ -678,10 +680,6 @@ impl Boxes {
             }
         }
         self.wait_for_runtime(id)?;
-        let kinds: Vec<Kind> = record.as_ref().map_or(KINDS.to_vec(), |record| vec![record.kind]);
-        for kind in kinds {
-            runtime::forget(&self.runs.join(kind.name()), id)?;
-        }
         let blank = Record {
             box_id: id.to_string(),
             upper_id: String::new(),
@@ -716,7 +714,7 @@ impl Boxes {
     /// holds the box's lock, and so may what it started.
     fn wait_for_runtime(&self, id: &str) -> Result<()> {
         let folder = self.box_folder(id);
-        let file = match OpenOptions::new().read(true).write(true).open(folder.join("lock")) {
+        let file = match File::open(folder.join("spec")) {
             Ok(file) => file,
             Err(_) => return Ok(()),
         };
@@ -750,15 +748,6 @@ impl Boxes {
             let id = name.trim_end_matches(".d");
             if !known.contains(id) {
                 let _ = self.remove_wire(id);
-            }
-        }
-        for kind in KINDS {
-            let state = self.runs.join(kind.name());
-            for name in names(&state) {
-                let id = runtime::owner(&name);
-                if check_id(id).is_ok() && !known.contains(id) {
-                    let _ = runtime::forget(&state, id);
-                }
             }
         }
         let table = lock(&self.table);

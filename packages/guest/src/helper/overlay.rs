@@ -92,10 +92,10 @@ impl Stage {
         let folder = folder.ok_or_else(|| {
             Error::new(code::NOT_SUPPORTED, "none of /mnt, /media, /srv and /run is a folder outside the data folder: make /mnt")
         })?;
-        let limits = "mode=755,size=64k,nr_inodes=64";
+        let limits = "mode=755,size=4m,nr_inodes=1024";
         ffi::mount_at("delta", folder, "tmpfs", ffi::MS_NOSUID | ffi::MS_NODEV, limits).context(format_args!("covering {}", folder.display()))?;
         let stage = Stage { folder: folder.to_path_buf() };
-        for name in ["root", "upper", "lower0", "lower1", "lower2", "lower3"] {
+        for name in ["root", "upper", "lower0", "lower1", "lower2", "lower3", "bundle", "state"] {
             fs::create_dir(stage.folder.join(name)).context("making the stage")?;
         }
         show_cgroups(cgroup_view)?;
@@ -104,6 +104,26 @@ impl Stage {
 
     pub fn root(&self) -> PathBuf {
         self.folder.join("root")
+    }
+
+    /// Where the runtime finds its configuration and keeps its records. Nothing there is needed once the sandbox runs: the helper
+    /// ends it by its cgroup and its first process, so nothing of it has to survive or be found again.
+    pub fn bundle(&self) -> PathBuf {
+        self.folder.join("bundle")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// Forgets what the last runtime left in `bundle` and `state`.
+    pub fn sweep(&self) {
+        for folder in [self.bundle(), self.state()] {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            }
+        }
     }
 
     fn clear(&self, path: &Path) {

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::io::{AsRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::error::{code, Context, Error, Result};
@@ -14,7 +14,6 @@ use super::sys::{self, Spawn};
 const RUN_WAIT: Duration = Duration::from_secs(30);
 /// How much of what a failing runtime says is passed on.
 const WORDS_BYTES: usize = 2_048;
-const RUNSC_INFIX: &str = "_sandbox:";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -47,12 +46,14 @@ pub struct Runtime {
     program: CString,
     /// Keeps `program` (a path below /proc/self/fd) openable.
     _sealed: Option<OwnedFd>,
-    state: PathBuf,
 }
 
 pub struct Run<'a> {
     pub box_id: &'a str,
+    /// Holds `config.json`; the pid is written there.
     pub bundle: &'a Path,
+    /// Where the runtime keeps its own records.
+    pub state: &'a Path,
     /// The listening wire, where the runtime can pass a descriptor on.
     pub wire: Option<RawFd>,
     /// Held open by every process of the runtime, so that the next helper knows when none is left.
@@ -72,13 +73,10 @@ fn version_of(program: &Path) -> String {
 }
 
 impl Runtime {
-    /// `state` is the folder under which the runtime keeps its own records.
-    pub fn find(kind: Kind, state: &Path) -> Result<Runtime> {
+    pub fn find(kind: Kind) -> Result<Runtime> {
         let path = system_program(kind.name()).ok_or_else(|| {
             Error::new(code::NOT_SUPPORTED, format!("{} is not installed: `apt-get install {}`", kind.name(), kind.name()))
         })?;
-        let state = state.join(kind.name());
-        fs::create_dir_all(&state).context(format_args!("making {}", state.display()))?;
         // crun and runc copy themselves at every start, so that a sandbox can never write to the program on the host; they skip
         // that when they already run from sealed memory. gVisor does not, and is large.
         let sealed = match kind {
@@ -89,7 +87,7 @@ impl Runtime {
             Some(fd) => text(format!("/proc/self/fd/{}", fd.as_raw_fd())),
             None => text(path.to_string_lossy().into_owned()),
         };
-        Ok(Runtime { kind, version: version_of(&path), program, _sealed: sealed, state })
+        Ok(Runtime { kind, version: version_of(&path), program, _sealed: sealed })
     }
 
     /// True where the runtime passes the listening wire into the sandbox.
@@ -110,7 +108,7 @@ impl Runtime {
     }
 
     fn arguments(&self, run: &Run<'_>) -> Vec<CString> {
-        let mut words = vec![text(self.kind.name()), text("--root"), text(self.state.to_string_lossy().into_owned())];
+        let mut words = vec![text(self.kind.name()), text("--root"), text(run.state.to_string_lossy().into_owned())];
         match self.kind {
             Kind::Crun => words.push(text("--cgroup-manager=disabled")),
             Kind::Runc => {}
@@ -187,32 +185,6 @@ impl Runtime {
             return Ok((sys::wait_for(pid).context("reaping the runtime")?, words));
         }
     }
-
-    /// Removes the runtime's records of a box whose processes are all gone: what `delete` would do, without a process for it.
-    pub fn forget(&self, box_id: &str) -> Result<()> {
-        forget(&self.state, box_id)
-    }
-}
-
-/// The same for any runtime's state folder.
-pub fn forget(state: &Path, box_id: &str) -> Result<()> {
-    let gone = |path: &Path, result: std::io::Result<()>| match result {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::from_io(format_args!("removing {}", path.display()), &cause)),
-        _ => Ok(()),
-    };
-    let folder = state.join(box_id);
-    gone(&folder, fs::remove_dir_all(&folder))?;
-    // gVisor's records are files beside each other.
-    for ending in ["state", "lock"] {
-        let file = state.join(format!("{}{}{}.{}", box_id, RUNSC_INFIX, box_id, ending));
-        gone(&file, fs::remove_file(&file))?;
-    }
-    Ok(())
-}
-
-/// The box a record in a runtime's state folder is of.
-pub fn owner(name: &str) -> &str {
-    name.split(RUNSC_INFIX).next().unwrap_or(name)
 }
 
 #[cfg(test)]
