@@ -18,12 +18,14 @@ export interface OpenedDriver {
 }
 
 /** What a driver may lack, each with its reason. */
-export type Ability = 'memory' | 'processes' | 'disk' | 'isolation' | 'adoption' | 'freeze'
+export type Ability = 'memory' | 'processes' | 'disk' | 'isolation' | 'own uid' | 'adoption' | 'freeze'
 
 export interface ConformanceOptions {
   lacks?: Partial<Record<Ability, string>>
   template?: string
   runtime?: string
+  /** Whose commands are tried. @default 'root' */
+  user?: string
   /** A folder that lies on the box's disk. @default '/workspace' */
   folder?: (boxSpec: BoxSpec) => string
 }
@@ -39,7 +41,7 @@ interface Result extends ExecExit {
 
 /** What every driver promises, tried with real boxes. */
 export function testDriver(name: string, open: () => Promise<OpenedDriver>, options: ConformanceOptions = {}): void {
-  const { lacks = {}, template = 'host', folder = () => '/workspace' } = options
+  const { lacks = {}, template = 'host', user = 'root', folder = () => '/workspace' } = options
 
   function specOf(changes: Partial<BoxSpec> = {}): BoxSpec {
     const own = newId('evt').slice(4)
@@ -52,10 +54,16 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
       cpuMilli: 1_000,
       memoryMb: 256,
       diskMb: 256,
-      processes: 128,
+      processes: 512,
       hostname: `sbx-${own}`,
       ...changes,
     }
+  }
+
+  const requestOf = (cwd: string, script: string) => requestFor(user, cwd, script)
+
+  async function exec(guest: GuestConnection, cwd: string, script: string): Promise<Result> {
+    return collect(await guest.exec(requestOf(cwd, script)))
   }
 
   describe(`driver ${name}`, () => {
@@ -145,8 +153,11 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
 
         const again = await make({ upperId: spec.upperId, fresh: false })
         expect(again.guest.bootId).not.toBe(guest.bootId)
-        const found = await exec(again.guest, folder(again.spec), 'cat link/er/file && stat -c %a:%U deep/er/file')
-        expect(found.stdout).toBe('kept\n640:root\n')
+        const found = await exec(again.guest, folder(again.spec), 'cat link/er/file')
+        expect(found.stdout).toBe('kept\n')
+        // Asked of the guest: `stat` and `ls` of newer systems do not work on gVisor's kernel of 2022.
+        expect(await again.guest.stat(`${folder(again.spec)}/deep/er/file`)).toMatchObject({ size: 5 })
+        expect((await again.guest.stat(`${folder(again.spec)}/deep/er/file`)).mode & 0o777).toBe(0o640)
         await driver.end(again.spec.boxId, { keepUpper: false })
         expect(await driver.list()).toEqual({ boxes: [], upperIds: [] })
       },
@@ -263,6 +274,26 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
       expect((await bomb.guest.execs()).length).toBe(1)
     })
 
+    needs(
+      'isolation',
+      'whatever a memory or fork bomb does to its own box, the neighbour does not notice',
+      async () => {
+        const [memory, forks, neighbour] = await Promise.all([make({ memoryMb: 96 }), make({ processes: 200 }), make()])
+        const bombs = [
+          exec(memory.guest, memory.cwd, 'head -c 2000000000 /dev/zero | tail > /dev/null'),
+          exec(forks.guest, forks.cwd, 'i=0; while [ $i -lt 500 ]; do sleep 20 & i=$((i+1)); done'),
+        ]
+        // A bomb may take its own guest with it.
+        const ended = Promise.allSettled(bombs)
+        for (let round = 0; round < 5; round += 1) {
+          expect((await exec(neighbour.guest, neighbour.cwd, 'sh -c "echo alive"')).stdout).toBe('alive\n')
+        }
+        await ended
+        expect((await exec(neighbour.guest, neighbour.cwd, 'sh -c "echo alive"')).stdout).toBe('alive\n')
+        expect((await driver.stats(neighbour.spec.boxId)).oomKills).toBe(0)
+      },
+    )
+
     needs('disk', 'a full disk is full for its box alone, and room again when files go', async () => {
       if ((await driver.info()).pool === 'folder') {
         process.stderr.write(
@@ -274,7 +305,7 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
       const result = await exec(full.guest, full.cwd, 'head -c 200000000 /dev/urandom > big')
       expect(result.value).not.toBe(0)
       expect(result.stderr).toMatch(/No space left|quota exceeded/i)
-      const size = Number((await exec(full.guest, full.cwd, 'stat -c %s big')).stdout)
+      const { size } = await full.guest.stat(`${full.cwd}/big`)
       expect(size).toBeGreaterThan(32 * 1024 * 1024)
       expect(size).toBeLessThanOrEqual(1.1 * 64 * 1024 * 1024)
       expect(
@@ -406,15 +437,21 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
         )
         expect(names).toEqual(all.map(({ spec }) => spec.boxId))
         expect(new Set(all.map(({ guest }) => guest.bootId)).size).toBe(20)
-        if (lacks.isolation === undefined) {
-          const uids = all.map(({ box }) => uidOf(box.pid))
-          expect(new Set(uids).size).toBe(20)
-          expect(uids).not.toContain(0)
-        }
         await Promise.all(all.map(({ spec }) => driver.end(spec.boxId, { keepUpper: false })))
       },
       slowMs,
     )
+
+    needs('own uid', 'root inside is an unprivileged uid outside, and each box has its own', async () => {
+      const all = await Promise.all([make(), make(), make()])
+      const uids = all.map(({ box }) => uidOf(box.pid))
+      expect(new Set(uids).size).toBe(3)
+      for (const [index, { guest, cwd }] of all.entries()) {
+        expect(uids[index]).toBeGreaterThan(65_535)
+        const inside = await exec(guest, cwd, 'id -u; cat /proc/self/uid_map')
+        expect(inside.stdout.trim().split(/\s+/).slice(0, 3)).toEqual(['0', '0', `${uids[index]}`])
+      }
+    })
 
     needs('isolation', 'nothing of the host is seen: files, processes, network, variables', async () => {
       const canary = `/tmp/delta-canary-${newId('evt')}`
@@ -425,19 +462,14 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
         await exec(guest, cwd, `echo inside > ${canary}`)
         expect(readFileSync(canary, 'utf8')).toBe('host')
         // The guest, the shell and what it starts.
-        const pids = (await exec(guest, cwd, 'ls -d /proc/[0-9]*')).stdout.trim().split('\n')
+        const pids = (await exec(guest, cwd, 'echo /proc/[0-9]*')).stdout.trim().split(' ')
         expect(pids.length).toBeLessThanOrEqual(5)
-        expect((await exec(guest, cwd, 'ls /sys/class/net 2>/dev/null; cat /proc/net/route | wc -l')).stdout).toMatch(
-          /^(lo\n)?[01]\n$/,
-        )
+        expect((await exec(guest, cwd, 'wc -l < /proc/net/route')).stdout).toMatch(/^[01]\n$/)
         expect((await exec(guest, cwd, 'hostname 2>/dev/null || cat /proc/sys/kernel/hostname')).stdout.trim()).toBe(
           spec.hostname,
         )
         expect((await exec(guest, cwd, 'tr "\\0" "\\n" < /proc/1/environ')).stdout).not.toMatch(
           /DELTA|HOME=\/root\/|npm_/,
-        )
-        expect((await exec(guest, cwd, 'id -u; cat /proc/self/uid_map')).stdout).toMatch(
-          /^0\n\s+0\s+[1-9][0-9]{5,}\s+[0-9]+\n$/,
         )
         expect(existsSync(canary)).toBe(true)
       } finally {
@@ -488,20 +520,16 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
   })
 }
 
-function requestOf(cwd: string, script: string) {
+function requestFor(user: string, cwd: string, script: string) {
   return {
     execId: newId('exe'),
     argv: ['/bin/sh', '-c', script],
     env: { PATH: path, LANG: 'C.UTF-8' },
     cwd,
-    user: 'root',
+    user,
     timeoutMs: 90_000,
     keepStdin: false,
   }
-}
-
-async function exec(guest: GuestConnection, cwd: string, script: string): Promise<Result> {
-  return collect(await guest.exec(requestOf(cwd, script)))
 }
 
 async function collect(stream: ExecStream): Promise<Result> {

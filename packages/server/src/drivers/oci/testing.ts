@@ -9,7 +9,7 @@ import { createOciDriver, type OciDriver } from './oci.ts'
 
 const repository = resolve(import.meta.dirname, '../../../../..')
 /** Apart from the range of a server that may run on the same machine. */
-const uidBase = 1_950_000_000
+const testUidBase = 1_950_000_000
 const uidCount = 65_536 * 300
 const stopMs = 30_000
 const endAllTries = 400
@@ -33,9 +33,12 @@ export function helperBinary(): string {
 export async function openHelper({
   runtime,
   dataDir = join(repository, '.build/oci-tests'),
+  uidBase = testUidBase,
 }: {
   runtime: string
   dataDir?: string
+  /** Of its own for each helper that runs at the same time: what is left of a box is told by its uid. */
+  uidBase?: number
 }): Promise<TestHelper> {
   if (process.getuid!() !== 0) {
     throw new Error(
@@ -73,7 +76,7 @@ export async function openHelper({
     dataDir,
     async leftovers() {
       return [
-        ...processesOfBoxes(),
+        ...processesOfBoxes(uidBase, known),
         ...mountsOf(dataDir).filter((mount) => !before.mounts.includes(mount)),
         ...loopsOf(dataDir).filter((loop) => !before.loops.includes(loop)),
         ...threadMounts(child.pid!, known),
@@ -96,7 +99,7 @@ export async function openHelper({
       clearTimeout(late)
       await driver.close()
       await endAll(env)
-      const left = [...mountsOf(dataDir), ...loopsOf(dataDir), ...processesOfBoxes()]
+      const left = [...mountsOf(dataDir), ...loopsOf(dataDir), ...processesOfBoxes(uidBase, known)]
       if (left.length > 0) throw new Error(`The helper left:\n${left.join('\n')}`)
       await clear(dataDir)
     },
@@ -156,8 +159,8 @@ function names(path: string): string[] {
   }
 }
 
-/** Everything with a uid that belongs to boxes; the first range is the HTTP process's. */
-function processesOfBoxes(): string[] {
+/** Everything with a uid that belongs to boxes (the first range is the HTTP process's), or that was started with a box's name. */
+function processesOfBoxes(uidBase: number, known: ReadonlySet<string>): string[] {
   return names('/proc')
     .filter((name) => /^[0-9]+$/.test(name))
     .flatMap((pid) => {
@@ -166,7 +169,9 @@ function processesOfBoxes(): string[] {
           .find((line) => line.startsWith('Uid:'))
           ?.split('\t')[1] ?? 0,
       )
-      return uid >= uidBase && uid < uidBase + uidCount ? [`process ${pid} ${lines(`/proc/${pid}/comm`)[0]}`] : []
+      const isOfBox =
+        (uid >= uidBase && uid < uidBase + uidCount) || mentions(lines(`/proc/${pid}/cmdline`).join(' '), known)
+      return isOfBox ? [`process ${pid} ${lines(`/proc/${pid}/comm`)[0]}`] : []
     })
 }
 

@@ -12,7 +12,15 @@ testDriver(
     return { driver, close: () => driver.close(), leftovers: () => driver.leftovers() }
   },
   {
-    lacks: { memory: none, processes: none, disk: none, isolation: none, adoption: 'its boxes are its children' },
+    lacks: {
+      memory: none,
+      processes: none,
+      disk: none,
+      isolation: none,
+      'own uid': none,
+      adoption: 'its boxes are its children',
+    },
+    user: `${process.getuid!()}`,
     folder: ({ upperId }) => `${folderOf(upperId)}/workspace`,
   },
 )
