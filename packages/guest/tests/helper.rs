@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::io::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -22,8 +23,15 @@ const RANGES: u32 = 200;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 fn runtimes() -> Vec<&'static str> {
-    let found: Vec<&str> = ["crun", "runc", "runsc"].iter().copied().filter(|name| system_program(name).is_some()).collect();
-    assert!(!found.is_empty(), "none of crun, runc and runsc is installed: apt-get install crun");
+    let found: Vec<&str> = ["crun", "runc", "runsc"]
+        .iter()
+        .copied()
+        .filter(|name| system_program(name).is_some())
+        .collect();
+    assert!(
+        !found.is_empty(),
+        "none of crun, runc and runsc is installed: apt-get install crun"
+    );
     found
 }
 
@@ -37,7 +45,11 @@ struct Place {
 
 impl Place {
     fn new(name: &str) -> Place {
-        assert_eq!(unsafe { ffi::getuid() }, 0, "these tests mount file systems and map uids: run them as root");
+        assert_eq!(
+            unsafe { ffi::getuid() },
+            0,
+            "these tests mount file systems and map uids: run them as root"
+        );
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
         let data = std::env::temp_dir().join(format!("delta-helper-{}-{}-{}", name, std::process::id(), number));
         let root = data.join("templates/host/root");
@@ -47,12 +59,24 @@ impl Place {
         for name in ["bin", "sbin", "lib", "lib64"] {
             std::os::unix::fs::symlink(format!("usr/{}", name), root.join(name)).unwrap();
         }
-        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/workspace:/bin/sh\n").unwrap();
+        fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/workspace:/bin/sh\n",
+        )
+        .unwrap();
         fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\n").unwrap();
-        fs::write(data.join("templates/host/meta"), "fingerprint=test\ndetail=test\nusr=/usr\nmasked=0\n").unwrap();
-        // Far apart, so that a process of one test is never taken for another's.
-        let slot = (std::process::id() % 64) * 16 + number % 16;
-        Place { data: data.canonicalize().unwrap(), tag: format!("{}x{}x", std::process::id(), number), uid_base: 1_879_048_192 + slot * RANGES * 65_536 % 260_000_000 }
+        fs::write(
+            data.join("templates/host/meta"),
+            "fingerprint=test\ndetail=test\nusr=/usr\nmasked=0\n",
+        )
+        .unwrap();
+        // Above what platforms use by default, and each test's apart: a process of one is never taken for another's.
+        let slot = (std::process::id() % 8) * 16 + number % 16;
+        Place {
+            data: data.canonicalize().unwrap(),
+            tag: format!("{}x{}x", std::process::id(), number),
+            uid_base: 2_500_000_000 + slot * RANGES * 65_536,
+        }
     }
 
     fn id(&self, name: &str) -> String {
@@ -68,16 +92,33 @@ impl Place {
         ours.set_read_timeout(Some(CALL_WAIT)).unwrap();
         let fd = theirs.as_raw_fd();
         let mut command = Command::new(env!("CARGO_BIN_EXE_delta-helper"));
-        command.args(["helper-only", "--fd", "9"]).env("DELTA_DATA_DIR", &self.data).env("DELTA_GUEST", env!("CARGO_BIN_EXE_delta-guest"));
-        command.env("DELTA_UID_BASE", self.uid_base.to_string()).env("DELTA_UID_COUNT", (RANGES * 65_536).to_string());
-        command.env("DELTA_POOL_MAX_GB", "2").env_remove("DELTA_RUNTIME").env_remove("DELTA_POOL").env_remove("DELTA_STOP_ALL");
+        command
+            .args(["helper-only", "--fd", "9"])
+            .env("DELTA_DATA_DIR", &self.data)
+            .env("DELTA_GUEST", env!("CARGO_BIN_EXE_delta-guest"));
+        command
+            .env("DELTA_UID_BASE", self.uid_base.to_string())
+            .env("DELTA_UID_COUNT", (RANGES * 65_536).to_string());
+        command
+            .env("DELTA_POOL_MAX_GB", "2")
+            .env_remove("DELTA_RUNTIME")
+            .env_remove("DELTA_POOL")
+            .env_remove("DELTA_STOP_ALL");
         command.envs(environment.iter().copied());
         // SAFETY: dup2 alone, between fork and exec.
         unsafe {
             command.pre_exec(move || ffi::check(ffi::dup2(fd, 9)).map(|_| ()));
         }
         let child = command.spawn().unwrap();
-        Helper { child, socket: ours, decoder: FrameDecoder::new(|_| Some(8 << 20)), answers: HashMap::new(), news: Vec::new(), last: 0, place: self.data.clone() }
+        Helper {
+            child,
+            socket: ours,
+            decoder: FrameDecoder::new(|_| Some(8 << 20)),
+            answers: HashMap::new(),
+            news: Vec::new(),
+            last: 0,
+            place: self.data.clone(),
+        }
     }
 
     /// What a helper and its boxes have left, in words; nothing is what there should be.
@@ -91,7 +132,12 @@ impl Place {
         }
         left.extend(self.left_of_boxes());
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        left.extend(mounts.lines().filter(|line| line.contains(&*self.data.to_string_lossy())).map(|line| format!("the mount {}", line)));
+        left.extend(
+            mounts
+                .lines()
+                .filter(|line| line.contains(&*self.data.to_string_lossy()))
+                .map(|line| format!("the mount {}", line)),
+        );
         for entry in fs::read_dir("/sys/block").unwrap().flatten() {
             let backing = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
             if backing.starts_with(&*self.data.to_string_lossy()) {
@@ -109,7 +155,9 @@ impl Place {
             }
         }
         for controller in ["memory", "pids", "freezer", "cpu", "devices", "cpuset", "."] {
-            let parent = Path::new("/sys/fs/cgroup").join(controller).join(format!("delta-{}", folder_digest(&self.data)));
+            let parent = Path::new("/sys/fs/cgroup")
+                .join(controller)
+                .join(format!("delta-{}", folder_digest(&self.data)));
             for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
                 if entry.path().is_dir() {
                     left.push(format!("the cgroup {}", entry.path().display()));
@@ -125,11 +173,17 @@ impl Place {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-            let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next()?.parse::<u32>().ok());
+            let uid = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next()?.parse::<u32>().ok());
             // One that has ended and waits for the machine's PID 1 to look at it holds nothing any more.
             let ended = status.contains("\nState:\tZ");
             if !ended && uid.map_or(false, |uid| range.contains(&uid)) {
-                found.push(format!("process {:?} {}", entry.file_name(), status.lines().next().unwrap_or("")));
+                found.push(format!(
+                    "process {:?} {}",
+                    entry.file_name(),
+                    status.lines().next().unwrap_or("")
+                ));
             }
         }
         found
@@ -175,7 +229,18 @@ struct Wanted<'a> {
 }
 
 fn wanted<'a>(id: &'a str, upper: &'a str, runtime: &'a str) -> Wanted<'a> {
-    Wanted { id, upper, fresh: 1, template: "host", runtime, cpu_milli: 1000, memory_mb: 256, disk_mb: 64, processes: 200, hostname: "box" }
+    Wanted {
+        id,
+        upper,
+        fresh: 1,
+        template: "host",
+        runtime,
+        cpu_milli: 1000,
+        memory_mb: 256,
+        disk_mb: 64,
+        processes: 200,
+        hostname: "box",
+    }
 }
 
 struct Made {
@@ -185,6 +250,8 @@ struct Made {
 }
 
 type Refusal = (u16, String);
+/// Box, upper, state and wire.
+type Listed = (String, String, u8, String);
 
 impl Helper {
     fn send(&mut self, kind: u8, fields: impl FnOnce(&mut Writer<'_>)) -> u32 {
@@ -224,7 +291,11 @@ impl Helper {
         let payload = self.answers.remove(&number).unwrap();
         let mut reader = Reader::new(&payload);
         let (found, message) = (reader.u16().unwrap(), reader.str().unwrap().to_string());
-        Some(if found == 0 { Ok(payload[2 + 4 + message.len()..].to_vec()) } else { Err((found, message)) })
+        Some(if found == 0 {
+            Ok(payload[2 + 4 + message.len()..].to_vec())
+        } else {
+            Err((found, message))
+        })
     }
 
     fn call(&mut self, kind: u8, fields: impl FnOnce(&mut Writer<'_>)) -> Result<Vec<u8>, Refusal> {
@@ -250,7 +321,11 @@ impl Helper {
         let number = self.send_create(wanted);
         let payload = self.wait(number).expect("the helper is gone")?;
         let mut reader = Reader::new(&payload);
-        Ok(Made { pid: reader.u32().unwrap() as i32, uid_first: reader.u32().unwrap(), wire: reader.str().unwrap().to_string() })
+        Ok(Made {
+            pid: reader.u32().unwrap() as i32,
+            uid_first: reader.u32().unwrap(),
+            wire: reader.str().unwrap().to_string(),
+        })
     }
 
     fn end(&mut self, id: &str, keep: bool) -> Result<(), Refusal> {
@@ -266,7 +341,7 @@ impl Helper {
     }
 
     /// (box, upper, state, wire) and free uppers.
-    fn list(&mut self) -> (Vec<(String, String, u8, String)>, Vec<String>) {
+    fn list(&mut self) -> (Vec<Listed>, Vec<String>) {
         let payload = self.call(protocol::LIST, |_| {}).unwrap();
         let mut reader = Reader::new(&payload);
         let boxes = reader
@@ -322,7 +397,11 @@ impl Guest {
     fn connect(path: &Path) -> Guest {
         // A socket's address holds 108 bytes; a folder's descriptor stands for any path.
         let folder = fs::File::open(path.parent().unwrap()).unwrap();
-        let short = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), path.file_name().unwrap().to_string_lossy());
+        let short = format!(
+            "/proc/self/fd/{}/{}",
+            folder.as_raw_fd(),
+            path.file_name().unwrap().to_string_lossy()
+        );
         let mut stream = UnixStream::connect(short).unwrap();
         stream.set_read_timeout(Some(CALL_WAIT)).unwrap();
         let mut hello = Vec::new();
@@ -334,7 +413,11 @@ impl Guest {
             writer.bytes(b"");
         });
         stream.write_all(&hello).unwrap();
-        let mut guest = Guest { stream, decoder: FrameDecoder::new(wire::to_host), channel: 1 };
+        let mut guest = Guest {
+            stream,
+            decoder: FrameDecoder::new(wire::to_host),
+            channel: 1,
+        };
         let (kind, _, _) = guest.next();
         assert_eq!(kind, wire::HELLO);
         guest
@@ -362,7 +445,11 @@ impl Guest {
         let mut frame = Vec::new();
         put_frame(&mut frame, wire::OPEN, channel, |writer| {
             writer.u8(op::EXEC);
-            writer.str(&format!("exe_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst)));
+            writer.str(&format!(
+                "exe_{}_{}",
+                std::process::id(),
+                NEXT.fetch_add(1, Ordering::SeqCst)
+            ));
             writer.u8(4);
             writer.list(&["/bin/sh", "-c", script], |writer, word| writer.str(word));
             writer.list(&["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], |writer, word| writer.str(word));
@@ -391,7 +478,11 @@ impl Guest {
                     let message = reader.str().unwrap();
                     assert_eq!(found, 0, "{}", message);
                     let output = String::from_utf8_lossy(&output).into_owned();
-                    return Outcome { kind: reader.u8().unwrap(), value: reader.u8().unwrap(), output };
+                    return Outcome {
+                        kind: reader.u8().unwrap(),
+                        value: reader.u8().unwrap(),
+                        output,
+                    };
                 }
                 _ => {}
             }
@@ -401,7 +492,12 @@ impl Guest {
 
 fn status_of(pid: i32, key: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{}/status", pid)).unwrap();
-    status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("").trim().to_string()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .unwrap_or("")
+        .trim()
+        .to_string()
 }
 
 fn exited(outcome: &Outcome) -> (u8, u8) {
@@ -418,21 +514,57 @@ fn a_box_answers_on_its_wire_and_ends_without_a_trace_on_every_runtime() {
         let made = helper.create(&wanted(&id, &upper, runtime)).unwrap();
         let mut guest = helper.guest(&made.wire);
         let outcome = guest.sh("echo hello from $(id -u) on $(hostname); echo kept > /workspace/kept; exit 3");
-        assert_eq!((exited(&outcome), outcome.output.as_str()), ((0, 3), "hello from 0 on box\n"), "{}", runtime);
+        assert_eq!(
+            (exited(&outcome), outcome.output.as_str()),
+            ((0, 3), "hello from 0 on box\n"),
+            "{}",
+            runtime
+        );
         if runtime != "runsc" {
-            assert!(status_of(made.pid, "Uid:").starts_with(&made.uid_first.to_string()), "{}", runtime);
+            assert!(
+                status_of(made.pid, "Uid:").starts_with(&made.uid_first.to_string()),
+                "{}",
+                runtime
+            );
             assert_eq!(status_of(made.pid, "Seccomp:"), "2", "{}", runtime);
             assert_eq!(status_of(made.pid, "CapEff:"), "00000000800405fb", "{}", runtime);
+        }
+        if runtime == "runsc" {
+            // Its wire lies in a folder of the host that the guest has bound in; nothing else may ever get there.
+            guest.sh("cd /.delta/wire; touch x; mkdir y; ln -s /etc z; rm -f wire; mv wire w; chmod 777 . wire; true");
+            let inside: Vec<String> = fs::read_dir(place.data.join("wires").join(format!("{}.d", id)))
+                .unwrap()
+                .flatten()
+                .map(|entry| {
+                    format!(
+                        "{:?} {:o}",
+                        entry.file_name(),
+                        entry.metadata().unwrap().permissions().mode()
+                    )
+                })
+                .collect();
+            assert_eq!(inside, ["\"wire\" 140600"]);
+            assert_eq!(helper.guest(&made.wire).sh("echo still here").output, "still here\n");
         }
         let (boxes, free) = helper.list();
         assert_eq!((boxes.len(), boxes[0].2, free.len()), (1, 1, 0), "{}", runtime);
 
         helper.end(&id, true).unwrap();
         assert_eq!(place.left_of_boxes(), Vec::<String>::new(), "{}", runtime);
-        assert_eq!(helper.list().1, [upper.clone()]);
+        assert_eq!(helper.list().1, [upper.as_str()]);
 
-        let again = helper.create(&Wanted { fresh: 0, ..wanted(&id, &upper, runtime) }).unwrap();
-        assert_eq!(helper.guest(&again.wire).sh("cat /workspace/kept").output, "kept\n", "{}", runtime);
+        let again = helper
+            .create(&Wanted {
+                fresh: 0,
+                ..wanted(&id, &upper, runtime)
+            })
+            .unwrap();
+        assert_eq!(
+            helper.guest(&again.wire).sh("cat /workspace/kept").output,
+            "kept\n",
+            "{}",
+            runtime
+        );
         helper.end(&id, false).unwrap();
         assert_eq!(helper.list(), (Vec::new(), Vec::new()), "{}", runtime);
         helper.end(&id, false).unwrap();
@@ -450,7 +582,13 @@ fn limits_hold_and_a_frozen_box_stands_still_on_every_runtime() {
         let upper = format!("upp_{}", runtime);
         // gVisor keeps file contents in memory of its own, which is counted.
         let memory_mb = if runtime == "runsc" { 512 } else { 96 };
-        let made = helper.create(&Wanted { memory_mb, processes: 64, ..wanted(&id, &upper, runtime) }).unwrap();
+        let made = helper
+            .create(&Wanted {
+                memory_mb,
+                processes: 64,
+                ..wanted(&id, &upper, runtime)
+            })
+            .unwrap();
         let mut guest = helper.guest(&made.wire);
 
         helper.on(protocol::FREEZE, &id).unwrap();
@@ -459,7 +597,12 @@ fn limits_hold_and_a_frozen_box_stands_still_on_every_runtime() {
         let cpu = |payload: Vec<u8>| Reader::new(&payload).u64().unwrap();
         let before = cpu(helper.on(protocol::STATS, &id).unwrap());
         std::thread::sleep(Duration::from_millis(200));
-        assert_eq!(cpu(helper.on(protocol::STATS, &id).unwrap()), before, "a frozen box used the processor on {}", runtime);
+        assert_eq!(
+            cpu(helper.on(protocol::STATS, &id).unwrap()),
+            before,
+            "a frozen box used the processor on {}",
+            runtime
+        );
         helper.on(protocol::THAW, &id).unwrap();
         assert_eq!(guest.sh("echo awake").output, "awake\n", "{}", runtime);
 
@@ -475,16 +618,35 @@ fn limits_hold_and_a_frozen_box_stands_still_on_every_runtime() {
             assert!(values[4] >= 1, "no kill for memory was counted on {}", runtime);
         }
         let full = guest.sh("dd if=/dev/zero of=/workspace/big bs=1M count=200 2>&1; sync");
-        assert!(full.output.contains("quota") || full.output.contains("No space"), "{}: {}", runtime, full.output);
+        assert!(
+            full.output.contains("quota") || full.output.contains("No space"),
+            "{}: {}",
+            runtime,
+            full.output
+        );
         let payload = helper.on(protocol::STATS, &id).unwrap();
         let mut reader = Reader::new(&payload);
-        let disk = (0..5).map(|_| reader.u64().unwrap()).last().and_then(|_| reader.u32().ok()).map(|_| (reader.u64().unwrap(), reader.u64().unwrap()));
+        let disk = (0..5)
+            .map(|_| reader.u64().unwrap())
+            .last()
+            .and_then(|_| reader.u32().ok())
+            .map(|_| (reader.u64().unwrap(), reader.u64().unwrap()));
         let (used, limit) = disk.unwrap();
         assert_eq!(limit, 64 << 20, "{}", runtime);
-        assert!((32 << 20..=64 << 20).contains(&used), "{} bytes on a disk of 64 MiB on {}", used, runtime);
+        assert!(
+            (32 << 20..=64 << 20).contains(&used),
+            "{} bytes on a disk of 64 MiB on {}",
+            used,
+            runtime
+        );
         if runtime != "runsc" {
             let forks = guest.sh("i=0; while [ $i -lt 100 ]; do sleep 20 & i=$((i+1)); done; echo all");
-            assert!(forks.value != 0 || !forks.output.contains("all") || forks.output.contains("fork"), "{}: {}", runtime, forks.output);
+            assert!(
+                forks.value != 0 || !forks.output.contains("all") || forks.output.contains("fork"),
+                "{}: {}",
+                runtime,
+                forks.output
+            );
         }
 
         helper.on(protocol::FREEZE, &id).unwrap();
@@ -500,11 +662,28 @@ fn limits_hold_and_a_frozen_box_stands_still_on_every_runtime() {
 fn one_box_cannot_use_up_the_inotify_instances_of_another_or_of_root() {
     let place = Place::new("inotify");
     let mut helper = place.start();
-    let most: u32 = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap().trim().parse().unwrap();
-    assert!(most <= 1024, "this machine allows {} instances a user: the test would need as many processes", most);
+    let most: u32 = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(
+        most <= 1024,
+        "this machine allows {} instances a user: the test would need as many processes",
+        most
+    );
     for runtime in runtimes().into_iter().filter(|runtime| *runtime != "runsc") {
-        let (greedy, other) = (place.id(&format!("greedy{}", runtime)), place.id(&format!("other{}", runtime)));
-        let first = helper.create(&Wanted { processes: 4_000, memory_mb: 1024, ..wanted(&greedy, "upp_greedy", runtime) }).unwrap();
+        let (greedy, other) = (
+            place.id(&format!("greedy{}", runtime)),
+            place.id(&format!("other{}", runtime)),
+        );
+        let first = helper
+            .create(&Wanted {
+                processes: 4_000,
+                memory_mb: 1024,
+                ..wanted(&greedy, "upp_greedy", runtime)
+            })
+            .unwrap();
         let second = helper.create(&wanted(&other, "upp_other", runtime)).unwrap();
         // Each `tail -f` on a tmpfs holds one instance; one that gets none says so and falls back to polling.
         let script = format!(
@@ -513,13 +692,26 @@ fn one_box_cannot_use_up_the_inotify_instances_of_another_or_of_root() {
             most + 4
         );
         let greed = helper.guest(&first.wire).sh(&script);
-        assert!(greed.output.contains("inotify"), "{}: the box was expected to run out, it said {:?}", runtime, greed.output);
+        assert!(
+            greed.output.contains("inotify"),
+            "{}: the box was expected to run out, it said {:?}",
+            runtime,
+            greed.output
+        );
         let one = "cd /dev/shm; touch f; timeout 1 tail -f f 2>&1; echo done";
         assert_eq!(helper.guest(&second.wire).sh(one).output, "done\n", "{}", runtime);
         let file = place.data.join("watched");
         fs::write(&file, "").unwrap();
-        let on_host = Command::new("timeout").args(["1", "tail", "-f"]).arg(&file).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&on_host.stderr), "", "root on the host has run out of instances");
+        let on_host = Command::new("timeout")
+            .args(["1", "tail", "-f"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&on_host.stderr),
+            "",
+            "root on the host has run out of instances"
+        );
         helper.end(&greedy, false).unwrap();
         helper.end(&other, false).unwrap();
     }
@@ -532,11 +724,16 @@ fn a_box_whose_guest_dies_is_news_and_can_still_be_ended() {
     let mut helper = place.start();
     for runtime in runtimes() {
         let id = place.id(runtime);
-        let made = helper.create(&wanted(&id, &format!("upp_{}", runtime), runtime)).unwrap();
+        let made = helper
+            .create(&wanted(&id, &format!("upp_{}", runtime), runtime))
+            .unwrap();
         unsafe { ffi::kill(made.pid, 9) };
         let (kind, payload) = helper.wait_for_news();
         let mut reader = Reader::new(&payload);
-        assert_eq!((kind, reader.str().unwrap(), reader.u8().unwrap()), (protocol::BOX_DIED, id.as_str(), 0));
+        assert_eq!(
+            (kind, reader.str().unwrap(), reader.u8().unwrap()),
+            (protocol::BOX_DIED, id.as_str(), 0)
+        );
         assert_eq!(helper.list().0[0].2, 3);
         assert_eq!(helper.on(protocol::FREEZE, &id).unwrap_err().0, code::NOT_FOUND);
         helper.end(&id, false).unwrap();
@@ -552,51 +749,178 @@ fn what_breaks_the_rules_is_refused_and_does_nothing() {
     let fine = wanted("sbx_a", "upp_a", "");
     let bad: Vec<Wanted<'_>> = vec![
         Wanted { id: "", ..fine.clone() },
-        Wanted { id: "../../etc", ..fine.clone() },
-        Wanted { id: "sbx_A", ..fine.clone() },
-        Wanted { id: "sbx_a/b", ..fine.clone() },
-        Wanted { id: "sbx_a\0", ..fine.clone() },
-        Wanted { id: "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", ..fine.clone() },
-        Wanted { upper: "upp_..", ..fine.clone() },
-        Wanted { fresh: 2, ..fine.clone() },
-        Wanted { template: "../host", ..fine.clone() },
-        Wanted { template: "", ..fine.clone() },
-        Wanted { runtime: "sh", ..fine.clone() },
-        Wanted { runtime: "/usr/bin/crun", ..fine.clone() },
-        Wanted { cpu_milli: 0, ..fine.clone() },
-        Wanted { cpu_milli: u32::MAX, ..fine.clone() },
-        Wanted { memory_mb: 0, ..fine.clone() },
-        Wanted { memory_mb: u32::MAX, ..fine.clone() },
-        Wanted { disk_mb: 0, ..fine.clone() },
-        Wanted { processes: 0, ..fine.clone() },
-        Wanted { processes: u32::MAX, ..fine.clone() },
-        Wanted { hostname: "", ..fine.clone() },
-        Wanted { hostname: "a\"},{\"b", ..fine.clone() },
+        Wanted {
+            id: "../../etc",
+            ..fine.clone()
+        },
+        Wanted {
+            id: "sbx_A",
+            ..fine.clone()
+        },
+        Wanted {
+            id: "sbx_a/b",
+            ..fine.clone()
+        },
+        Wanted {
+            id: "sbx_a\0",
+            ..fine.clone()
+        },
+        Wanted {
+            id: "sbx_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            ..fine.clone()
+        },
+        Wanted {
+            upper: "upp_..",
+            ..fine.clone()
+        },
+        Wanted {
+            fresh: 2,
+            ..fine.clone()
+        },
+        Wanted {
+            template: "../host",
+            ..fine.clone()
+        },
+        Wanted {
+            template: "",
+            ..fine.clone()
+        },
+        Wanted {
+            runtime: "sh",
+            ..fine.clone()
+        },
+        Wanted {
+            runtime: "/usr/bin/crun",
+            ..fine.clone()
+        },
+        Wanted {
+            cpu_milli: 0,
+            ..fine.clone()
+        },
+        Wanted {
+            cpu_milli: u32::MAX,
+            ..fine.clone()
+        },
+        Wanted {
+            memory_mb: 0,
+            ..fine.clone()
+        },
+        Wanted {
+            memory_mb: u32::MAX,
+            ..fine.clone()
+        },
+        Wanted {
+            disk_mb: 0,
+            ..fine.clone()
+        },
+        Wanted {
+            processes: 0,
+            ..fine.clone()
+        },
+        Wanted {
+            processes: u32::MAX,
+            ..fine.clone()
+        },
+        Wanted {
+            hostname: "",
+            ..fine.clone()
+        },
+        Wanted {
+            hostname: "a\"},{\"b",
+            ..fine.clone()
+        },
     ];
     for (at, wanted) in bad.iter().enumerate() {
-        assert_eq!(helper.create(wanted).err().expect("it was made").0, code::INVALID, "number {}", at);
+        assert_eq!(
+            helper.create(wanted).err().expect("it was made").0,
+            code::INVALID,
+            "number {}",
+            at
+        );
     }
-    assert_eq!(helper.call(protocol::CREATE, |writer| writer.str("sbx_a")).unwrap_err().0, code::INVALID);
-    assert_eq!(helper.call(protocol::CREATE, |writer| writer.u32(u32::MAX)).unwrap_err().0, code::INVALID);
-    assert_eq!(helper.create(&Wanted { fresh: 0, ..fine.clone() }).err().unwrap().0, code::NOT_FOUND);
-    assert_eq!(helper.create(&Wanted { template: "unheard", ..fine.clone() }).err().unwrap().0, code::NOT_FOUND);
+    assert_eq!(
+        helper
+            .call(protocol::CREATE, |writer| writer.str("sbx_a"))
+            .unwrap_err()
+            .0,
+        code::INVALID
+    );
+    assert_eq!(
+        helper
+            .call(protocol::CREATE, |writer| writer.u32(u32::MAX))
+            .unwrap_err()
+            .0,
+        code::INVALID
+    );
+    assert_eq!(
+        helper
+            .create(&Wanted {
+                fresh: 0,
+                ..fine.clone()
+            })
+            .err()
+            .unwrap()
+            .0,
+        code::NOT_FOUND
+    );
+    assert_eq!(
+        helper
+            .create(&Wanted {
+                template: "unheard",
+                ..fine.clone()
+            })
+            .err()
+            .unwrap()
+            .0,
+        code::NOT_FOUND
+    );
     for kind in [protocol::FREEZE, protocol::THAW, protocol::STATS] {
         assert_eq!(helper.on(kind, "sbx_nobody").unwrap_err().0, code::NOT_FOUND);
         assert_eq!(helper.on(kind, "../x").unwrap_err().0, code::INVALID);
     }
     assert_eq!(helper.call(77, |_| {}).unwrap_err().0, code::NOT_SUPPORTED);
-    assert_eq!(helper.call(protocol::BUILD_TEMPLATE, |writer| writer.str("/etc")).unwrap_err().0, code::NOT_FOUND);
+    assert_eq!(
+        helper
+            .call(protocol::BUILD_TEMPLATE, |writer| writer.str("/etc"))
+            .unwrap_err()
+            .0,
+        code::NOT_FOUND
+    );
     helper.end("sbx_nobody", false).unwrap();
     assert_eq!(helper.list(), (Vec::new(), Vec::new()));
     assert_eq!(place.left_of_boxes(), Vec::<String>::new());
 
     helper.create(&fine).unwrap();
     assert_eq!(helper.create(&fine).err().unwrap().0, code::EXISTS);
-    assert_eq!(helper.create(&Wanted { id: "sbx_b", ..fine.clone() }).err().unwrap().0, code::BUSY);
+    assert_eq!(
+        helper
+            .create(&Wanted {
+                id: "sbx_b",
+                ..fine.clone()
+            })
+            .err()
+            .unwrap()
+            .0,
+        code::BUSY
+    );
     assert_eq!(helper.on(protocol::DROP_UPPER, "upp_a").unwrap_err().0, code::BUSY);
     helper.end("sbx_a", true).unwrap();
-    assert_eq!(helper.create(&Wanted { id: "sbx_b", ..fine.clone() }).err().unwrap().0, code::EXISTS);
-    assert_eq!(helper.list().1, ["upp_a"], "a refused create dropped an upper that was there before it");
+    assert_eq!(
+        helper
+            .create(&Wanted {
+                id: "sbx_b",
+                ..fine.clone()
+            })
+            .err()
+            .unwrap()
+            .0,
+        code::EXISTS
+    );
+    assert_eq!(
+        helper.list().1,
+        ["upp_a"],
+        "a refused create dropped an upper that was there before it"
+    );
     helper.on(protocol::DROP_UPPER, "upp_a").unwrap();
     helper.on(protocol::DROP_UPPER, "upp_a").unwrap();
     assert_eq!(helper.stop(), Some(0));
@@ -612,9 +936,17 @@ fn a_guest_forged_in_the_upper_is_not_what_starts_on_it_again() {
     assert!(helper.guest(&made.wire).sh(forge).output.contains("sleep 1000"));
     for _ in 0..2 {
         helper.end("sbx_a", true).unwrap();
-        let again = helper.create(&Wanted { fresh: 0, ..wanted("sbx_a", "upp_a", "") }).unwrap();
+        let again = helper
+            .create(&Wanted {
+                fresh: 0,
+                ..wanted("sbx_a", "upp_a", "")
+            })
+            .unwrap();
         let mut guest = helper.guest(&again.wire);
-        assert_eq!(guest.sh("head -c 4 /.delta/guest | tail -c 3; ls /.delta").output, "ELFguest\nwire\n");
+        assert_eq!(
+            guest.sh("head -c 4 /.delta/guest | tail -c 3; ls /.delta").output,
+            "ELFguest\nwire\n"
+        );
         guest.sh("rm -f /.delta/guest");
     }
     assert_eq!(helper.stop(), Some(0));
@@ -626,8 +958,12 @@ fn after_a_kill_boxes_are_adopted_with_their_processes_and_their_state() {
     let mut helper = place.start();
     for runtime in runtimes() {
         let id = place.id(runtime);
-        let made = helper.create(&wanted(&id, &format!("upp_{}", runtime), runtime)).unwrap();
-        helper.guest(&made.wire).sh("echo $$ > /workspace/before; sleep 1000 >/dev/null 2>&1 &");
+        let made = helper
+            .create(&wanted(&id, &format!("upp_{}", runtime), runtime))
+            .unwrap();
+        helper
+            .guest(&made.wire)
+            .sh("echo $$ > /workspace/before; sleep 1000 >/dev/null 2>&1 &");
     }
     helper.create(&wanted("sbx_frozen", "upp_frozen", "")).unwrap();
     helper.on(protocol::FREEZE, "sbx_frozen").unwrap();
@@ -644,14 +980,30 @@ fn after_a_kill_boxes_are_adopted_with_their_processes_and_their_state() {
         if id == "sbx_frozen" {
             helper.on(protocol::THAW, id).unwrap();
         } else {
-            let seen = helper.guest(wire).sh("cat /workspace/before >/dev/null && ps ax 2>/dev/null | grep -c '[s]leep 1000'");
+            let seen = helper
+                .guest(wire)
+                .sh("cat /workspace/before >/dev/null && ps ax 2>/dev/null | grep -c '[s]leep 1000'");
             assert_eq!(seen.output, "1\n", "{}", id);
         }
-        assert_eq!(helper.create(&Wanted { id, ..wanted(id, "upp_new", "") }).err().unwrap().0, code::EXISTS);
+        assert_eq!(
+            helper
+                .create(&Wanted {
+                    id,
+                    ..wanted(id, "upp_new", "")
+                })
+                .err()
+                .unwrap()
+                .0,
+            code::EXISTS
+        );
     }
     // A range of an adopted box is not given to another.
     let fresh = helper.create(&wanted("sbx_fresh", "upp_fresh", "")).unwrap();
-    let taken: Vec<String> = fs::read_dir(place.data.join("state/boxes")).unwrap().flatten().map(|entry| range_of(&entry.path())).collect();
+    let taken: Vec<String> = fs::read_dir(place.data.join("state/boxes"))
+        .unwrap()
+        .flatten()
+        .map(|entry| range_of(&entry.path()))
+        .collect();
     let distinct: std::collections::HashSet<&String> = taken.iter().collect();
     assert_eq!(distinct.len(), taken.len(), "two boxes share a uid range");
     assert!(fresh.uid_first > place.uid_base);
@@ -666,7 +1018,10 @@ fn after_a_kill_boxes_are_adopted_with_their_processes_and_their_state() {
 
 fn range_of(folder: &Path) -> String {
     let spec = fs::read_to_string(folder.join("spec")).unwrap();
-    spec.lines().find_map(|line| line.strip_prefix("range=")).unwrap().to_string()
+    spec.lines()
+        .find_map(|line| line.strip_prefix("range="))
+        .unwrap()
+        .to_string()
 }
 
 /// The helper kills itself at every step of making and ending boxes in turn. Whatever the next one finds, a box is there and
@@ -697,23 +1052,57 @@ fn a_kill_at_any_step_loses_nothing_and_leaves_nothing() {
         let mut helper = place.start();
         let (boxes, free) = helper.list();
         if ended.is_some() {
-            assert_eq!((boxes.len(), free.len()), (0, 0), "step {} on {}: ended, and yet there", step, runtime);
+            assert_eq!(
+                (boxes.len(), free.len()),
+                (0, 0),
+                "step {} on {}: ended, and yet there",
+                step,
+                runtime
+            );
             reached_the_end = true;
         } else if let Some(found) = boxes.first() {
-            assert_eq!(helper.guest(&found.3).sh("echo alive").output, "alive\n", "step {} on {}", step, runtime);
+            assert_eq!(
+                helper.guest(&found.3).sh("echo alive").output,
+                "alive\n",
+                "step {} on {}",
+                step,
+                runtime
+            );
         } else {
-            assert_eq!(place.left_of_boxes(), Vec::<String>::new(), "step {} on {}", step, runtime);
-            assert!(free.is_empty() || free == ["upp_a"], "step {} on {}: {:?}", step, runtime, free);
+            assert_eq!(
+                place.left_of_boxes(),
+                Vec::<String>::new(),
+                "step {} on {}",
+                step,
+                runtime
+            );
+            assert!(
+                free.is_empty() || free == ["upp_a"],
+                "step {} on {}: {:?}",
+                step,
+                runtime,
+                free
+            );
         }
         helper.end(id, false).unwrap();
         helper.on(protocol::DROP_UPPER, "upp_a").unwrap();
-        assert_eq!(place.left_of_boxes(), Vec::<String>::new(), "step {} on {}", step, runtime);
+        assert_eq!(
+            place.left_of_boxes(),
+            Vec::<String>::new(),
+            "step {} on {}",
+            step,
+            runtime
+        );
         assert_eq!(helper.stop(), Some(0), "step {} on {}", step, runtime);
         if reached_the_end {
             break;
         }
     }
-    assert!(reached_the_end, "making and ending a box has more than {} steps: raise the number", most);
+    assert!(
+        reached_the_end,
+        "making and ending a box has more than {} steps: raise the number",
+        most
+    );
     assert_eq!(place.left(), Vec::<String>::new());
 }
 
@@ -758,12 +1147,17 @@ fn many_creates_at_once_all_succeed_and_a_termination_leaves_them_running() {
     let place = Place::new("many");
     let mut helper = place.start();
     let count = 40;
-    let numbers: Vec<u32> = (0..count).map(|at| helper.send_create(&wanted(&format!("sbx_{}", at), &format!("upp_{}", at), ""))).collect();
+    let numbers: Vec<u32> = (0..count)
+        .map(|at| helper.send_create(&wanted(&format!("sbx_{}", at), &format!("upp_{}", at), "")))
+        .collect();
     for number in numbers {
         helper.wait(number).expect("the helper is gone").unwrap();
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let ours = mounts.lines().filter(|line| line.contains(&*place.data.to_string_lossy())).count();
+    let ours = mounts
+        .lines()
+        .filter(|line| line.contains(&*place.data.to_string_lossy()))
+        .count();
     assert!(ours <= 1, "boxes are in the host's mount table:\n{}", mounts);
     unsafe { ffi::kill(helper.child.id() as i32, 15) };
     let (kind, payload) = helper.wait_for_news();

@@ -48,7 +48,10 @@ fn take_flag(words: &mut Vec<String>, flag: &str) -> bool {
 }
 
 fn bad_usage(words: &[String]) -> Error {
-    Error::new(code::INVALID, format!("{} is not understood\n\n{}", words.join(" "), USAGE))
+    Error::new(
+        code::INVALID,
+        format!("{} is not understood\n\n{}", words.join(" "), USAGE),
+    )
 }
 
 fn need_root() -> Result<()> {
@@ -56,7 +59,10 @@ fn need_root() -> Result<()> {
     if unsafe { delta::helper::ffi::getuid() } == 0 {
         return Ok(());
     }
-    Err(Error::new(code::PERMISSION_DENIED, "it mounts file systems and maps uids, which needs root: use sudo"))
+    Err(Error::new(
+        code::PERMISSION_DENIED,
+        "it mounts file systems and maps uids, which needs root: use sudo",
+    ))
 }
 
 fn show(findings: &[Finding], json: bool) -> i32 {
@@ -73,7 +79,13 @@ fn show(findings: &[Finding], json: bool) -> i32 {
         println!("[{}]", findings.iter().map(item).collect::<Vec<_>>().join(",\n"));
     } else {
         for finding in findings {
-            println!("{:<5} {}: {}\n      {}", finding.status.name(), finding.name, finding.found, finding.meaning);
+            println!(
+                "{:<5} {}: {}\n      {}",
+                finding.status.name(),
+                finding.name,
+                finding.found,
+                finding.meaning
+            );
         }
     }
     i32::from(findings.iter().any(|finding| finding.status == Status::Fail))
@@ -82,7 +94,11 @@ fn show(findings: &[Finding], json: bool) -> i32 {
 fn run(mut words: Vec<String>) -> Result<i32> {
     let mut settings = settings()?;
     settings.stop_all |= take_flag(&mut words, "--stop-all");
-    let command = if words.is_empty() { String::new() } else { words.remove(0) };
+    let command = if words.is_empty() {
+        String::new()
+    } else {
+        words.remove(0)
+    };
     match command.as_str() {
         "serve" if words.is_empty() => {
             need_root()?;
@@ -134,7 +150,9 @@ fn run(mut words: Vec<String>) -> Result<i32> {
 
 fn main() {
     let name = std::env::args().next().unwrap_or_default();
-    let name = Path::new(&name).file_name().map_or("delta-helper".into(), |name| name.to_string_lossy().into_owned());
+    let name = Path::new(&name)
+        .file_name()
+        .map_or("delta-helper".into(), |name| name.to_string_lossy().into_owned());
     match run(std::env::args().skip(1).collect()) {
         Ok(number) => exit(number),
         Err(error) => {

@@ -132,12 +132,19 @@ fn unknown(box_id: &str) -> Error {
 
 fn make_folder(path: &Path, mode: u32) -> Result<()> {
     fs::create_dir_all(path).context(format_args!("making {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).context(format_args!("setting the mode of {}", path.display()))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .context(format_args!("setting the mode of {}", path.display()))
 }
 
 fn write_file(path: &Path, text: &str) -> Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes())).context(format_args!("writing {}", path.display()))
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .context(format_args!("writing {}", path.display()))
 }
 
 /// How long the phases of making a box took.
@@ -149,7 +156,8 @@ struct Phases {
 
 impl Phases {
     fn end(&mut self, name: &'static str) {
-        self.done.push((name, self.since.elapsed().as_micros().min(u128::from(u32::MAX)) as u32));
+        self.done
+            .push((name, self.since.elapsed().as_micros().min(u128::from(u32::MAX)) as u32));
         (self.step)(name);
         self.since = Instant::now();
     }
@@ -174,7 +182,9 @@ fn install_guest(data: &Path, program: &Path) -> Result<String> {
     let target = fresh.join(".delta/guest");
     fs::write(&target, &bytes).context(format_args!("writing {}", target.display()))?;
     fs::set_permissions(&target, fs::Permissions::from_mode(0o555)).context("making the guest executable")?;
-    File::open(&target).and_then(|file| file.sync_all()).context("flushing the guest")?;
+    File::open(&target)
+        .and_then(|file| file.sync_all())
+        .context("flushing the guest")?;
     fs::rename(&fresh, &folder).context(format_args!("naming {}", folder.display()))?;
     Ok(digest)
 }
@@ -203,7 +213,11 @@ impl Boxes {
             boot_id: sys::boot_id(),
             runtimes: Mutex::new(HashMap::new()),
             warnings: Mutex::new(Vec::new()),
-            table: Mutex::new(Table { next_range: 1, next_token: FIRST_BOX_TOKEN, ..Table::default() }),
+            table: Mutex::new(Table {
+                next_range: 1,
+                next_token: FIRST_BOX_TOKEN,
+                ..Table::default()
+            }),
         })
     }
 
@@ -212,7 +226,12 @@ impl Boxes {
     }
 
     pub fn warnings(&self) -> Vec<String> {
-        self.pool.warnings().iter().cloned().chain(lock(&self.warnings).iter().cloned()).collect()
+        self.pool
+            .warnings()
+            .iter()
+            .cloned()
+            .chain(lock(&self.warnings).iter().cloned())
+            .collect()
     }
 
     pub fn runtime(&self, kind: Kind) -> Result<Arc<Runtime>> {
@@ -242,16 +261,35 @@ impl Boxes {
         let kind = request.runtime.unwrap_or(self.options.default_kind);
         let mut table = lock(&self.table);
         if table.boxes.contains_key(&request.box_id) {
-            return Err(Error::new(code::EXISTS, format!("there is a box {} already", request.box_id)));
+            return Err(Error::new(
+                code::EXISTS,
+                format!("there is a box {} already", request.box_id),
+            ));
         }
-        if let Some(other) = table.boxes.values().find(|slot| slot.record.upper_id == request.upper_id) {
-            return Err(Error::new(code::BUSY, format!("the upper {} is used by {}", request.upper_id, other.record.box_id)));
+        if let Some(other) = table
+            .boxes
+            .values()
+            .find(|slot| slot.record.upper_id == request.upper_id)
+        {
+            return Err(Error::new(
+                code::BUSY,
+                format!("the upper {} is used by {}", request.upper_id, other.record.box_id),
+            ));
         }
         let count = self.options.ranges;
         let next = table.next_range;
-        let range = (next..count).chain(1..next).find(|range| !table.ranges.contains(range)).ok_or_else(|| {
-            Error::new(code::LIMIT, format!("all {} uid ranges are in use: end sandboxes, or widen DELTA_UID_COUNT", count - 1))
-        })?;
+        let range = (next..count)
+            .chain(1..next)
+            .find(|range| !table.ranges.contains(range))
+            .ok_or_else(|| {
+                Error::new(
+                    code::LIMIT,
+                    format!(
+                        "all {} uid ranges are in use: end sandboxes, or widen DELTA_UID_COUNT",
+                        count - 1
+                    ),
+                )
+            })?;
         table.next_range = if range + 1 < count { range + 1 } else { 1 };
         table.ranges.insert(range);
         let slot = Arc::new(Slot {
@@ -265,7 +303,13 @@ impl Boxes {
                 guest: self.guest.clone(),
             },
             busy: Mutex::new(()),
-            view: Mutex::new(View { state: State::Making, life: None, handle: None, token: 0, ending: false }),
+            view: Mutex::new(View {
+                state: State::Making,
+                life: None,
+                handle: None,
+                token: 0,
+                ending: false,
+            }),
         });
         table.boxes.insert(request.box_id.clone(), slot.clone());
         Ok(slot)
@@ -300,7 +344,11 @@ impl Boxes {
         let record = &slot.record;
         let id = &record.box_id;
         let first = self.first_uid(record.range);
-        let mut phases = Phases { since: Instant::now(), done: Vec::new(), step: self.options.step };
+        let mut phases = Phases {
+            since: Instant::now(),
+            done: Vec::new(),
+            step: self.options.step,
+        };
         let runtime = self.runtime(record.kind)?;
         let template = templates::resolve(&self.options.data, &record.template)?;
 
@@ -339,15 +387,31 @@ impl Boxes {
             hostname: &request.hostname,
             uid_first: first,
             uid_count: RANGE_UIDS,
-            user_namespace: if runtime.joins_user_namespace() { Some(&user_path) } else { None },
-            cgroup: if record.kind == Kind::Runc { Some(&cgroup_path) } else { None },
+            user_namespace: if runtime.joins_user_namespace() {
+                Some(&user_path)
+            } else {
+                None
+            },
+            cgroup: if record.kind == Kind::Runc {
+                Some(&cgroup_path)
+            } else {
+                None
+            },
             arguments: &guest_arguments(&runtime, record.limits.memory_mb),
-            wire_folder: if runtime.passes_descriptors() { None } else { Some(&wire_folder) },
+            wire_folder: if runtime.passes_descriptors() {
+                None
+            } else {
+                Some(&wire_folder)
+            },
         };
         write_file(&stage.bundle().join("config.json"), &spec::build(&config))?;
         phases.end("config");
 
-        let doors = if runtime.starts_in_cgroup() { self.cgroups.doors(id)? } else { Vec::new() };
+        let doors = if runtime.starts_in_cgroup() {
+            self.cgroups.doors(id)?
+        } else {
+            Vec::new()
+        };
         let door_fds: Vec<RawFd> = doors.iter().map(|door| door.as_raw_fd()).collect();
         let pid = runtime.run(&Run {
             box_id: id,
@@ -370,7 +434,12 @@ impl Boxes {
         self.begin(slot, &life, State::Running)?;
         write_file(&folder.join("ready"), &life.encode(&self.boot_id))?;
         phases.end("ready");
-        Ok(Made { pid, uid_first: first, wire: self.wire_name(record.kind, id), timings: phases.done })
+        Ok(Made {
+            pid,
+            uid_first: first,
+            wire: self.wire_name(record.kind, id),
+            timings: phases.done,
+        })
     }
 
     fn mount<'a>(
@@ -383,19 +452,35 @@ impl Boxes {
     ) -> Result<super::overlay::Root<'a>> {
         let guest = self.options.data.join("guest").join(&self.guest);
         let lowers = [guest.as_path(), template.root.as_path()];
-        let root = Layers { lowers: &lowers, upper, upper_name: "upper", work: "work" };
-        let usr_lowers: Vec<&Path> = template.usr_mask.as_deref().into_iter().chain(template.usr.as_deref()).collect();
+        let root = Layers {
+            lowers: &lowers,
+            upper,
+            upper_name: "upper",
+            work: "work",
+        };
+        let usr_lowers: Vec<&Path> = template
+            .usr_mask
+            .as_deref()
+            .into_iter()
+            .chain(template.usr.as_deref())
+            .collect();
         let usr = match &template.usr {
             None => None,
             Some(_) => {
                 for (name, mode) in [("usr", 0o755), ("usr-work", 0o700)] {
                     match fs::create_dir(upper.join(name)) {
-                        Ok(()) => fs::set_permissions(upper.join(name), fs::Permissions::from_mode(mode)).context("making the upper of /usr")?,
+                        Ok(()) => fs::set_permissions(upper.join(name), fs::Permissions::from_mode(mode))
+                            .context("making the upper of /usr")?,
                         Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {}
                         Err(cause) => return Err(Error::from_io("making the upper of /usr", &cause)),
                     }
                 }
-                Some(Layers { lowers: &usr_lowers, upper, upper_name: "usr", work: "usr-work" })
+                Some(Layers {
+                    lowers: &usr_lowers,
+                    upper,
+                    upper_name: "usr",
+                    work: "usr-work",
+                })
             }
         };
         stage.mount_root(&root, usr.as_ref(), user_namespace, first)
@@ -419,17 +504,22 @@ impl Boxes {
                 other => other.context("putting the sandbox's own /.delta aside")?,
             }
         }
-        Err(Error::new(code::LIMIT, format!("the upper {} was started too often on a /.delta of its own", upper_id)))
+        Err(Error::new(
+            code::LIMIT,
+            format!("the upper {} was started too often on a /.delta of its own", upper_id),
+        ))
     }
 
     /// The file stays open and locked while the box is made.
     fn write_spec(&self, folder: &Path, record: &Record) -> Result<File> {
         let path = folder.join("spec");
-        let file = OpenOptions::new().write(true).create(true).mode(0o600).open(&path);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let mut file = file.context(format_args!("opening {}", path.display()))?;
         // SAFETY: a plain descriptor.
-        ffi::check(unsafe { ffi::flock(file.as_raw_fd(), ffi::LOCK_EX | ffi::LOCK_NB) }).context("taking the box's lock")?;
-        file.write_all(record.encode().as_bytes()).context(format_args!("writing {}", path.display()))?;
+        ffi::check(unsafe { ffi::flock(file.as_raw_fd(), ffi::LOCK_EX | ffi::LOCK_NB) })
+            .context("taking the box's lock")?;
+        file.write_all(record.encode().as_bytes())
+            .context(format_args!("writing {}", path.display()))?;
         Ok(file)
     }
 
@@ -442,7 +532,8 @@ impl Boxes {
 
     fn open_wire(&self, runtime: &Runtime, box_id: &str, first: u32) -> Result<Option<OwnedFd>> {
         if runtime.passes_descriptors() {
-            let wire = sys::listen_at(self.wires.as_raw_fd(), box_id, 0o600, WIRE_BACKLOG).context("binding the wire")?;
+            let wire =
+                sys::listen_at(self.wires.as_raw_fd(), box_id, 0o600, WIRE_BACKLOG).context("binding the wire")?;
             self.give(box_id, self.options.client_uid, ffi::AT_SYMLINK_NOFOLLOW)?;
             return Ok(Some(wire));
         }
@@ -456,7 +547,8 @@ impl Boxes {
     fn give(&self, name: &str, uid: u32, flags: i32) -> Result<()> {
         let name = ffi::c_path(Path::new(name)).context("naming the wire")?;
         // SAFETY: the name lives through the call.
-        ffi::check(unsafe { ffi::fchownat(self.wires.as_raw_fd(), name.as_ptr(), uid, uid, flags) }).context("giving the wire away")?;
+        ffi::check(unsafe { ffi::fchownat(self.wires.as_raw_fd(), name.as_ptr(), uid, uid, flags) })
+            .context("giving the wire away")?;
         Ok(())
     }
 
@@ -469,7 +561,10 @@ impl Boxes {
         // A socket has its name a moment before it listens.
         while !sys::answers_at(self.wires.as_raw_fd(), &name) {
             if Instant::now() > end || sys::start_time(pid).is_none() {
-                return Err(Error::new(code::TIMED_OUT, "the guest did not open its wire: see `delta doctor`"));
+                return Err(Error::new(
+                    code::TIMED_OUT,
+                    "the guest did not open its wire: see `delta doctor`",
+                ));
             }
             sleep(Duration::from_millis(1));
         }
@@ -496,7 +591,13 @@ impl Boxes {
         table.next_token += 1;
         table.tokens.insert(token, slot.record.box_id.clone());
         let fd = handle.as_raw_fd();
-        *lock(&slot.view) = View { state, life: Some(life.clone()), handle: Some(handle), token, ending: false };
+        *lock(&slot.view) = View {
+            state,
+            life: Some(life.clone()),
+            handle: Some(handle),
+            token,
+            ending: false,
+        };
         drop(table);
         self.epoll.add(fd, sys::EPOLLIN, token).context("watching the guest")
     }
@@ -550,7 +651,10 @@ impl Boxes {
             }
             let ended = sys::wait_readable(&[handle.as_raw_fd()], DEATH_WAIT).context("waiting for the guest's end")?;
             if !ended[0] {
-                return Err(Error::new(code::BUSY, format!("the first process of {} does not end: it waits in the kernel", id)));
+                return Err(Error::new(
+                    code::BUSY,
+                    format!("the first process of {} does not end: it waits in the kernel", id),
+                ));
             }
             let _ = self.epoll.remove(handle.as_raw_fd());
         }
@@ -566,14 +670,18 @@ impl Boxes {
         }
         let folder = self.box_folder(id);
         match fs::remove_dir_all(&folder) {
-            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::from_io(format_args!("removing {}", folder.display()), &cause)),
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::from_io(format_args!("removing {}", folder.display()), &cause))
+            }
             _ => Ok(()),
         }
     }
 
     fn remove_wire(&self, box_id: &str) -> Result<()> {
         let gone = |result: std::io::Result<()>| match result {
-            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::from_io("removing the wire", &cause)),
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::from_io("removing the wire", &cause))
+            }
             _ => Ok(()),
         };
         gone(fs::remove_file(self.wires_path.join(box_id)))?;
@@ -601,7 +709,11 @@ impl Boxes {
         let slot = self.slot(box_id).ok_or_else(|| unknown(box_id))?;
         let stats = self.cgroups.stats(box_id)?;
         let (used, limit) = self.pool.upper_usage(&slot.record.upper_id)?;
-        let limit = if limit > 0 { limit } else { u64::from(slot.record.limits.disk_mb) << 20 };
+        let limit = if limit > 0 {
+            limit
+        } else {
+            u64::from(slot.record.limits.disk_mb) << 20
+        };
         Ok((stats, used, limit))
     }
 
@@ -638,7 +750,10 @@ impl Boxes {
         // The table stays locked, so that no create takes the upper between the look and the removal.
         let table = lock(&self.table);
         if let Some(slot) = table.boxes.values().find(|slot| slot.record.upper_id == upper_id) {
-            return Err(Error::new(code::BUSY, format!("the upper {} is used by {}", upper_id, slot.record.box_id)));
+            return Err(Error::new(
+                code::BUSY,
+                format!("the upper {} is used by {}", upper_id, slot.record.box_id),
+            ));
         }
         self.pool.drop_upper(upper_id)
     }
@@ -672,10 +787,14 @@ impl Boxes {
 
     fn adopt_one(&self, id: &str) -> Result<bool> {
         let folder = self.box_folder(id);
-        let record = fs::read_to_string(folder.join("spec")).ok().and_then(|text| Record::decode(id, &text));
-        let life = Life::read(&folder.join("ready"), &self.boot_id).filter(|life| Life::of(life.pid).as_ref() == Some(life));
+        let record = fs::read_to_string(folder.join("spec"))
+            .ok()
+            .and_then(|text| Record::decode(id, &text));
+        let life =
+            Life::read(&folder.join("ready"), &self.boot_id).filter(|life| Life::of(life.pid).as_ref() == Some(life));
         if let (Some(record), Some(life)) = (&record, &life) {
-            if self.cgroups.processes(id).contains(&life.pid) && record.range > 0 && record.range < self.options.ranges {
+            if self.cgroups.processes(id).contains(&life.pid) && record.range > 0 && record.range < self.options.ranges
+            {
                 return self.adopt_living(record, life).map(|()| true);
             }
         }
@@ -686,7 +805,12 @@ impl Boxes {
             template: String::new(),
             kind: self.options.default_kind,
             range: 0,
-            limits: super::record::BoxLimits { cpu_milli: 0, memory_mb: 0, disk_mb: 0, processes: 0 },
+            limits: super::record::BoxLimits {
+                cpu_milli: 0,
+                memory_mb: 0,
+                disk_mb: 0,
+                processes: 0,
+            },
             guest: String::new(),
         };
         self.dismantle(&record.unwrap_or(blank), None, false)?;
@@ -694,11 +818,21 @@ impl Boxes {
     }
 
     fn adopt_living(&self, record: &Record, life: &Life) -> Result<()> {
-        let state = if self.cgroups.is_frozen(&record.box_id) { State::Frozen } else { State::Running };
+        let state = if self.cgroups.is_frozen(&record.box_id) {
+            State::Frozen
+        } else {
+            State::Running
+        };
         let slot = Arc::new(Slot {
             record: record.clone(),
             busy: Mutex::new(()),
-            view: Mutex::new(View { state: State::Making, life: None, handle: None, token: 0, ending: false }),
+            view: Mutex::new(View {
+                state: State::Making,
+                life: None,
+                handle: None,
+                token: 0,
+                ending: false,
+            }),
         });
         {
             let mut table = lock(&self.table);
@@ -726,7 +860,13 @@ impl Boxes {
                 return Ok(());
             }
             if Instant::now() > end {
-                return Err(Error::new(code::BUSY, format!("a runtime still works in {}: find it with `fuser` and kill it", folder.display())));
+                return Err(Error::new(
+                    code::BUSY,
+                    format!(
+                        "a runtime still works in {}: find it with `fuser` and kill it",
+                        folder.display()
+                    ),
+                ));
             }
             sleep(Duration::from_millis(2));
         }
@@ -742,7 +882,12 @@ impl Boxes {
             }
         }
         let names = |path: &Path| -> Vec<String> {
-            fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+            fs::read_dir(path)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect()
         };
         for name in names(&self.wires_path) {
             let id = name.trim_end_matches(".d");
@@ -753,7 +898,10 @@ impl Boxes {
         let table = lock(&self.table);
         let running: HashSet<&str> = table.boxes.values().map(|slot| slot.record.guest.as_str()).collect();
         let guests = self.options.data.join("guest");
-        for name in names(&guests).iter().filter(|name| *name != &self.guest && !running.contains(name.as_str())) {
+        for name in names(&guests)
+            .iter()
+            .filter(|name| *name != &self.guest && !running.contains(name.as_str()))
+        {
             let _ = fs::remove_dir_all(guests.join(name));
         }
     }
@@ -771,7 +919,14 @@ fn wire_folder_name(box_id: &str) -> String {
 
 /// The guest cannot see its limit, which is set after it has started.
 fn guest_arguments(runtime: &Runtime, memory_mb: u32) -> Vec<String> {
-    let wire = if runtime.passes_descriptors() { ["--fd", "3"] } else { ["--unix", "/.delta/wire/wire"] };
+    let wire = if runtime.passes_descriptors() {
+        ["--fd", "3"]
+    } else {
+        ["--unix", "/.delta/wire/wire"]
+    };
     let memory = memory_mb.to_string();
-    [GUEST_PATH, "serve", wire[0], wire[1], "--memory-mb", &memory].iter().map(|word| word.to_string()).collect()
+    [GUEST_PATH, "serve", wire[0], wire[1], "--memory-mb", &memory]
+        .iter()
+        .map(|word| word.to_string())
+        .collect()
 }

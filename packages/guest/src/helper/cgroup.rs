@@ -20,7 +20,8 @@ const NEEDED: [&str; 4] = ["memory", "cpu", "pids", "freezer"];
 const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 const CPU_PERIOD_MICROS: u64 = 100_000;
 const REMOVE_WAIT: Duration = Duration::from_secs(10);
-const FREEZE_WAIT: Duration = Duration::from_secs(10);
+/// A freeze waits on a thread that others' quick requests need too.
+const FREEZE_WAIT: Duration = Duration::from_secs(5);
 /// How often all processes of a group are killed before it is called unkillable.
 const KILL_ROUNDS: usize = 2_000;
 
@@ -112,11 +113,15 @@ fn read_number(path: &Path) -> Option<u64> {
 /// The number after `key ` in a file of such lines.
 fn read_field(path: &Path, key: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 fn put(path: &Path, value: &str) -> Result<()> {
-    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes()));
+    let written = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(value.as_bytes()));
     written.context(format_args!("writing {} to {}", value, path.display()))
 }
 
@@ -135,19 +140,37 @@ impl Cgroups {
         let parent = format!("delta-{}", folder_digest(data));
         if first.is_empty() {
             let point = second.ok_or_else(|| {
-                Error::new(code::NOT_SUPPORTED, "no cgroup hierarchy is mounted: mount cgroup2 on /sys/fs/cgroup, limits cannot be kept without it")
+                Error::new(
+                    code::NOT_SUPPORTED,
+                    "no cgroup hierarchy is mounted: mount cgroup2 on /sys/fs/cgroup, limits cannot be kept without it",
+                )
             })?;
-            return Ok(Cgroups { version: Version::V2, hierarchies: vec![(String::new(), point)], parent });
+            return Ok(Cgroups {
+                version: Version::V2,
+                hierarchies: vec![(String::new(), point)],
+                parent,
+            });
         }
-        let missing: Vec<&str> = NEEDED.iter().filter(|name| !first.iter().any(|(known, _)| known == *name)).copied().collect();
+        let missing: Vec<&str> = NEEDED
+            .iter()
+            .filter(|name| !first.iter().any(|(known, _)| known == *name))
+            .copied()
+            .collect();
         if !missing.is_empty() {
             return Err(Error::new(
                 code::NOT_SUPPORTED,
-                format!("the cgroup controllers {} are not mounted: limits cannot be kept without them", missing.join(", ")),
+                format!(
+                    "the cgroup controllers {} are not mounted: limits cannot be kept without them",
+                    missing.join(", ")
+                ),
             ));
         }
         let version = if second.is_some() { Version::Hybrid } else { Version::V1 };
-        Ok(Cgroups { version, hierarchies: first, parent })
+        Ok(Cgroups {
+            version,
+            hierarchies: first,
+            parent,
+        })
     }
 
     /// What the runtimes may see of v1; empty on v2.
@@ -164,18 +187,29 @@ impl Cgroups {
     }
 
     fn parents(&self) -> Vec<PathBuf> {
-        let mut points: Vec<PathBuf> = self.hierarchies.iter().map(|(_, point)| point.join(&self.parent)).collect();
+        let mut points: Vec<PathBuf> = self
+            .hierarchies
+            .iter()
+            .map(|(_, point)| point.join(&self.parent))
+            .collect();
         points.dedup();
         points
     }
 
     fn folder(&self, controller: &str, box_id: &str) -> Option<PathBuf> {
-        let found = self.hierarchies.iter().find(|(name, _)| name.is_empty() || name == controller)?;
+        let found = self
+            .hierarchies
+            .iter()
+            .find(|(name, _)| name.is_empty() || name == controller)?;
         Some(found.1.join(&self.parent).join(box_id))
     }
 
     fn folders(&self, box_id: &str) -> Vec<PathBuf> {
-        let mut folders: Vec<PathBuf> = self.hierarchies.iter().map(|(_, point)| point.join(&self.parent).join(box_id)).collect();
+        let mut folders: Vec<PathBuf> = self
+            .hierarchies
+            .iter()
+            .map(|(_, point)| point.join(&self.parent).join(box_id))
+            .collect();
         folders.sort();
         folders.dedup();
         folders
@@ -186,7 +220,10 @@ impl Cgroups {
         for folder in self.parents() {
             match fs::create_dir(&folder) {
                 Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(Error::from_io(format_args!("making the cgroup {}", folder.display()), &cause));
+                    return Err(Error::from_io(
+                        format_args!("making the cgroup {}", folder.display()),
+                        &cause,
+                    ));
                 }
                 _ => {}
             }
@@ -214,7 +251,10 @@ impl Cgroups {
         for folder in self.folders(box_id) {
             match fs::create_dir(&folder) {
                 Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(Error::from_io(format_args!("making the cgroup {}", folder.display()), &cause));
+                    return Err(Error::from_io(
+                        format_args!("making the cgroup {}", folder.display()),
+                        &cause,
+                    ));
                 }
                 _ => {}
             }
@@ -227,14 +267,20 @@ impl Cgroups {
         let open = |folder: PathBuf| {
             let path = folder.join("cgroup.procs");
             let file = OpenOptions::new().write(true).open(&path);
-            file.map(OwnedFd::from).context(format_args!("opening {}", path.display()))
+            file.map(OwnedFd::from)
+                .context(format_args!("opening {}", path.display()))
         };
         self.folders(box_id).into_iter().map(open).collect()
     }
 
     pub fn limit(&self, box_id: &str, limits: &Limits) -> Result<()> {
         let folder = |controller: &str| {
-            self.folder(controller, box_id).ok_or_else(|| Error::new(code::NOT_SUPPORTED, format!("there is no cgroup controller {}", controller)))
+            self.folder(controller, box_id).ok_or_else(|| {
+                Error::new(
+                    code::NOT_SUPPORTED,
+                    format!("there is no cgroup controller {}", controller),
+                )
+            })
         };
         let memory = (u64::from(limits.memory_mb) << 20).to_string();
         let quota = u64::from(limits.cpu_milli) * CPU_PERIOD_MICROS / 1000;
@@ -293,7 +339,11 @@ impl Cgroups {
 
     pub fn oom_kills(&self, box_id: &str) -> u64 {
         let folder = self.folder("memory", box_id).unwrap_or_default();
-        let file = if self.version == Version::V2 { "memory.events" } else { "memory.oom_control" };
+        let file = if self.version == Version::V2 {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
         read_field(&folder.join(file), "oom_kill").unwrap_or(0)
     }
 
@@ -314,7 +364,14 @@ impl Cgroups {
                 return Ok(());
             }
             if Instant::now() > end {
-                return Err(Error::new(code::TIMED_OUT, format!("the processes of {} did not stop within {} s", box_id, FREEZE_WAIT.as_secs())));
+                return Err(Error::new(
+                    code::TIMED_OUT,
+                    format!(
+                        "the processes of {} did not stop within {} s",
+                        box_id,
+                        FREEZE_WAIT.as_secs()
+                    ),
+                ));
             }
             sleep(Duration::from_millis(2));
         }
@@ -359,7 +416,13 @@ impl Cgroups {
             }
             sleep(Duration::from_micros(if round < 20 { 200 } else { 5_000 }));
         }
-        Err(Error::new(code::BUSY, format!("processes of {} do not end: they wait in the kernel, see `ps -o stat,wchan`", box_id)))
+        Err(Error::new(
+            code::BUSY,
+            format!(
+                "processes of {} do not end: they wait in the kernel, see `ps -o stat,wchan`",
+                box_id
+            ),
+        ))
     }
 
     fn kill(&self, box_id: &str, pid: i32) {
@@ -418,7 +481,10 @@ fn remove_folder(folder: &Path) -> Result<()> {
             Err(cause) => cause,
         };
         if cause.raw_os_error() != Some(16) || Instant::now() > end {
-            return Err(Error::from_io(format_args!("removing the cgroup {}", folder.display()), &cause));
+            return Err(Error::from_io(
+                format_args!("removing the cgroup {}", folder.display()),
+                &cause,
+            ));
         }
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry.file_type().map_or(false, |kind| kind.is_dir()) {
@@ -428,8 +494,6 @@ fn remove_folder(folder: &Path) -> Result<()> {
         sleep(Duration::from_micros(500));
     }
 }
-
-
 
 #[cfg(test)]
 mod tests {

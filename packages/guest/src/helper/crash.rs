@@ -16,7 +16,11 @@ fn count_down(_name: &str) {
 
 /// With DELTA_TEST_CRASH_AT=n this process kills itself at the n-th step of making and ending boxes; without, nothing happens.
 pub fn step() -> fn(&str) {
-    match std::env::var("DELTA_TEST_CRASH_AT").ok().and_then(|text| text.parse::<u64>().ok()).filter(|count| *count > 0) {
+    match std::env::var("DELTA_TEST_CRASH_AT")
+        .ok()
+        .and_then(|text| text.parse::<u64>().ok())
+        .filter(|count| *count > 0)
+    {
         None => |_| {},
         Some(count) => {
             LEFT.store(count, Ordering::SeqCst);

@@ -19,7 +19,9 @@ use super::sys::{self, FileIdentity};
 /// Folders every Linux has and no runtime needs; the first that does not hold the data folder is covered by the stage.
 const STAGE_FOLDERS: [&str; 4] = ["/mnt", "/media", "/srv", "/run"];
 /// The system's own trees, where they are mounts of their own.
-const NEEDED_MOUNTS: [&str; 10] = ["/proc", "/sys", "/dev", "/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/nix"];
+const NEEDED_MOUNTS: [&str; 10] = [
+    "/proc", "/sys", "/dev", "/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/nix",
+];
 const MS_SLAVE: u64 = 1 << 19;
 /// Lower layers of one root: the guest's and the template's.
 const LOWERS_MAX: usize = 4;
@@ -33,9 +35,16 @@ fn idmapped(folder: &Path, user_namespace: &OwnedFd, at: &Path) -> Result<()> {
     let path = ffi::c_path(folder).context(folder.display())?;
     let flags = (ffi::OPEN_TREE_CLONE | ffi::OPEN_TREE_CLOEXEC | ffi::AT_SYMLINK_NOFOLLOW) as c_long;
     // SAFETY: the path lives through the call.
-    let tree = ffi::check_long(unsafe { ffi::syscall(ffi::SYS_OPEN_TREE, ffi::AT_FDCWD as c_long, path.as_ptr(), flags) });
-    let tree = tree.and_then(|fd| ffi::own(fd as i32)).context(format_args!("taking the folder {} as a layer", folder.display()))?;
-    let mut attributes = ffi::mount_attr { set: ffi::MOUNT_ATTR_IDMAP, userns_fd: user_namespace.as_raw_fd() as u64, ..Default::default() };
+    let tree =
+        ffi::check_long(unsafe { ffi::syscall(ffi::SYS_OPEN_TREE, ffi::AT_FDCWD as c_long, path.as_ptr(), flags) });
+    let tree = tree
+        .and_then(|fd| ffi::own(fd as i32))
+        .context(format_args!("taking the folder {} as a layer", folder.display()))?;
+    let mut attributes = ffi::mount_attr {
+        set: ffi::MOUNT_ATTR_IDMAP,
+        userns_fd: user_namespace.as_raw_fd() as u64,
+        ..Default::default()
+    };
     let empty = b"\0";
     // SAFETY: every pointer lives through the call and the size is the struct's.
     ffi::check_long(unsafe {
@@ -48,7 +57,10 @@ fn idmapped(folder: &Path, user_namespace: &OwnedFd, at: &Path) -> Result<()> {
             std::mem::size_of::<ffi::mount_attr>() as c_long,
         )
     })
-    .context(format_args!("mapping the owners of {} (the kernel's file system must support idmapped mounts)", folder.display()))?;
+    .context(format_args!(
+        "mapping the owners of {} (the kernel's file system must support idmapped mounts)",
+        folder.display()
+    ))?;
     let to = ffi::c_path(at).context(at.display())?;
     // SAFETY: as above.
     ffi::check_long(unsafe {
@@ -84,18 +96,31 @@ impl Stage {
     /// Gives the calling thread its own mount namespace. `cgroup_view` are the cgroup v1 mounts the runtimes may see.
     pub fn enter(data: &Path, cgroup_view: &[(String, PathBuf)]) -> Result<Stage> {
         // SAFETY: no pointers. It takes the working directory and root of this thread apart from the process's.
-        ffi::check(unsafe { sys::unshare(sys::CLONE_NEWNS) }).context("making a mount namespace (is the helper root?)")?;
+        ffi::check(unsafe { sys::unshare(sys::CLONE_NEWNS) })
+            .context("making a mount namespace (is the helper root?)")?;
         // Slave, not private: when the pool is unmounted on the host, it must not live on here.
-        ffi::mount_at("none", Path::new("/"), "", ffi::MS_REC | MS_SLAVE, "").context("separating the mount namespace")?;
+        ffi::mount_at("none", Path::new("/"), "", ffi::MS_REC | MS_SLAVE, "")
+            .context("separating the mount namespace")?;
         forget_mounts(data)?;
-        let folder = STAGE_FOLDERS.iter().map(Path::new).find(|path| path.is_dir() && !data.starts_with(path));
+        let folder = STAGE_FOLDERS
+            .iter()
+            .map(Path::new)
+            .find(|path| path.is_dir() && !data.starts_with(path));
         let folder = folder.ok_or_else(|| {
-            Error::new(code::NOT_SUPPORTED, "none of /mnt, /media, /srv and /run is a folder outside the data folder: make /mnt")
+            Error::new(
+                code::NOT_SUPPORTED,
+                "none of /mnt, /media, /srv and /run is a folder outside the data folder: make /mnt",
+            )
         })?;
         let limits = "mode=755,size=4m,nr_inodes=1024";
-        ffi::mount_at("delta", folder, "tmpfs", ffi::MS_NOSUID | ffi::MS_NODEV, limits).context(format_args!("covering {}", folder.display()))?;
-        let stage = Stage { folder: folder.to_path_buf() };
-        for name in ["root", "upper", "lower0", "lower1", "lower2", "lower3", "bundle", "state"] {
+        ffi::mount_at("delta", folder, "tmpfs", ffi::MS_NOSUID | ffi::MS_NODEV, limits)
+            .context(format_args!("covering {}", folder.display()))?;
+        let stage = Stage {
+            folder: folder.to_path_buf(),
+        };
+        for name in [
+            "root", "upper", "lower0", "lower1", "lower2", "lower3", "bundle", "state",
+        ] {
             fs::create_dir(stage.folder.join(name)).context("making the stage")?;
         }
         show_cgroups(cgroup_view)?;
@@ -121,7 +146,11 @@ impl Stage {
         for folder in [self.bundle(), self.state()] {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let path = entry.path();
-                let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+                let _ = if path.is_dir() {
+                    fs::remove_dir_all(path)
+                } else {
+                    fs::remove_file(path)
+                };
             }
         }
     }
@@ -136,13 +165,18 @@ impl Stage {
             return Err(Error::new(code::LIMIT, "too many lower layers"));
         }
         let upper = self.folder.join("upper");
-        let places: Vec<PathBuf> = (0..layers.lowers.len()).map(|at| self.folder.join(format!("lower{}", at))).collect();
+        let places: Vec<PathBuf> = (0..layers.lowers.len())
+            .map(|at| self.folder.join(format!("lower{}", at)))
+            .collect();
         let mounted = (|| {
             for (folder, place) in layers.lowers.iter().zip(&places) {
                 idmapped(folder, user_namespace, place)?;
             }
             idmapped(layers.upper, user_namespace, &upper)?;
-            let lowers: Vec<String> = places.iter().map(|place| place.to_string_lossy().into_owned()).collect();
+            let lowers: Vec<String> = places
+                .iter()
+                .map(|place| place.to_string_lossy().into_owned())
+                .collect();
             let options = format!(
                 "lowerdir={},upperdir={}/{},workdir={}/{}",
                 lowers.join(":"),
@@ -154,7 +188,8 @@ impl Stage {
             // The overlay works with the credentials of who mounts it. Root does not exist in the mapped upper, so as root
             // it would come up read-only; the first uid of the range does exist.
             let identity = FileIdentity::assume(first).context("taking the sandbox's file identity")?;
-            let done = ffi::mount_at("overlay", target, "overlay", ffi::MS_NODEV, &options).context("mounting the overlay");
+            let done =
+                ffi::mount_at("overlay", target, "overlay", ffi::MS_NODEV, &options).context("mounting the overlay");
             drop(identity);
             done
         })();
@@ -166,9 +201,18 @@ impl Stage {
     }
 
     /// Puts a sandbox's root together: an overlay for `/` and, where the template has one, a second for `/usr`.
-    pub fn mount_root<'a>(&'a self, root: &Layers<'_>, usr: Option<&Layers<'_>>, user_namespace: &OwnedFd, first: u32) -> Result<Root<'a>> {
+    pub fn mount_root<'a>(
+        &'a self,
+        root: &Layers<'_>,
+        usr: Option<&Layers<'_>>,
+        user_namespace: &OwnedFd,
+        first: u32,
+    ) -> Result<Root<'a>> {
         let target = self.root();
-        let mut mounted = Root { stage: self, mounted: false };
+        let mut mounted = Root {
+            stage: self,
+            mounted: false,
+        };
         self.overlay(root, user_namespace, first, &target)?;
         mounted.mounted = true;
         if let Some(usr) = usr {
@@ -190,7 +234,10 @@ impl Drop for Root<'_> {
 /// unmounts, in use for as long as this thread lives, and every sandbox's namespace starts as a copy of them all.
 fn forget_mounts(data: &Path) -> Result<()> {
     let needed = |point: &Path| {
-        point == Path::new("/") || NEEDED_MOUNTS.iter().any(|path| point.starts_with(path)) || data.starts_with(point) || point.starts_with(data)
+        point == Path::new("/")
+            || NEEDED_MOUNTS.iter().any(|path| point.starts_with(path))
+            || data.starts_with(point)
+            || point.starts_with(data)
     };
     for line in ffi::mounts().context("reading the mount table")?.iter().rev() {
         let point = Path::new(std::ffi::OsStr::from_bytes(&line.point));
@@ -215,17 +262,29 @@ fn show_cgroups(view: &[(String, PathBuf)]) -> Result<()> {
             let path = ffi::c_path(from)?;
             let flags = (ffi::OPEN_TREE_CLONE | ffi::OPEN_TREE_CLOEXEC) as c_long;
             // SAFETY: the path lives through the call.
-            let fd = ffi::check_long(unsafe { ffi::syscall(ffi::SYS_OPEN_TREE, ffi::AT_FDCWD as c_long, path.as_ptr(), flags) })?;
+            let fd = ffi::check_long(unsafe {
+                ffi::syscall(ffi::SYS_OPEN_TREE, ffi::AT_FDCWD as c_long, path.as_ptr(), flags)
+            })?;
             ffi::own(fd as i32)
         })
         .collect();
     let handles = handles.context("taking the cgroup hierarchies")?;
     // Covered mounts would still be listed, and runc would look for its groups in them.
     while ffi::unmount(base, ffi::MNT_DETACH).is_ok() {}
-    ffi::mount_at("delta", base, "tmpfs", ffi::MS_NOSUID | ffi::MS_NODEV, "mode=755,size=64k,nr_inodes=64").context("covering /sys/fs/cgroup")?;
+    ffi::mount_at(
+        "delta",
+        base,
+        "tmpfs",
+        ffi::MS_NOSUID | ffi::MS_NODEV,
+        "mode=755,size=64k,nr_inodes=64",
+    )
+    .context("covering /sys/fs/cgroup")?;
     let mut shown: Vec<&PathBuf> = Vec::new();
     for ((controller, from), handle) in view.iter().zip(handles) {
-        let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = from
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         if !shown.contains(&from) {
             let place = base.join(&name);
             fs::create_dir(&place).context("making the cgroup view")?;

@@ -45,7 +45,7 @@ pub fn lane(kind: u8) -> Lane {
 
 /// Every request type is let through the frame decoder, so that an unknown one gets an answer.
 pub fn rules(kind: u8) -> Option<usize> {
-    (kind < BOX_DIED).then(|| MAX_REQUEST_BYTES)
+    (kind < BOX_DIED).then_some(MAX_REQUEST_BYTES)
 }
 
 fn malformed(_: WireError) -> Error {
@@ -85,7 +85,13 @@ pub fn answer(boxes: &Boxes, settings: &Settings, stage: Option<&Stage>, kind: u
         THAW => boxes.freeze(id(&mut reader)?, false)?,
         STATS => {
             let (stats, used, limit) = boxes.stats(id(&mut reader)?)?;
-            for value in [stats.cpu_micros, stats.memory_bytes, stats.memory_peak_bytes, stats.memory_limit_bytes, stats.oom_kills] {
+            for value in [
+                stats.cpu_micros,
+                stats.memory_bytes,
+                stats.memory_peak_bytes,
+                stats.memory_limit_bytes,
+                stats.oom_kills,
+            ] {
                 writer.u64(value);
             }
             writer.u32(stats.processes);
@@ -116,7 +122,14 @@ pub fn answer(boxes: &Boxes, settings: &Settings, stage: Option<&Stage>, kind: u
         BUILD_TEMPLATE => {
             let name = reader.str().map_err(malformed)?;
             if !templates::NAMES.contains(&name) {
-                return Err(Error::new(code::NOT_FOUND, format!("there is no template {:?}: {} can be built", name, templates::NAMES.join(" and "))));
+                return Err(Error::new(
+                    code::NOT_FOUND,
+                    format!(
+                        "there is no template {:?}: {} can be built",
+                        name,
+                        templates::NAMES.join(" and ")
+                    ),
+                ));
             }
             templates::build(&settings.data, name, &mut |_| {})?;
         }
@@ -136,18 +149,29 @@ pub fn answer(boxes: &Boxes, settings: &Settings, stage: Option<&Stage>, kind: u
             }
             writer.u8(u8::from(usage.read_only));
         }
-        other => return Err(Error::new(code::NOT_SUPPORTED, format!("there is no request {}", other))),
+        other => {
+            return Err(Error::new(
+                code::NOT_SUPPORTED,
+                format!("there is no request {}", other),
+            ))
+        }
     }
     if out.len() > MAX_ANSWER_BYTES - 1024 {
-        return Err(Error::new(crate::wire::code::TOO_LARGE, "the answer is larger than an answer may be"));
+        return Err(Error::new(
+            crate::wire::code::TOO_LARGE,
+            "the answer is larger than an answer may be",
+        ));
     }
     Ok(out)
 }
 
 fn info(boxes: &Boxes, settings: &Settings, writer: &mut Writer<'_>) -> Result<()> {
     let runtime = boxes.runtime(settings.kind)?;
-    let ready: Vec<String> =
-        templates::list(&settings.data).into_iter().filter(|item| item.state == templates::State::Ready).map(|item| item.name).collect();
+    let ready: Vec<String> = templates::list(&settings.data)
+        .into_iter()
+        .filter(|item| item.state == templates::State::Ready)
+        .map(|item| item.name)
+        .collect();
     writer.str(env!("CARGO_PKG_VERSION"));
     writer.str(settings.kind.name());
     writer.str(&runtime.version);
@@ -157,7 +181,11 @@ fn info(boxes: &Boxes, settings: &Settings, writer: &mut Writer<'_>) -> Result<(
     writer.u32(settings.uid_count);
     writer.list(&ready, |writer, name| writer.str(name));
     writer.list(&boxes.warnings(), |writer, warning| writer.str(warning));
-    writer.str(std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim());
+    writer.str(
+        std::fs::read_to_string("/proc/sys/kernel/osrelease")
+            .unwrap_or_default()
+            .trim(),
+    );
     writer.str(&boxes.wires_path().to_string_lossy());
     Ok(())
 }

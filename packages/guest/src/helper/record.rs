@@ -39,7 +39,11 @@ pub struct BoxLimits {
 
 impl BoxLimits {
     pub fn cgroup(&self) -> Limits {
-        Limits { cpu_milli: self.cpu_milli, memory_mb: self.memory_mb, processes: self.processes }
+        Limits {
+            cpu_milli: self.cpu_milli,
+            memory_mb: self.memory_mb,
+            processes: self.processes,
+        }
     }
 }
 
@@ -50,28 +54,47 @@ pub fn check_id(id: &str) -> Result<()> {
     let fits = (1..=40).contains(&rest.len())
         && bytes[..3].iter().all(u8::is_ascii_lowercase)
         && bytes[3] == b'_'
-        && rest.iter().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        && rest
+            .iter()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     if fits {
         return Ok(());
     }
-    Err(Error::new(code::INVALID, "an id must be three letters, an underscore and 1 to 40 of a-z0-9"))
+    Err(Error::new(
+        code::INVALID,
+        "an id must be three letters, an underscore and 1 to 40 of a-z0-9",
+    ))
 }
 
 fn check_range(name: &str, value: u32, range: (u32, u32)) -> Result<()> {
     if (range.0..=range.1).contains(&value) {
         return Ok(());
     }
-    Err(Error::new(code::INVALID, format!("{} is {}: it must be from {} to {}", name, value, range.0, range.1)))
+    Err(Error::new(
+        code::INVALID,
+        format!("{} is {}: it must be from {} to {}", name, value, range.0, range.1),
+    ))
 }
 
 fn check_name(what: &str, name: &str, most: usize, extra: &[u8]) -> Result<()> {
     let bytes = name.as_bytes();
-    let known = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_uppercase() || byte.is_ascii_digit() || extra.contains(byte);
-    let fits = !bytes.is_empty() && bytes.len() <= most && bytes.iter().all(known) && bytes[0] != b'-' && bytes[0] != b'.';
+    let known = |byte: &u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_uppercase() || byte.is_ascii_digit() || extra.contains(byte)
+    };
+    let fits =
+        !bytes.is_empty() && bytes.len() <= most && bytes.iter().all(known) && bytes[0] != b'-' && bytes[0] != b'.';
     if fits {
         return Ok(());
     }
-    Err(Error::new(code::INVALID, format!("the {} must be 1 to {} letters, digits or one of {:?}", what, most, String::from_utf8_lossy(extra))))
+    Err(Error::new(
+        code::INVALID,
+        format!(
+            "the {} must be 1 to {} letters, digits or one of {:?}",
+            what,
+            most,
+            String::from_utf8_lossy(extra)
+        ),
+    ))
 }
 
 impl Request {
@@ -95,13 +118,25 @@ impl Request {
             return Err(Error::new(code::INVALID, "fresh must be 0 or 1"));
         }
         check_name("template", &template, TEMPLATE_BYTES, b"-_.")?;
-        let runtime = if runtime.is_empty() { None } else { Some(Kind::parse(runtime)?) };
+        let runtime = if runtime.is_empty() {
+            None
+        } else {
+            Some(Kind::parse(runtime)?)
+        };
         check_range("cpuMilli", limits.cpu_milli, CPU_MILLI)?;
         check_range("memoryMb", limits.memory_mb, MEMORY_MB)?;
         check_range("diskMb", limits.disk_mb, DISK_MB)?;
         check_range("processes", limits.processes, PROCESSES)?;
         check_name("hostname", &hostname, HOSTNAME_BYTES, b"-.")?;
-        Ok(Request { box_id, upper_id, fresh: fresh == 1, template, runtime, limits, hostname })
+        Ok(Request {
+            box_id,
+            upper_id,
+            fresh: fresh == 1,
+            template,
+            runtime,
+            limits,
+            hostname,
+        })
     }
 }
 
@@ -136,7 +171,10 @@ impl Record {
     }
 
     pub fn decode(box_id: &str, text: &str) -> Option<Record> {
-        let field = |key: &str| text.lines().find_map(|line| line.split_once('=').filter(|pair| pair.0 == key).map(|pair| pair.1));
+        let field = |key: &str| {
+            text.lines()
+                .find_map(|line| line.split_once('=').filter(|pair| pair.0 == key).map(|pair| pair.1))
+        };
         let number = |key: &str| field(key)?.parse().ok();
         check_id(box_id).ok()?;
         check_id(field("upperId")?).ok()?;
@@ -175,8 +213,11 @@ impl Life {
 
     pub fn decode(text: &str, boot_id: &str) -> Option<Life> {
         let mut fields = text.trim_end().split(' ');
-        let life = Life { pid: fields.next()?.parse().ok()?, start: fields.next()?.parse().ok()? };
-        (fields.next()? == boot_id && !boot_id.is_empty()).then(|| life)
+        let life = Life {
+            pid: fields.next()?.parse().ok()?,
+            start: fields.next()?.parse().ok()?,
+        };
+        (fields.next()? == boot_id && !boot_id.is_empty()).then_some(life)
     }
 
     pub fn read(path: &Path, boot_id: &str) -> Option<Life> {
@@ -196,7 +237,12 @@ mod tests {
             fresh: true,
             template: "host".into(),
             runtime: Some(Kind::Crun),
-            limits: BoxLimits { cpu_milli: 1000, memory_mb: 512, disk_mb: 4096, processes: 512 },
+            limits: BoxLimits {
+                cpu_milli: 1000,
+                memory_mb: 512,
+                disk_mb: 4096,
+                processes: 512,
+            },
             hostname: "box".into(),
         };
         change(&mut wanted);
@@ -207,7 +253,12 @@ mod tests {
         writer.u8(1);
         writer.str(&wanted.template);
         writer.str("crun");
-        for value in [wanted.limits.cpu_milli, wanted.limits.memory_mb, wanted.limits.disk_mb, wanted.limits.processes] {
+        for value in [
+            wanted.limits.cpu_milli,
+            wanted.limits.memory_mb,
+            wanted.limits.disk_mb,
+            wanted.limits.processes,
+        ] {
             writer.u32(value);
         }
         writer.str(&wanted.hostname);
@@ -221,13 +272,35 @@ mod tests {
 
     #[test]
     fn ids_names_and_limits_outside_their_form_are_refused() {
-        for id in ["", "sbx", "sbx_", "sbx_A", "sbx_a/b", "sbx_..", "../x_a", "sbx_a\0", "sbx_é", "abcd_a"] {
-            assert_eq!(request(|wanted| wanted.box_id = id.into()).unwrap_err().code, code::INVALID, "{:?}", id);
-            assert_eq!(request(|wanted| wanted.upper_id = id.into()).unwrap_err().code, code::INVALID, "{:?}", id);
+        for id in [
+            "", "sbx", "sbx_", "sbx_A", "sbx_a/b", "sbx_..", "../x_a", "sbx_a\0", "sbx_é", "abcd_a",
+        ] {
+            assert_eq!(
+                request(|wanted| wanted.box_id = id.into()).unwrap_err().code,
+                code::INVALID,
+                "{:?}",
+                id
+            );
+            assert_eq!(
+                request(|wanted| wanted.upper_id = id.into()).unwrap_err().code,
+                code::INVALID,
+                "{:?}",
+                id
+            );
         }
         for name in ["", "-a", ".", "../host", "a/b", "a b", "a\n"] {
-            assert_eq!(request(|wanted| wanted.template = name.into()).unwrap_err().code, code::INVALID, "{:?}", name);
-            assert_eq!(request(|wanted| wanted.hostname = name.into()).unwrap_err().code, code::INVALID, "{:?}", name);
+            assert_eq!(
+                request(|wanted| wanted.template = name.into()).unwrap_err().code,
+                code::INVALID,
+                "{:?}",
+                name
+            );
+            assert_eq!(
+                request(|wanted| wanted.hostname = name.into()).unwrap_err().code,
+                code::INVALID,
+                "{:?}",
+                name
+            );
         }
         for value in [0, u32::MAX] {
             assert!(request(|wanted| wanted.limits.memory_mb = value).is_err());
@@ -245,7 +318,12 @@ mod tests {
             template: "host".into(),
             kind: Kind::Runc,
             range: 7,
-            limits: BoxLimits { cpu_milli: 1, memory_mb: 2, disk_mb: 3, processes: 4 },
+            limits: BoxLimits {
+                cpu_milli: 1,
+                memory_mb: 2,
+                disk_mb: 3,
+                processes: 4,
+            },
             guest: "abc".into(),
         };
         let text = record.encode();

@@ -35,7 +35,10 @@ impl Kind {
 
     pub fn parse(name: &str) -> Result<Kind> {
         KINDS.iter().copied().find(|kind| kind.name() == name).ok_or_else(|| {
-            Error::new(code::INVALID, format!("there is no runtime {:?}: use crun, runc or runsc", name))
+            Error::new(
+                code::INVALID,
+                format!("there is no runtime {:?}: use crun, runc or runsc", name),
+            )
         })
     }
 }
@@ -67,7 +70,9 @@ fn text(value: impl Into<Vec<u8>>) -> CString {
 
 fn version_of(program: &Path) -> String {
     let output = std::process::Command::new(program).arg("--version").output();
-    let words = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let words = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
     let first = words.lines().next().unwrap_or("").trim();
     first.rsplit(' ').next().unwrap_or("").to_string()
 }
@@ -75,7 +80,10 @@ fn version_of(program: &Path) -> String {
 impl Runtime {
     pub fn find(kind: Kind) -> Result<Runtime> {
         let path = system_program(kind.name()).ok_or_else(|| {
-            Error::new(code::NOT_SUPPORTED, format!("{} is not installed: `apt-get install {}`", kind.name(), kind.name()))
+            Error::new(
+                code::NOT_SUPPORTED,
+                format!("{} is not installed: `apt-get install {}`", kind.name(), kind.name()),
+            )
         })?;
         // crun and runc copy themselves at every start, so that a sandbox can never write to the program on the host; they skip
         // that when they already run from sealed memory. gVisor does not, and is large.
@@ -87,7 +95,12 @@ impl Runtime {
             Some(fd) => text(format!("/proc/self/fd/{}", fd.as_raw_fd())),
             None => text(path.to_string_lossy().into_owned()),
         };
-        Ok(Runtime { kind, version: version_of(&path), program, _sealed: sealed })
+        Ok(Runtime {
+            kind,
+            version: version_of(&path),
+            program,
+            _sealed: sealed,
+        })
     }
 
     /// True where the runtime passes the listening wire into the sandbox.
@@ -108,18 +121,36 @@ impl Runtime {
     }
 
     fn arguments(&self, run: &Run<'_>) -> Vec<CString> {
-        let mut words = vec![text(self.kind.name()), text("--root"), text(run.state.to_string_lossy().into_owned())];
+        let mut words = vec![
+            text(self.kind.name()),
+            text("--root"),
+            text(run.state.to_string_lossy().into_owned()),
+        ];
         match self.kind {
             Kind::Crun => words.push(text("--cgroup-manager=disabled")),
             Kind::Runc => {}
             Kind::Runsc => {
-                for flag in ["--platform=ptrace", "--network=none", "--host-uds=all", "--ignore-cgroups", "--overlay=false"] {
+                for flag in [
+                    "--platform=ptrace",
+                    "--network=none",
+                    "--host-uds=all",
+                    "--ignore-cgroups",
+                    "--overlay=false",
+                ] {
                     words.push(text(flag));
                 }
             }
         }
-        words.extend([text("run"), text("--detach"), text("--bundle"), text(run.bundle.to_string_lossy().into_owned())]);
-        words.extend([text("--pid-file"), text(run.bundle.join("pid").to_string_lossy().into_owned())]);
+        words.extend([
+            text("run"),
+            text("--detach"),
+            text("--bundle"),
+            text(run.bundle.to_string_lossy().into_owned()),
+        ]);
+        words.extend([
+            text("--pid-file"),
+            text(run.bundle.join("pid").to_string_lossy().into_owned()),
+        ]);
         if self.passes_descriptors() {
             words.extend([text("--preserve-fds"), text("1")]);
         }
@@ -132,7 +163,11 @@ impl Runtime {
         // The sandbox inherits these as its standard streams. A descriptor of the host's /dev/null would do, were it not that
         // runtimes give their standard streams to the sandbox's user.
         let (reader, writer) = sys::pipe().context("making a pipe")?;
-        let mut descriptors = vec![(writer.as_raw_fd(), 0), (writer.as_raw_fd(), 1), (writer.as_raw_fd(), 2)];
+        let mut descriptors = vec![
+            (writer.as_raw_fd(), 0),
+            (writer.as_raw_fd(), 1),
+            (writer.as_raw_fd(), 2),
+        ];
         let lock_at = match run.wire {
             Some(wire) => {
                 descriptors.push((wire, 3));
@@ -145,7 +180,9 @@ impl Runtime {
         let spawn = Spawn {
             program: &self.program,
             arguments: &arguments,
-            environment: &[text("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")],
+            environment: &[text(
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )],
             descriptors: &descriptors,
             cgroups: run.cgroups,
         };
@@ -154,11 +191,20 @@ impl Runtime {
         let (status, words) = self.wait(pid, &reader)?;
         if status != 0 {
             let words = String::from_utf8_lossy(&words).trim().to_string();
-            return Err(Error::new(code::IO, format!("{} failed: {}", self.kind.name(), if words.is_empty() { "it said nothing" } else { &words })));
+            return Err(Error::new(
+                code::IO,
+                format!(
+                    "{} failed: {}",
+                    self.kind.name(),
+                    if words.is_empty() { "it said nothing" } else { &words }
+                ),
+            ));
         }
         let path = run.bundle.join("pid");
         let pid = fs::read_to_string(&path).context(format_args!("reading {}", path.display()))?;
-        pid.trim().parse().map_err(|_| Error::new(code::IO, format!("{} wrote no pid", self.kind.name())))
+        pid.trim()
+            .parse()
+            .map_err(|_| Error::new(code::IO, format!("{} wrote no pid", self.kind.name())))
     }
 
     fn wait(&self, pid: i32, reader: &OwnedFd) -> Result<(i32, Vec<u8>)> {
@@ -168,7 +214,8 @@ impl Runtime {
         let mut watched = vec![handle.as_raw_fd(), reader.as_raw_fd()];
         let mut buffer = [0; 1024];
         loop {
-            let ready = sys::wait_readable(&watched, end.saturating_duration_since(Instant::now())).context("waiting for the runtime")?;
+            let ready = sys::wait_readable(&watched, end.saturating_duration_since(Instant::now()))
+                .context("waiting for the runtime")?;
             if ready.get(1) == Some(&true) {
                 match sys::read_some(reader.as_raw_fd(), &mut buffer) {
                     Ok(0) | Err(_) => watched.truncate(1),
@@ -180,7 +227,10 @@ impl Runtime {
             if !ready[0] {
                 let _ = sys::pidfd_signal(handle.as_raw_fd(), sys::SIGKILL);
                 let _ = sys::wait_for(pid);
-                return Err(Error::new(code::TIMED_OUT, format!("{} did not finish within {} s", self.kind.name(), RUN_WAIT.as_secs())));
+                return Err(Error::new(
+                    code::TIMED_OUT,
+                    format!("{} did not finish within {} s", self.kind.name(), RUN_WAIT.as_secs()),
+                ));
             }
             return Ok((sys::wait_for(pid).context("reaping the runtime")?, words));
         }

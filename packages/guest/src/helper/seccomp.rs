@@ -54,7 +54,12 @@ struct Instruction {
 }
 
 fn op(code: u16, value: u32) -> Instruction {
-    Instruction { code, yes: 0, no: 0, value }
+    Instruction {
+        code,
+        yes: 0,
+        no: 0,
+        value,
+    }
 }
 
 fn test(code: u16, value: u32, yes: u8, no: u8) -> Instruction {
@@ -87,30 +92,60 @@ fn allow_any(code: &mut Vec<Instruction>, values: &[u32]) {
 fn check_code(name: &str) -> Vec<Instruction> {
     let mut code = Vec::new();
     match name {
-        "clone" => code.extend([argument(0), test(JUMP_ANY_BIT, NEW_NAMESPACES, 0, 1), refuse(EPERM), op(RETURN, ALLOW)]),
-        "unshare" => code.extend([argument(0), test(JUMP_ANY_BIT, NEW_NAMESPACES | NEW_TIME, 0, 1), refuse(EPERM), op(RETURN, ALLOW)]),
+        "clone" => code.extend([
+            argument(0),
+            test(JUMP_ANY_BIT, NEW_NAMESPACES, 0, 1),
+            refuse(EPERM),
+            op(RETURN, ALLOW),
+        ]),
+        "unshare" => code.extend([
+            argument(0),
+            test(JUMP_ANY_BIT, NEW_NAMESPACES | NEW_TIME, 0, 1),
+            refuse(EPERM),
+            op(RETURN, ALLOW),
+        ]),
         // Its flags are in memory, where a filter cannot look. Everyone falls back to clone.
         "clone3" => code.push(refuse(ENOSYS)),
-        "ioctl" => {
-            code.extend([argument(1), test(JUMP_EQUAL, TIOCSTI, 1, 0), test(JUMP_EQUAL, TIOCLINUX, 0, 1), refuse(EPERM), op(RETURN, ALLOW)])
-        }
+        "ioctl" => code.extend([
+            argument(1),
+            test(JUMP_EQUAL, TIOCSTI, 1, 0),
+            test(JUMP_EQUAL, TIOCLINUX, 0, 1),
+            refuse(EPERM),
+            op(RETURN, ALLOW),
+        ]),
         "personality" => {
             code.push(argument(0));
             allow_any(&mut code, &PERSONALITIES);
             code.push(refuse(EPERM));
         }
-        "socketpair" => code.extend([argument(0), test(JUMP_EQUAL, AF_UNIX, 0, 1), op(RETURN, ALLOW), refuse(EAFNOSUPPORT)]),
+        "socketpair" => code.extend([
+            argument(0),
+            test(JUMP_EQUAL, AF_UNIX, 0, 1),
+            op(RETURN, ALLOW),
+            refuse(EAFNOSUPPORT),
+        ]),
         "socket" => {
             code.push(argument(0));
             code.push(test(JUMP_EQUAL, AF_UNIX, 0, 1));
             code.push(op(RETURN, ALLOW));
             // Netlink: the routing family alone, which getaddrinfo and getifaddrs ask.
             code.push(test(JUMP_EQUAL, AF_NETLINK, 0, 4));
-            code.extend([argument(2), test(JUMP_EQUAL, 0, 0, 1), op(RETURN, ALLOW), refuse(EPROTONOSUPPORT)]);
+            code.extend([
+                argument(2),
+                test(JUMP_EQUAL, 0, 0, 1),
+                op(RETURN, ALLOW),
+                refuse(EPROTONOSUPPORT),
+            ]);
             code.push(test(JUMP_EQUAL, AF_INET, 2, 0));
             code.push(test(JUMP_EQUAL, AF_INET6, 1, 0));
             code.push(refuse(EAFNOSUPPORT));
-            code.extend([argument(1), op(AND, SOCKET_KIND), test(JUMP_EQUAL, SOCK_STREAM, 2, 0), test(JUMP_EQUAL, SOCK_DGRAM, 1, 0), refuse(EPERM)]);
+            code.extend([
+                argument(1),
+                op(AND, SOCKET_KIND),
+                test(JUMP_EQUAL, SOCK_STREAM, 2, 0),
+                test(JUMP_EQUAL, SOCK_DGRAM, 1, 0),
+                refuse(EPERM),
+            ]);
             code.push(argument(2));
             allow_any(&mut code, &PROTOCOLS);
             code.push(refuse(EPROTONOSUPPORT));
@@ -142,10 +177,16 @@ fn leaves() -> Vec<Leaf> {
     for (number, answer) in answers.into_iter().enumerate() {
         let code = answer.unwrap_or_else(|| vec![refuse(EPERM)]);
         if leaves.last().map_or(true, |last| last.code != code) {
-            leaves.push(Leaf { from: number as u32, code });
+            leaves.push(Leaf {
+                from: number as u32,
+                code,
+            });
         }
     }
-    leaves.push(Leaf { from: LAST_KNOWN + 1, code: vec![refuse(ENOSYS)] });
+    leaves.push(Leaf {
+        from: LAST_KNOWN + 1,
+        code: vec![refuse(ENOSYS)],
+    });
     leaves
 }
 
@@ -164,7 +205,12 @@ fn search(leaves: &[Leaf]) -> Vec<Instruction> {
 
 fn program() -> Vec<Instruction> {
     // Another ABI (32-bit calls on this kernel, x32) has other numbers for the same calls: none of it is served.
-    let mut code = vec![op(LOAD, 4), test(JUMP_EQUAL, ARCHITECTURE.0, 1, 0), refuse(ENOSYS), op(LOAD, 0)];
+    let mut code = vec![
+        op(LOAD, 4),
+        test(JUMP_EQUAL, ARCHITECTURE.0, 1, 0),
+        refuse(ENOSYS),
+        op(LOAD, 0),
+    ];
     code.extend(search(&leaves()));
     code
 }
@@ -195,11 +241,18 @@ pub fn filter_base64() -> String {
 
 /// `value` is the mask and `valueTwo` what must be left of the argument under it.
 fn masked(index: u32, mask: u32, left: u32) -> String {
-    format!(r#"{{"index":{},"value":{},"valueTwo":{},"op":"SCMP_CMP_MASKED_EQ"}}"#, index, mask, left)
+    format!(
+        r#"{{"index":{},"value":{},"valueTwo":{},"op":"SCMP_CMP_MASKED_EQ"}}"#,
+        index, mask, left
+    )
 }
 
 fn allow_rule(name: &str, arguments: &[String]) -> String {
-    format!(r#"{{"names":["{}"],"action":"SCMP_ACT_ALLOW","args":[{}]}}"#, name, arguments.join(","))
+    format!(
+        r#"{{"names":["{}"],"action":"SCMP_ACT_ALLOW","args":[{}]}}"#,
+        name,
+        arguments.join(",")
+    )
 }
 
 /// Profiles can only list what is allowed, and libseccomp compares whole 64-bit values, while the kernel looks at the low half.
@@ -227,18 +280,29 @@ fn profile() -> String {
     let names: Vec<String> = ALLOWED.iter().map(|row| format!("\"{}\"", row.0)).collect();
     let mut rules = vec![
         format!(r#"{{"names":[{}],"action":"SCMP_ACT_ALLOW"}}"#, names.join(",")),
-        format!(r#"{{"names":["clone3"],"action":"SCMP_ACT_ERRNO","errnoRet":{}}}"#, ENOSYS),
+        format!(
+            r#"{{"names":["clone3"],"action":"SCMP_ACT_ERRNO","errnoRet":{}}}"#,
+            ENOSYS
+        ),
         allow_rule("clone", &[masked(0, NEW_NAMESPACES, 0)]),
         allow_rule("unshare", &[masked(0, NEW_NAMESPACES | NEW_TIME, 0)]),
         allow_rule("socketpair", &[masked(0, u32::MAX, AF_UNIX)]),
         allow_rule("socket", &[masked(0, u32::MAX, AF_UNIX)]),
         allow_rule("socket", &[masked(0, u32::MAX, AF_NETLINK), masked(2, u32::MAX, 0)]),
     ];
-    rules.extend(PERSONALITIES.iter().map(|value| allow_rule("personality", &[masked(0, u32::MAX, *value)])));
+    rules.extend(
+        PERSONALITIES
+            .iter()
+            .map(|value| allow_rule("personality", &[masked(0, u32::MAX, *value)])),
+    );
     for family in [AF_INET, AF_INET6] {
         for kind in [SOCK_STREAM, SOCK_DGRAM] {
             for protocol in PROTOCOLS {
-                let arguments = [masked(0, u32::MAX, family), masked(1, SOCKET_KIND, kind), masked(2, u32::MAX, protocol)];
+                let arguments = [
+                    masked(0, u32::MAX, family),
+                    masked(1, SOCKET_KIND, kind),
+                    masked(2, u32::MAX, protocol),
+                ];
                 rules.push(allow_rule("socket", &arguments));
             }
         }
@@ -296,7 +360,12 @@ mod tests {
     }
 
     fn number(name: &str) -> u32 {
-        ALLOWED.iter().chain(CHECKED).find(|row| row.0 == name).and_then(here).unwrap()
+        ALLOWED
+            .iter()
+            .chain(CHECKED)
+            .find(|row| row.0 == name)
+            .and_then(here)
+            .unwrap()
     }
 
     fn answer(name: &str, arguments: &[u64]) -> u32 {
@@ -313,7 +382,12 @@ mod tests {
             let listed = ALLOWED.iter().any(|row| here(row) == Some(call));
             let checked = CHECKED.iter().any(|row| here(row) == Some(call));
             if !checked {
-                assert_eq!(run(&code, ARCHITECTURE.0, call, [0; 6]), if listed { ALLOW } else { ERRNO | EPERM }, "call {}", call);
+                assert_eq!(
+                    run(&code, ARCHITECTURE.0, call, [0; 6]),
+                    if listed { ALLOW } else { ERRNO | EPERM },
+                    "call {}",
+                    call
+                );
                 allowed += u32::from(listed);
             }
         }
@@ -326,12 +400,23 @@ mod tests {
     fn calls_of_another_abi_are_refused() {
         let code = program();
         assert_eq!(run(&code, 0x4000_0003, number("write"), [0; 6]), ERRNO | ENOSYS);
-        assert_eq!(run(&code, ARCHITECTURE.0, 0x4000_0000 | number("write"), [0; 6]), ERRNO | ENOSYS);
+        assert_eq!(
+            run(&code, ARCHITECTURE.0, 0x4000_0000 | number("write"), [0; 6]),
+            ERRNO | ENOSYS
+        );
     }
 
     #[test]
     fn namespaces_are_refused_bit_by_bit() {
-        for bit in [0x0002_0000u64, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000] {
+        for bit in [
+            0x0002_0000u64,
+            0x0200_0000,
+            0x0400_0000,
+            0x0800_0000,
+            0x1000_0000,
+            0x2000_0000,
+            0x4000_0000,
+        ] {
             assert_eq!(answer("clone", &[bit | 17]), ERRNO | EPERM);
             assert_eq!(answer("unshare", &[bit]), ERRNO | EPERM);
         }
@@ -371,10 +456,45 @@ mod tests {
     #[test]
     fn what_the_design_forbids_is_in_no_table() {
         for name in [
-            "bpf", "io_uring_setup", "io_uring_enter", "io_uring_register", "userfaultfd", "perf_event_open", "keyctl", "add_key", "request_key",
-            "kexec_load", "kexec_file_load", "fsopen", "fsmount", "fsconfig", "fspick", "move_mount", "open_tree", "mount_setattr", "mount",
-            "umount2", "pivot_root", "setns", "init_module", "finit_module", "delete_module", "reboot", "swapon", "swapoff", "open_by_handle_at",
-            "fanotify_init", "quotactl", "syslog", "acct", "iopl", "ioperm", "settimeofday", "clock_settime", "sethostname", "setdomainname",
+            "bpf",
+            "io_uring_setup",
+            "io_uring_enter",
+            "io_uring_register",
+            "userfaultfd",
+            "perf_event_open",
+            "keyctl",
+            "add_key",
+            "request_key",
+            "kexec_load",
+            "kexec_file_load",
+            "fsopen",
+            "fsmount",
+            "fsconfig",
+            "fspick",
+            "move_mount",
+            "open_tree",
+            "mount_setattr",
+            "mount",
+            "umount2",
+            "pivot_root",
+            "setns",
+            "init_module",
+            "finit_module",
+            "delete_module",
+            "reboot",
+            "swapon",
+            "swapoff",
+            "open_by_handle_at",
+            "fanotify_init",
+            "quotactl",
+            "syslog",
+            "acct",
+            "iopl",
+            "ioperm",
+            "settimeofday",
+            "clock_settime",
+            "sethostname",
+            "setdomainname",
         ] {
             assert!(!ALLOWED.iter().chain(CHECKED).any(|row| row.0 == name), "{}", name);
         }
@@ -386,20 +506,39 @@ mod tests {
         let rules: Vec<(u32, u32)> = ioctl_rules()
             .iter()
             .map(|rule| {
-                let field = |key: &str| rule.split(key).nth(1).unwrap().trim_start_matches(':').split(',').next().unwrap().parse().unwrap();
+                let field = |key: &str| {
+                    rule.split(key)
+                        .nth(1)
+                        .unwrap()
+                        .trim_start_matches(':')
+                        .split(',')
+                        .next()
+                        .unwrap()
+                        .parse()
+                        .unwrap()
+                };
                 (field("\"value\""), field("\"valueTwo\""))
             })
             .collect();
         let allowed = |value: u32| rules.iter().any(|(mask, left)| value & mask == *left);
         assert!(!allowed(TIOCSTI) && !allowed(TIOCLINUX));
-        for value in (0..0x10000).chain([u32::MAX, 0x8004_5430]).filter(|value| ![TIOCSTI, TIOCLINUX].contains(value)) {
+        for value in (0..0x10000)
+            .chain([u32::MAX, 0x8004_5430])
+            .filter(|value| ![TIOCSTI, TIOCLINUX].contains(value))
+        {
             assert!(allowed(value), "{:x}", value);
         }
     }
 
     #[test]
     fn base64_is_the_usual_one() {
-        for (bytes, text) in [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"foob", "Zm9vYg==")] {
+        for (bytes, text) in [
+            (&b""[..], ""),
+            (b"f", "Zg=="),
+            (b"fo", "Zm8="),
+            (b"foo", "Zm9v"),
+            (b"foob", "Zm9vYg=="),
+        ] {
             assert_eq!(base64(bytes), text);
         }
     }

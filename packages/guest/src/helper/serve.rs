@@ -34,7 +34,7 @@ const OUTBOX_BYTES: usize = 32 << 20;
 /// Requests that wait for a thread.
 const WAITING_REQUESTS: usize = 4_096;
 const SLOW_REQUESTS: usize = 4;
-const QUICK_THREADS: usize = 2;
+const QUICK_THREADS: usize = 4;
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(15);
 const INSTANCE_WAIT: Duration = Duration::from_secs(10);
 /// An HTTP process that lived shorter died quickly.
@@ -42,7 +42,7 @@ const QUICK_DEATH: Duration = Duration::from_secs(10);
 const QUICK_DEATHS_MAX: u32 = 5;
 const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTART_LAST: Duration = Duration::from_secs(5);
-/// DROP of everything once a second SIGINT has come.
+/// What the HTTP process still gets once a second SIGINT has come.
 const HURRIED_WAIT: Duration = Duration::from_secs(1);
 
 /// Where requests come from.
@@ -126,7 +126,14 @@ fn say(text: impl std::fmt::Display) {
 /// One helper per data folder. Held until this process ends, however it ends.
 fn only_instance(data: &Path) -> Result<File> {
     let path = data.join("helper.lock");
-    let file = OpenOptions::new().read(true).write(true).create(true).mode(0o600).open(&path).context(format_args!("opening {}", path.display()))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .context(format_args!("opening {}", path.display()))?;
     let end = Instant::now() + INSTANCE_WAIT;
     loop {
         // SAFETY: a plain descriptor.
@@ -134,14 +141,22 @@ fn only_instance(data: &Path) -> Result<File> {
             return Ok(file);
         }
         if Instant::now() > end {
-            return Err(Error::new(code::BUSY, format!("another helper runs on {}: stop it, or set DELTA_DATA_DIR", data.display())));
+            return Err(Error::new(
+                code::BUSY,
+                format!(
+                    "another helper runs on {}: stop it, or set DELTA_DATA_DIR",
+                    data.display()
+                ),
+            ));
         }
         sleep(Duration::from_millis(20));
     }
 }
 
 fn worker_count() -> usize {
-    std::thread::available_parallelism().map_or(2, |count| count.get() * 2).clamp(2, 16)
+    std::thread::available_parallelism()
+        .map_or(2, |count| count.get() * 2)
+        .clamp(2, 16)
 }
 
 struct Lanes {
@@ -163,8 +178,18 @@ impl Lanes {
             move || Stage::enter(&data, &view),
             move |stage: &Stage, job| one.work(Some(stage), job),
         )?;
-        let answers = Workers::start("delta-quick", QUICK_THREADS, &quick, || Ok(()), move |_, job| other.work(None, job));
-        let mut lanes = Lanes { boxes, quick, workers: vec![stages] };
+        let answers = Workers::start(
+            "delta-quick",
+            QUICK_THREADS,
+            &quick,
+            || Ok(()),
+            move |_, job| other.work(None, job),
+        );
+        let mut lanes = Lanes {
+            boxes,
+            quick,
+            workers: vec![stages],
+        };
         match answers {
             Ok(workers) => lanes.workers.push(workers),
             Err(error) => {
@@ -236,19 +261,35 @@ fn open(settings: &Settings, epoll: &Arc<Epoll>, step: fn(&str)) -> Result<Boxes
 
 /// Serves until told to stop. The process's exit code.
 pub fn serve(mut settings: Settings, peer: Peer, step: fn(&str)) -> Result<i32> {
-    sys::block_signals(&[sys::SIGINT, sys::SIGTERM, sys::SIGHUP, sys::SIGCHLD, sys::SIGPIPE]).context("blocking signals")?;
-    let signals = sys::signal_fd(&[sys::SIGINT, sys::SIGTERM, sys::SIGHUP, sys::SIGCHLD]).context("watching signals")?;
+    sys::block_signals(&[sys::SIGINT, sys::SIGTERM, sys::SIGHUP, sys::SIGCHLD, sys::SIGPIPE])
+        .context("blocking signals")?;
+    let signals =
+        sys::signal_fd(&[sys::SIGINT, sys::SIGTERM, sys::SIGHUP, sys::SIGCHLD]).context("watching signals")?;
     // SAFETY: plain numbers. Orphans of the runtimes come here and are reaped, whoever is PID 1.
-    ffi::check(unsafe { ffi::prctl(sys::PR_SET_CHILD_SUBREAPER, 1 as std::os::raw::c_long) }).context("becoming the reaper")?;
+    ffi::check(unsafe { ffi::prctl(sys::PR_SET_CHILD_SUBREAPER, 1 as std::os::raw::c_long) })
+        .context("becoming the reaper")?;
     settings.make_data()?;
     let _instance = only_instance(&settings.data)?;
     let epoll = Arc::new(Epoll::new().context("making an epoll")?);
     let boxes = open(&settings, &epoll, step)?;
     let wake = sys::event_fd().context("making an eventfd")?;
-    epoll.add(wake.as_raw_fd(), sys::EPOLLIN, WAKE).context("watching the threads")?;
-    epoll.add(signals.as_raw_fd(), sys::EPOLLIN, SIGNALS).context("watching signals")?;
-    let outbox = Outbox { bytes: Mutex::new(Vec::new()), wake };
-    let shared = Arc::new(Shared { boxes, settings, outbox, life: AtomicUsize::new(0), slow: AtomicUsize::new(0) });
+    epoll
+        .add(wake.as_raw_fd(), sys::EPOLLIN, WAKE)
+        .context("watching the threads")?;
+    epoll
+        .add(signals.as_raw_fd(), sys::EPOLLIN, SIGNALS)
+        .context("watching signals")?;
+    let outbox = Outbox {
+        bytes: Mutex::new(Vec::new()),
+        wake,
+    };
+    let shared = Arc::new(Shared {
+        boxes,
+        settings,
+        outbox,
+        life: AtomicUsize::new(0),
+        slow: AtomicUsize::new(0),
+    });
     let lanes = Lanes::start(&shared)?;
     let mut helper = Helper {
         shared,
@@ -278,8 +319,11 @@ pub fn serve(mut settings: Settings, peer: Peer, step: fn(&str)) -> Result<i32> 
 
 fn accept_one(path: &Path) -> Result<OwnedFd> {
     let _ = std::fs::remove_file(path);
-    let listener = std::os::unix::net::UnixListener::bind(path).context(format_args!("listening on {}", path.display()))?;
-    let accepted = listener.accept().context(format_args!("accepting on {}", path.display()));
+    let listener =
+        std::os::unix::net::UnixListener::bind(path).context(format_args!("listening on {}", path.display()))?;
+    let accepted = listener
+        .accept()
+        .context(format_args!("accepting on {}", path.display()));
     let _ = std::fs::remove_file(path);
     Ok(OwnedFd::from(accepted?.0))
 }
@@ -287,10 +331,22 @@ fn accept_one(path: &Path) -> Result<OwnedFd> {
 impl Helper {
     fn connect(&mut self, socket: OwnedFd) -> Result<()> {
         self.shared.life.fetch_add(1, Ordering::SeqCst);
-        self.shared.outbox.bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
-        self.epoll.add(socket.as_raw_fd(), sys::EPOLLIN, CONTROL).context("watching the connection")?;
-        self.connection =
-            Some(Connection { socket, decoder: FrameDecoder::new(protocol::rules), unsent: Vec::new(), sent: 0, wants_write: false });
+        self.shared
+            .outbox
+            .bytes
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clear();
+        self.epoll
+            .add(socket.as_raw_fd(), sys::EPOLLIN, CONTROL)
+            .context("watching the connection")?;
+        self.connection = Some(Connection {
+            socket,
+            decoder: FrameDecoder::new(protocol::rules),
+            unsent: Vec::new(),
+            sent: 0,
+            wants_write: false,
+        });
         Ok(())
     }
 
@@ -303,8 +359,16 @@ impl Helper {
 
     fn start_server(&mut self) -> Result<()> {
         let settings = &self.shared.settings;
-        let node = settings.node.clone().ok_or_else(|| Error::new(code::NOT_FOUND, "Node is not installed: run `npm start`, or set DELTA_NODE"))?;
-        let entry = settings.server.canonicalize().context(format_args!("looking for the server at {}", settings.server.display()))?;
+        let node = settings.node.clone().ok_or_else(|| {
+            Error::new(
+                code::NOT_FOUND,
+                "Node is not installed: run `npm start`, or set DELTA_NODE",
+            )
+        })?;
+        let entry = settings
+            .server
+            .canonicalize()
+            .context(format_args!("looking for the server at {}", settings.server.display()))?;
         let (key, _) = confine::ensure_api_key(&settings.data)?;
         let (ours, theirs) = sys::stream_pair().context("making the socket to the HTTP process")?;
         let program = entry.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
@@ -327,8 +391,14 @@ impl Helper {
         };
         let server = confine::spawn_server(&options)?;
         drop(theirs);
-        self.epoll.add(server.pidfd.as_raw_fd(), sys::EPOLLIN, SERVER).context("watching the HTTP process")?;
-        self.supervised = Some(Supervised { server, since: Instant::now(), quick_deaths: self.quick_deaths });
+        self.epoll
+            .add(server.pidfd.as_raw_fd(), sys::EPOLLIN, SERVER)
+            .context("watching the HTTP process")?;
+        self.supervised = Some(Supervised {
+            server,
+            since: Instant::now(),
+            quick_deaths: self.quick_deaths,
+        });
         self.connect(ours)
     }
 
@@ -405,9 +475,12 @@ impl Helper {
         let fine = loop {
             match connection.decoder.next_frame() {
                 Ok(None) => break true,
-                Ok(Some(frame)) if frame.channel != 0 => {
-                    jobs.push(Job { kind: frame.kind, number: frame.channel, payload: frame.payload.to_vec(), life })
-                }
+                Ok(Some(frame)) if frame.channel != 0 => jobs.push(Job {
+                    kind: frame.kind,
+                    number: frame.channel,
+                    payload: frame.payload.to_vec(),
+                    life,
+                }),
                 _ => break false,
             }
         };
@@ -436,7 +509,10 @@ impl Helper {
     fn work_apart(&self, job: Job) -> Result<()> {
         if self.shared.slow.fetch_add(1, Ordering::SeqCst) >= SLOW_REQUESTS {
             self.shared.slow.fetch_sub(1, Ordering::SeqCst);
-            return Err(Error::new(code::LIMIT, format!("{} builds and checks run already: wait for one to end", SLOW_REQUESTS)));
+            return Err(Error::new(
+                code::LIMIT,
+                format!("{} builds and checks run already: wait for one to end", SLOW_REQUESTS),
+            ));
         }
         let shared = self.shared.clone();
         let body = move || {
@@ -458,7 +534,11 @@ impl Helper {
             None => return,
         };
         {
-            let mut bytes = shared.outbox.bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut bytes = shared
+                .outbox
+                .bytes
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
             connection.unsent.append(&mut bytes);
         }
         while connection.sent < connection.unsent.len() {
@@ -481,7 +561,9 @@ impl Helper {
         }
         if !connection.wants_write {
             connection.wants_write = true;
-            let _ = self.epoll.modify(connection.socket.as_raw_fd(), sys::EPOLLIN | sys::EPOLLOUT, CONTROL);
+            let _ = self
+                .epoll
+                .modify(connection.socket.as_raw_fd(), sys::EPOLLIN | sys::EPOLLOUT, CONTROL);
         }
     }
 
@@ -494,7 +576,11 @@ impl Helper {
                     let _ = supervised.server.signal(sys::SIGKILL);
                 }
             }
-            None => self.stop(if self.shared.settings.stop_all { Mode::StopAll } else { Mode::Leave }),
+            None => self.stop(if self.shared.settings.stop_all {
+                Mode::StopAll
+            } else {
+                Mode::Leave
+            }),
         }
     }
 
@@ -502,12 +588,20 @@ impl Helper {
         while let Some(signal) = sys::next_signal(self.signals.as_raw_fd()) {
             match signal {
                 sys::SIGINT => self.stop(Mode::StopAll),
-                sys::SIGTERM | sys::SIGHUP => self.stop(if self.shared.settings.stop_all { Mode::StopAll } else { Mode::Leave }),
+                sys::SIGTERM | sys::SIGHUP => self.stop(if self.shared.settings.stop_all {
+                    Mode::StopAll
+                } else {
+                    Mode::Leave
+                }),
                 _ => {}
             }
         }
         // After the HTTP process's own end, which its pidfd tells, has had its chance to be taken.
-        if self.supervised.as_mut().map_or(false, |supervised| matches!(supervised.server.try_wait(), Ok(Some(_)))) {
+        if self
+            .supervised
+            .as_mut()
+            .map_or(false, |supervised| matches!(supervised.server.try_wait(), Ok(Some(_))))
+        {
             self.server_ended();
         }
         self.reap();
@@ -535,7 +629,9 @@ impl Helper {
         }
         let number = if mode == Mode::StopAll { 1 } else { 2 };
         if self.connection.is_some() {
-            self.shared.outbox.put(protocol::SHUTDOWN, 0, |writer| writer.u8(number));
+            self.shared
+                .outbox
+                .put(protocol::SHUTDOWN, 0, |writer| writer.u8(number));
         }
     }
 
@@ -565,12 +661,23 @@ impl Helper {
         if self.quick_deaths >= QUICK_DEATHS_MAX {
             self.give_up(Error::new(
                 code::IO,
-                format!("the HTTP process {} {} times within {} s of its start: its last words above say why", how, self.quick_deaths, QUICK_DEATH.as_secs()),
+                format!(
+                    "the HTTP process {} {} times within {} s of its start: its last words above say why",
+                    how,
+                    self.quick_deaths,
+                    QUICK_DEATH.as_secs()
+                ),
             ));
             return;
         }
-        let wait = RESTART_FIRST.saturating_mul(1 << self.quick_deaths.min(10)).min(RESTART_LAST);
-        say(format_args!("the HTTP process {}; it is started again in {} ms, sandboxes run on", how, wait.as_millis()));
+        let wait = RESTART_FIRST
+            .saturating_mul(1 << self.quick_deaths.min(10))
+            .min(RESTART_LAST);
+        say(format_args!(
+            "the HTTP process {}; it is started again in {} ms, sandboxes run on",
+            how,
+            wait.as_millis()
+        ));
         self.restart_at = Some(Instant::now() + wait);
     }
 
@@ -629,11 +736,19 @@ impl Helper {
         let failures = Arc::new(Mutex::new(Vec::new()));
         let queue = Queue::new(usize::MAX);
         let (shared, list) = (self.shared.clone(), failures.clone());
-        let ended = Workers::start("delta-end", worker_count(), &queue, || Ok(()), move |_, id: String| {
-            if let Err(error) = shared.boxes.end(&id, true) {
-                list.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(format!("{}: {}", id, error.message));
-            }
-        });
+        let ended = Workers::start(
+            "delta-end",
+            worker_count(),
+            &queue,
+            || Ok(()),
+            move |_, id: String| {
+                if let Err(error) = shared.boxes.end(&id, true) {
+                    list.lock()
+                        .unwrap_or_else(|poisoned| poisoned.into_inner())
+                        .push(format!("{}: {}", id, error.message));
+                }
+            },
+        );
         // A create that was under way is finished by its worker first; `end` waits for it.
         self.lanes.stop();
         for id in self.shared.boxes.ids() {
@@ -671,9 +786,6 @@ pub fn end_all(mut settings: Settings) -> Result<i32> {
 }
 
 /// A descriptor this process was given. Closed on exec, so that no runtime inherits it.
-///
-/// # Errors
-/// `invalid` where it is not open.
 pub fn given_descriptor(fd: RawFd) -> Result<OwnedFd> {
     // SAFETY: F_SETFD with FD_CLOEXEC; the descriptor was passed for this purpose and is owned by nobody else.
     ffi::check(unsafe { ffi::fcntl(fd, 2, 1) }).context(format_args!("descriptor {} is not open", fd))?;

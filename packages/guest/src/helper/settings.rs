@@ -31,7 +31,9 @@ type Get<'a> = &'a dyn Fn(&str) -> Option<String>;
 fn number(get: Get<'_>, name: &str, default: u32) -> Result<u32> {
     match get(name) {
         None => Ok(default),
-        Some(text) => text.parse().map_err(|_| Error::new(code::INVALID, format!("{} is {:?}: use a whole number", name, text))),
+        Some(text) => text
+            .parse()
+            .map_err(|_| Error::new(code::INVALID, format!("{} is {:?}: use a whole number", name, text))),
     }
 }
 
@@ -39,13 +41,20 @@ fn flag(get: Get<'_>, name: &str) -> Result<bool> {
     match get(name).as_deref() {
         None | Some("0") | Some("false") => Ok(false),
         Some("1") | Some("true") => Ok(true),
-        Some(other) => Err(Error::new(code::INVALID, format!("{} is {:?}: use 1 or 0", name, other))),
+        Some(other) => Err(Error::new(
+            code::INVALID,
+            format!("{} is {:?}: use 1 or 0", name, other),
+        )),
     }
 }
 
 /// The first that is installed.
 fn default_kind() -> Kind {
-    KINDS.iter().copied().find(|kind| system_program(kind.name()).is_some()).unwrap_or(Kind::Crun)
+    KINDS
+        .iter()
+        .copied()
+        .find(|kind| system_program(kind.name()).is_some())
+        .unwrap_or(Kind::Crun)
 }
 
 fn find_node(beside: &Path) -> Option<PathBuf> {
@@ -55,7 +64,9 @@ fn find_node(beside: &Path) -> Option<PathBuf> {
         return Some(own);
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join("node")).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join("node"))
+        .find(|path| path.is_file())
 }
 
 impl Settings {
@@ -65,14 +76,18 @@ impl Settings {
         let data = PathBuf::from(get("DELTA_DATA_DIR").unwrap_or_else(|| "data".to_string()));
         let beside = program.parent().unwrap_or_else(|| Path::new("/"));
         let kind = match get("DELTA_RUNTIME") {
-            Some(name) => Kind::parse(&name).map_err(|error| Error::new(code::INVALID, format!("DELTA_RUNTIME: {}", error.message)))?,
+            Some(name) => Kind::parse(&name)
+                .map_err(|error| Error::new(code::INVALID, format!("DELTA_RUNTIME: {}", error.message)))?,
             None => default_kind(),
         };
         let uid_base = number(get, "DELTA_UID_BASE", DEFAULT_UID_BASE)?;
         let most = u32::MAX - 65_536 - uid_base.min(u32::MAX - 65_536);
         let uid_count = number(get, "DELTA_UID_COUNT", DEFAULT_UID_COUNT.min(most))?;
         if uid_base < 65_536 || uid_count < 2 * 65_536 || uid_count > most {
-            let message = format!("DELTA_UID_BASE {} and DELTA_UID_COUNT {}: use a range above 65535 of at least 131072 uids", uid_base, uid_count);
+            let message = format!(
+                "DELTA_UID_BASE {} and DELTA_UID_COUNT {}: use a range above 65535 of at least 131072 uids",
+                uid_base, uid_count
+            );
             return Err(Error::new(code::INVALID, message));
         }
         Ok(Settings {
@@ -91,7 +106,10 @@ impl Settings {
     /// Makes the data folder, for root alone but passable: sockets below it are reached by another uid.
     pub fn make_data(&mut self) -> Result<()> {
         std::fs::create_dir_all(&self.data).context(format_args!("making {}", self.data.display()))?;
-        self.data = self.data.canonicalize().context(format_args!("looking at {}", self.data.display()))?;
+        self.data = self
+            .data
+            .canonicalize()
+            .context(format_args!("looking at {}", self.data.display()))?;
         Ok(())
     }
 
@@ -120,7 +138,10 @@ mod tests {
     fn an_empty_environment_gives_the_documented_defaults() {
         let settings = read(&[]).unwrap();
         assert_eq!(settings.data, PathBuf::from("data"));
-        assert_eq!((settings.uid_base, settings.uid_count), (DEFAULT_UID_BASE, DEFAULT_UID_COUNT));
+        assert_eq!(
+            (settings.uid_base, settings.uid_count),
+            (DEFAULT_UID_BASE, DEFAULT_UID_COUNT)
+        );
         assert_eq!(settings.guest, PathBuf::from("/opt/delta/bin/delta-guest"));
         assert!(!settings.stop_all);
     }

@@ -89,18 +89,36 @@ struct Mount<'a> {
 }
 
 fn mounts(config: &Config<'_>) -> String {
-    let mount = |at, kind, options: &str| Mount { at, kind, source: kind, options: options.to_string() };
+    let mount = |at, kind, options: &str| Mount {
+        at,
+        kind,
+        source: kind,
+        options: options.to_string(),
+    };
     let mut all = vec![
         mount("/proc", "proc", "nosuid,noexec,nodev"),
         mount("/dev", "tmpfs", "nosuid,strictatime,mode=755,size=1024k,nr_inodes=1024"),
-        mount("/dev/pts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
-        mount("/dev/shm", "tmpfs", &format!("nosuid,nodev,mode=1777,size={}", SHM_BYTES)),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5",
+        ),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            &format!("nosuid,nodev,mode=1777,size={}", SHM_BYTES),
+        ),
         mount("/sys", "sysfs", "nosuid,noexec,nodev,ro"),
         mount("/run", "tmpfs", "nosuid,nodev,mode=755,size=16m,nr_inodes=4096"),
     ];
     let folder = config.wire_folder.map(|path| path.to_string_lossy().into_owned());
     if let Some(source) = &folder {
-        all.push(Mount { at: "/.delta/wire", kind: "bind", source, options: "bind,rw,nosuid,nodev,noexec".to_string() });
+        all.push(Mount {
+            at: "/.delta/wire",
+            kind: "bind",
+            source,
+            options: "bind,rw,nosuid,nodev,noexec".to_string(),
+        });
     }
     let items: Vec<String> = all
         .iter()
@@ -119,7 +137,10 @@ fn mounts(config: &Config<'_>) -> String {
 
 pub fn build(config: &Config<'_>) -> String {
     let capabilities = list(CAPABILITIES);
-    let mapping = format!(r#"[{{"containerID":0,"hostID":{},"size":{}}}]"#, config.uid_first, config.uid_count);
+    let mapping = format!(
+        r#"[{{"containerID":0,"hostID":{},"size":{}}}]"#,
+        config.uid_first, config.uid_count
+    );
     let cgroup = match config.cgroup {
         Some(path) => format!(
             r#""cgroupsPath":{},"resources":{{"devices":[{{"allow":false,"access":"rwm"}}]}},"#,
@@ -129,7 +150,13 @@ pub fn build(config: &Config<'_>) -> String {
     };
     let (seccomp, annotations) = match config.kind {
         // The filter as the kernel takes it: compiled once, not by libseccomp for every sandbox.
-        Kind::Crun => (String::new(), format!(r#""annotations":{{"run.oci.seccomp_bpf_data":"{}"}},"#, seccomp::filter_base64())),
+        Kind::Crun => (
+            String::new(),
+            format!(
+                r#""annotations":{{"run.oci.seccomp_bpf_data":"{}"}},"#,
+                seccomp::filter_base64()
+            ),
+        ),
         Kind::Runc => (format!(r#""seccomp":{},"#, seccomp::profile_json()), String::new()),
         // gVisor's kernel is not the host's; it filters its own process.
         Kind::Runsc => (String::new(), String::new()),
@@ -156,7 +183,9 @@ pub fn build(config: &Config<'_>) -> String {
         cgroup = cgroup,
         seccomp = seccomp,
         mapping = mapping,
-        user = config.user_namespace.map_or(String::new(), |path| format!(r#","path":{}"#, quoted(path))),
+        user = config
+            .user_namespace
+            .map_or(String::new(), |path| format!(r#","path":{}"#, quoted(path))),
         masked = list(there(&MASKED)),
         readonly = list(there(&READ_ONLY)),
     )
@@ -173,7 +202,15 @@ mod tests {
 
     #[test]
     fn a_sandbox_gets_no_capability_over_the_host() {
-        for name in ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_PTRACE", "CAP_MKNOD", "CAP_SYS_MODULE", "CAP_BPF"] {
+        for name in [
+            "CAP_SYS_ADMIN",
+            "CAP_NET_ADMIN",
+            "CAP_NET_RAW",
+            "CAP_SYS_PTRACE",
+            "CAP_MKNOD",
+            "CAP_SYS_MODULE",
+            "CAP_BPF",
+        ] {
             assert!(!CAPABILITIES.contains(&name), "{}", name);
         }
     }

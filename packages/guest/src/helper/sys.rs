@@ -9,7 +9,13 @@ use std::time::{Duration, Instant};
 use super::ffi::{self, check, check_long, own};
 
 extern "C" {
-    fn clone(run: extern "C" fn(*mut c_void) -> c_int, stack: *mut c_void, flags: c_int, argument: *mut c_void, ...) -> c_int;
+    fn clone(
+        run: extern "C" fn(*mut c_void) -> c_int,
+        stack: *mut c_void,
+        flags: c_int,
+        argument: *mut c_void,
+        ...
+    ) -> c_int;
     fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
     fn poll(fds: *mut PollFd, count: u64, timeout_ms: c_int) -> c_int;
     fn epoll_create1(flags: c_int) -> c_int;
@@ -174,10 +180,21 @@ impl Epoll {
     pub fn wait<'a>(&self, events: &'a mut [EpollEvent], timeout: Option<Duration>) -> io::Result<&'a [EpollEvent]> {
         let timeout_ms = timeout.map_or(-1, |value| value.as_millis().min(1 << 30) as c_int);
         // SAFETY: the kernel writes at most `events.len()` entries.
-        let count = unsafe { epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as c_int, timeout_ms) };
+        let count = unsafe {
+            epoll_wait(
+                self.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                events.len() as c_int,
+                timeout_ms,
+            )
+        };
         if count < 0 {
             let cause = io::Error::last_os_error();
-            return if cause.kind() == io::ErrorKind::Interrupted { Ok(&[]) } else { Err(cause) };
+            return if cause.kind() == io::ErrorKind::Interrupted {
+                Ok(&[])
+            } else {
+                Err(cause)
+            };
         }
         Ok(&events[..count as usize])
     }
@@ -193,7 +210,15 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 /// Success also where the process is gone already.
 pub fn pidfd_signal(fd: RawFd, signal: c_int) -> io::Result<()> {
     // SAFETY: no information block is passed.
-    match check_long(unsafe { ffi::syscall(ffi::SYS_PIDFD_SEND_SIGNAL, fd as c_long, signal as c_long, 0 as c_long, 0 as c_long) }) {
+    match check_long(unsafe {
+        ffi::syscall(
+            ffi::SYS_PIDFD_SEND_SIGNAL,
+            fd as c_long,
+            signal as c_long,
+            0 as c_long,
+            0 as c_long,
+        )
+    }) {
         Err(cause) if cause.raw_os_error() == Some(3) => Ok(()),
         other => other.map(|_| ()),
     }
@@ -201,12 +226,25 @@ pub fn pidfd_signal(fd: RawFd, signal: c_int) -> io::Result<()> {
 
 /// True when one of them can be read, or has ended, before the time is over.
 pub fn wait_readable(fds: &[RawFd], timeout: Duration) -> io::Result<Vec<bool>> {
-    let mut list: Vec<PollFd> = fds.iter().map(|fd| PollFd { fd: *fd, events: 1, returned: 0 }).collect();
+    let mut list: Vec<PollFd> = fds
+        .iter()
+        .map(|fd| PollFd {
+            fd: *fd,
+            events: 1,
+            returned: 0,
+        })
+        .collect();
     let end = Instant::now() + timeout;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         // SAFETY: the list lives through the call.
-        let count = unsafe { poll(list.as_mut_ptr(), list.len() as u64, (left.as_micros() + 999) as c_int / 1000) };
+        let count = unsafe {
+            poll(
+                list.as_mut_ptr(),
+                list.len() as u64,
+                (left.as_micros() + 999) as c_int / 1000,
+            )
+        };
         if count < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
             continue;
         }
@@ -313,14 +351,26 @@ pub fn start_time(pid: i32) -> Option<u64> {
 }
 
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_string()
 }
 
 /// Reaps every child of this thread that has ended, but `keep`, whose end somebody waits for: orphans of the runtimes come to the
 /// main thread. What another thread started is that thread's to reap.
 pub fn reap_orphans(keep: Option<i32>) {
     loop {
-        let mut info = ffi::siginfo { signal: 0, errno: 0, code: 0, pad: 0, pid: 0, uid: 0, status: 0, rest: [0; 100] };
+        let mut info = ffi::siginfo {
+            signal: 0,
+            errno: 0,
+            code: 0,
+            pad: 0,
+            pid: 0,
+            uid: 0,
+            status: 0,
+            rest: [0; 100],
+        };
         // SAFETY: the struct is as large as the kernel's. P_ALL; WEXITED | WNOHANG | WNOWAIT.
         let found = unsafe { ffi::waitid(0, 0, &mut info, 4 | WNOHANG | 0x0100_0000 | WNOTHREAD) };
         if found < 0 || info.pid == 0 || Some(info.pid) == keep {
@@ -344,7 +394,10 @@ struct CapHeader {
 }
 
 fn capabilities() -> io::Result<[u32; 6]> {
-    let mut header = CapHeader { version: 0x2008_0522, pid: 0 };
+    let mut header = CapHeader {
+        version: 0x2008_0522,
+        pid: 0,
+    };
     let mut data = [0u32; 6];
     // SAFETY: both structs have the kernel's layout (version 3: two triples).
     check_long(unsafe { ffi::syscall(SYS_CAPGET, &mut header as *mut CapHeader, data.as_mut_ptr()) })?;
@@ -352,7 +405,10 @@ fn capabilities() -> io::Result<[u32; 6]> {
 }
 
 fn set_capabilities(data: &[u32; 6]) -> io::Result<()> {
-    let mut header = CapHeader { version: 0x2008_0522, pid: 0 };
+    let mut header = CapHeader {
+        version: 0x2008_0522,
+        pid: 0,
+    };
     // SAFETY: as above.
     check_long(unsafe { ffi::syscall(SYS_CAPSET, &mut header as *mut CapHeader, data.as_ptr()) }).map(|_| ())
 }
@@ -417,7 +473,14 @@ extern "C" fn run_child(argument: *mut c_void) -> c_int {
             child.step = step;
             ffi::_exit(127)
         };
-        if ffi::prctl(PR_SET_PDEATHSIG, SIGKILL as c_long, 0 as c_long, 0 as c_long, 0 as c_long) < 0 {
+        if ffi::prctl(
+            PR_SET_PDEATHSIG,
+            SIGKILL as c_long,
+            0 as c_long,
+            0 as c_long,
+            0 as c_long,
+        ) < 0
+        {
             return failed(child, "binding its life to the helper's");
         }
         if ffi::syscall(SYS_GETPPID) as c_int != child.parent {
@@ -444,16 +507,30 @@ extern "C" fn run_child(argument: *mut c_void) -> c_int {
             top = top.max(*target);
         }
         // CLOSE_RANGE_CLOEXEC; refused by kernels before 5.11, where every descriptor is close-on-exec by its opener alone.
-        ffi::syscall(ffi::SYS_CLOSE_RANGE, (top + 1) as c_long, u32::MAX as c_long, 4 as c_long);
+        ffi::syscall(
+            ffi::SYS_CLOSE_RANGE,
+            (top + 1) as c_long,
+            u32::MAX as c_long,
+            4 as c_long,
+        );
         let none = SignalSet([0; 16]);
-        ffi::syscall(ffi::SYS_RT_SIGPROCMASK, 2 as c_long, &none as *const SignalSet, 0 as c_long, 8 as c_long);
+        ffi::syscall(
+            ffi::SYS_RT_SIGPROCMASK,
+            2 as c_long,
+            &none as *const SignalSet,
+            0 as c_long,
+            8 as c_long,
+        );
         ffi::execve(child.program, child.arguments, child.environment);
         failed(child, "executing it")
     }
 }
 
 fn pointers(list: &[CString]) -> Vec<*const c_char> {
-    list.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+    list.iter()
+        .map(|text| text.as_ptr())
+        .chain(std::iter::once(std::ptr::null()))
+        .collect()
 }
 
 /// A stack for a child that shares this memory, aligned as the machine wants it.
@@ -536,7 +613,14 @@ pub fn user_namespace(first: u32, count: u32) -> io::Result<OwnedFd> {
     let mut child = NamespaceChild { id: first, error: 0 };
     let argument: *mut NamespaceChild = &mut child;
     // SAFETY: as in `Spawn::start`.
-    let pid = check(with_stack(|top| unsafe { clone(make_user_namespace, top, CLONE_VM | CLONE_VFORK | SIGCHLD, argument.cast()) }))?;
+    let pid = check(with_stack(|top| unsafe {
+        clone(
+            make_user_namespace,
+            top,
+            CLONE_VM | CLONE_VFORK | SIGCHLD,
+            argument.cast(),
+        )
+    }))?;
     // The child has ended, but until it is reaped its entry in /proc still leads to its namespace.
     let made = (|| {
         // SAFETY: the child has written it before this thread went on.
@@ -593,7 +677,12 @@ mod tests {
             program: &program,
             arguments: &arguments,
             environment: &[text("PATH=/usr/bin:/bin")],
-            descriptors: &[(writer.as_raw_fd(), 0), (writer.as_raw_fd(), 1), (writer.as_raw_fd(), 2), (writer.as_raw_fd(), 3)],
+            descriptors: &[
+                (writer.as_raw_fd(), 0),
+                (writer.as_raw_fd(), 1),
+                (writer.as_raw_fd(), 2),
+                (writer.as_raw_fd(), 3),
+            ],
             cgroups: &[],
         };
         let pid = spawn.start().unwrap();
@@ -608,7 +697,13 @@ mod tests {
     #[test]
     fn a_program_that_is_missing_is_an_error_and_leaves_no_process() {
         let program = CString::new("/nonexistent").unwrap();
-        let spawn = Spawn { program: &program, arguments: &[program.clone()], environment: &[], descriptors: &[], cgroups: &[] };
+        let spawn = Spawn {
+            program: &program,
+            arguments: std::slice::from_ref(&program),
+            environment: &[],
+            descriptors: &[],
+            cgroups: &[],
+        };
         assert_eq!(spawn.start().unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -22,7 +22,14 @@ pub struct Queue<Job> {
 
 impl<Job> Queue<Job> {
     pub fn new(most: usize) -> Arc<Queue<Job>> {
-        Arc::new(Queue { inner: Mutex::new(Inner { jobs: VecDeque::new(), closed: false }), news: Condvar::new(), most })
+        Arc::new(Queue {
+            inner: Mutex::new(Inner {
+                jobs: VecDeque::new(),
+                closed: false,
+            }),
+            news: Condvar::new(),
+            most,
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner<Job>> {
@@ -32,7 +39,10 @@ impl<Job> Queue<Job> {
     pub fn push(&self, job: Job) -> Result<()> {
         let mut inner = self.lock();
         if inner.closed || inner.jobs.len() >= self.most {
-            return Err(Error::new(code::LIMIT, format!("{} requests wait already: try again in a moment", inner.jobs.len())));
+            return Err(Error::new(
+                code::LIMIT,
+                format!("{} requests wait already: try again in a moment", inner.jobs.len()),
+            ));
         }
         inner.jobs.push_back(job);
         drop(inner);
@@ -90,7 +100,11 @@ impl Workers {
                     run(&own, job);
                 }
             };
-            let thread = Builder::new().name(name.to_string()).stack_size(STACK_BYTES).spawn(body).context("starting a thread");
+            let thread = Builder::new()
+                .name(name.to_string())
+                .stack_size(STACK_BYTES)
+                .spawn(body)
+                .context("starting a thread");
             match thread {
                 Ok(thread) => workers.threads.push(thread),
                 Err(error) => {
@@ -129,7 +143,16 @@ mod tests {
         let queue = Queue::new(1_000);
         let sum = Arc::new(AtomicUsize::new(0));
         let seen = sum.clone();
-        let mut workers = Workers::start("test", 3, &queue, || Ok(()), move |_, job: usize| drop(seen.fetch_add(job, Ordering::SeqCst))).unwrap();
+        let mut workers = Workers::start(
+            "test",
+            3,
+            &queue,
+            || Ok(()),
+            move |_, job: usize| {
+                seen.fetch_add(job, Ordering::SeqCst);
+            },
+        )
+        .unwrap();
         for job in 1..=100 {
             queue.push(job).unwrap();
         }
@@ -149,7 +172,13 @@ mod tests {
     #[test]
     fn a_thread_that_cannot_prepare_is_an_error() {
         let queue: Arc<Queue<()>> = Queue::new(1);
-        let failed = Workers::start("test", 2, &queue, || -> Result<()> { Err(Error::new(code::IO, "no")) }, |_, _| {});
+        let failed = Workers::start(
+            "test",
+            2,
+            &queue,
+            || -> Result<()> { Err(Error::new(code::IO, "no")) },
+            |_, _| {},
+        );
         assert!(failed.is_err());
     }
 }
