@@ -62,7 +62,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     exit(1)
   })
   const [database, info] = await Promise.all([openStores(config, log), driver.info()])
-  const sandboxes = createSandboxes({ database, driver, clock, log })
+  const sandboxes = createSandboxes({ database, driver, clock, log, maxSandboxes: config.maxSandboxes })
   const { door } = sandboxes
   const features: Feature[] = [
     sandboxesFeature(sandboxes),

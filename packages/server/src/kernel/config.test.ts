@@ -15,6 +15,7 @@ test('everything but the key has a default', () => {
     databaseUrl: undefined,
     apiKeySha256: DELTA_API_KEY_SHA256,
     runtime: undefined,
+    maxSandboxes: 1_000,
     wireDir: resolve('data/wire'),
     logLevel: 'info',
     environment: 'production',
@@ -37,6 +38,7 @@ test('what is set is taken, and an empty variable is not set', () => {
     host: '0.0.0.0',
     dataDir: '/srv/delta',
     runtime: undefined,
+    maxSandboxes: 1_000,
     logLevel: 'debug',
   })
   expect(config.hosts).toEqual(['delta.example.com', '*.boxes.example.com'])

@@ -14,6 +14,8 @@ export interface Config {
   /** Of the one API key, as hexadecimal digits. */
   apiKeySha256: string
   runtime: string | undefined
+  /** Most sandboxes that hold a box at once; a create beyond it is refused. @default 1000 */
+  maxSandboxes: number
   /** Where the sandboxes' sockets lie, as this process sees it. */
   wireDir: string
   logLevel: 'debug' | 'info' | 'warn' | 'error'
@@ -33,6 +35,7 @@ const variables = z.object({
     .string({ error: 'is missing: it is the SHA-256 of the API key' })
     .regex(/^[0-9a-f]{64}$/, 'must be 64 lower-case hexadecimal digits'),
   DELTA_RUNTIME: z.enum(['crun', 'runc', 'runsc']).optional(),
+  DELTA_MAX_SANDBOXES: z.coerce.number().int().min(1).max(4_000).default(1_000),
   DELTA_WIRE_DIR: text.optional(),
   LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
   DELTA_ENV: z.enum(['development', 'production']).default('production'),
@@ -58,6 +61,7 @@ export function readConfig(env: Environment): Config {
     databaseUrl: found.DATABASE_URL,
     apiKeySha256: found.DELTA_API_KEY_SHA256,
     runtime: found.DELTA_RUNTIME,
+    maxSandboxes: found.DELTA_MAX_SANDBOXES,
     wireDir: resolve(found.DELTA_WIRE_DIR ?? join(dataDir, 'wire')),
     logLevel: found.LOG_LEVEL,
     environment: found.DELTA_ENV,
