@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { TestProject } from 'vitest/node'
 import { leftovers } from './leftovers.ts'
@@ -40,5 +40,8 @@ export async function setup(project: TestProject): Promise<(() => Promise<void>)
 export function newDataDir(): string {
   const build = resolve(import.meta.dirname, '../.build')
   if (!existsSync(build)) mkdirSync(build)
-  return mkdtempSync(join(build, 'e2e-'))
+  const folder = mkdtempSync(join(build, 'e2e-'))
+  // A folder only root may pass through, which mkdtemp makes, keeps gVisor's unprivileged process from its own files.
+  chmodSync(folder, 0o711)
+  return folder
 }
