@@ -328,6 +328,16 @@ describe('answers', () => {
     expect(lines.join()).not.toContain('hunter2')
   })
 
+  test.each([
+    { path: '/v1/things/a', level: 'debug', status: 200 },
+    { path: '/v1/nothing', level: 'info', status: 404 },
+    { path: '/v1/broken', level: 'error', status: 500 },
+  ])('a request answered with $status is logged at $level', async ({ path, level, status }) => {
+    const { call, lines } = startApp()
+    await call(path)
+    expect(JSON.parse(lines.at(-1)!)).toMatchObject({ event: 'request', level, status })
+  })
+
   test('CORS is closed in production and open in development, before the key', async () => {
     const closed = await startApp().call('/v1/things/a', { headers: { origin: 'http://evil.example' } })
     expect(closed.headers.get('access-control-allow-origin')).toBeNull()

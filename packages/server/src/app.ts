@@ -96,8 +96,7 @@ function createActivity({ log, clock, metrics }: AppDeps): Activity {
       status,
       durationMs: round(durationMs),
     }
-    if (route.startsWith('/v1/') || status >= 400) log.info('request', fields)
-    else log.debug('request', fields)
+    log[levelOf(status)]('request', fields)
   }
   return {
     async middleware(c, next) {
@@ -127,6 +126,12 @@ function setHeader(c: ApiContext, name: string, value: string): void {
   const { outgoing } = c.env ?? {}
   if (outgoing) outgoing.setHeader(name, value)
   else c.header(name, value)
+}
+
+/** What went well is no news: an operator's terminal shows sandboxes, refusals and faults. */
+function levelOf(status: number): 'debug' | 'info' | 'error' {
+  if (status >= 500) return 'error'
+  return status >= 400 ? 'info' : 'debug'
 }
 
 function requestIdOf(c: ApiContext): string {

@@ -12,7 +12,7 @@ import type { SandboxEvents } from './events.ts'
 import type { Gate } from './gate.ts'
 import { planMending, sortFound } from './reconcile.ts'
 import { type Change, moved, specOf } from './records.ts'
-import { type SandboxAction, steps, type TransitionReason } from './states.ts'
+import { type SandboxAction, type SandboxState, steps, type TransitionReason } from './states.ts'
 import type { SandboxRecord, SandboxStore } from './store.ts'
 
 export type ConnectGuest = (stream: Duplex, options: ConnectOptions) => Promise<GuestConnection>
@@ -73,14 +73,14 @@ export function createLifecycle(deps: LifecycleDeps) {
     if (!applied) throw new DeltaError('sandbox_state_conflict', `Sandbox ${before.id} was changed by something else`)
     entries.put(entry, after)
     arm(after)
-    events.emit('sandbox.changed', {
-      sandboxId: after.id,
-      accountId: after.accountId,
-      from: before.state,
-      to: after.state,
-      reason: after.reason,
-      at: after.changedAt,
-    })
+    announce(before.state, after)
+  }
+
+  /** Tells log and listeners of a transition that is on disk. */
+  function announce(from: SandboxState | null, record: SandboxRecord): void {
+    const { id: sandboxId, accountId, state: to, reason, detail, changedAt: at } = record
+    log.info('sandbox_changed', { sandboxId, from, to, reason, ...(detail !== null && { detail }) })
+    events.emit('sandbox.changed', { sandboxId, accountId, from, to, reason, at })
   }
 
   function arm(record: SandboxRecord): void {
@@ -182,7 +182,7 @@ export function createLifecycle(deps: LifecycleDeps) {
   /** Brings what was cut short to the nearest state of rest. */
   async function settle(entry: Entry, detail?: string): Promise<void> {
     await uneasily(entry, async () => {
-      const { state, boxId, upperId, id } = entry.record
+      const { state, reason, boxId, upperId, id } = entry.record
       dropLink(entry)
       if (state === 'creating') {
         await clear(id, { boxId, upperId })
@@ -190,7 +190,7 @@ export function createLifecycle(deps: LifecycleDeps) {
         return
       }
       if (boxId) await driver.end(boxId, { keepUpper: true })
-      await move(entry, { to: 'stopped', reason: state === 'starting' ? 'start_failed' : 'stopped', detail })
+      await move(entry, { to: 'stopped', reason: state === 'starting' ? 'start_failed' : reason, detail })
     })
   }
 
@@ -307,7 +307,7 @@ export function createLifecycle(deps: LifecycleDeps) {
     }
   }
 
-  return { create, act, open, buryDead, mend, clear, clearStrays, arm, uneasy, remains }
+  return { create, act, open, announce, buryDead, mend, clear, clearStrays, arm, uneasy, remains }
 }
 
 export function dropLink(entry: Entry): void {

@@ -66,7 +66,7 @@ describe('reconciliation of one sandbox', () => {
       end: { boxId: row.boxId, keepUpper: true },
       moves: [
         { to: 'stopping', reason: 'guest_died' },
-        { to: 'stopped', reason: 'stopped' },
+        { to: 'stopped', reason: 'guest_died' },
       ],
     })
   })

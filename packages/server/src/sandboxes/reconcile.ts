@@ -55,9 +55,10 @@ export function planMending(row: SandboxRecord, { box, hasUpper }: Found): Mendi
 function toStopped(state: SandboxState, box: BoxStatus | undefined): Move[] {
   if (state === 'stopped') return []
   if (state === 'starting' || state === 'stopping') return [{ to: 'stopped', reason: 'server_restarted' }]
+  const reason = box?.state === 'dead' ? 'guest_died' : 'box_lost'
   return [
-    { to: 'stopping', reason: box?.state === 'dead' ? 'guest_died' : 'box_lost' },
-    { to: 'stopped', reason: 'stopped' },
+    { to: 'stopping', reason },
+    { to: 'stopped', reason },
   ]
 }
 

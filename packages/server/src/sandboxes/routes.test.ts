@@ -5,8 +5,9 @@ import { testDatabases } from '../kernel/db/testing.ts'
 import { type ApiContext, createApi } from '../kernel/http/api.ts'
 import { answerError } from '../kernel/http/errors.ts'
 import { silentLogger } from '../kernel/log.ts'
+import { createMetrics } from '../kernel/metrics.ts'
 import { sandboxMigrations } from './migrations.ts'
-import { addSandboxRoutes } from './routes.ts'
+import { addSandboxRoutes, sandboxesFeature } from './routes.ts'
 import { createSandboxes } from './service.ts'
 import { silentGuest } from './testing.ts'
 
@@ -39,6 +40,19 @@ testDatabases('the routes of sandboxes', (open) => {
     }
     return { api, call, driver, sandboxes }
   }
+
+  test('what happens to sandboxes is counted for Prometheus', async () => {
+    const { call, sandboxes } = await start()
+    const metrics = createMetrics()
+    sandboxesFeature(sandboxes).metrics?.(metrics)
+    const { body } = await call('POST', '', {})
+    await call('POST', '', {})
+    await call('DELETE', `/${body['id'] as string}`)
+    const text = metrics.render()
+    expect(text).toContain('delta_sandboxes{state="running"} 1\n')
+    expect(text).toContain('delta_sandbox_changes_total{to="running",reason="created"} 2\n')
+    expect(text).toContain('delta_sandbox_changes_total{to="killed",reason="kill_requested"} 1\n')
+  })
 
   test('create, look, list, pause, resume, stop, start, kill', async () => {
     const { call } = await start()

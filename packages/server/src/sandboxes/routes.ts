@@ -151,6 +151,8 @@ export function sandboxesFeature(sandboxes: Sandboxes): Feature {
       metrics.gauge('delta_sandboxes', 'Sandboxes this server holds a box for or works on, by state', () =>
         Object.entries(sandboxes.counts()).map(([state, value]) => ({ labels: { state }, value })),
       )
+      const changes = metrics.counter('delta_sandbox_changes_total', 'Changes of state, by what they led to and why')
+      sandboxes.events.on('sandbox.changed', ({ to, reason }) => changes.add({ to, reason }))
       metrics.gauge('delta_sandboxes_waiting', 'Sandboxes waiting for their box to be made', sandboxes.waiting)
     },
     health: () => ({ states: sandboxes.counts() }),

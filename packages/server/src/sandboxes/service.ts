@@ -142,8 +142,7 @@ export function createSandboxes(deps: SandboxesDeps) {
       if (other) return other
       throw new DeltaError('idempotency_in_progress', 'The first request with this key is still being worked on')
     }
-    const { id, changedAt: at } = entry.record
-    events.emit('sandbox.changed', { sandboxId: id, accountId, from: null, to: 'creating', reason: 'requested', at })
+    lifecycle.announce(null, entry.record)
     const row: Phase = { phase: 'row', micros: Math.round((clock.monotonic() - asked) * 1_000) }
     return entries.inTurnAlways(entry, async () => {
       const timings = await lifecycle.create(entry)
@@ -314,7 +313,6 @@ export function createSandboxes(deps: SandboxesDeps) {
   function onDeath(boxId: string, { oom }: { oom: boolean }): void {
     for (const entry of entries.all()) {
       if (entry.record.boxId !== boxId) continue
-      log.info('sandbox_died', { sandboxId: entry.record.id, boxId, oom })
       entries
         .inTurnAlways(entry, () => lifecycle.buryDead(entry, boxId, oom))
         .catch((error: unknown) => log.error('sandbox_not_buried', { sandboxId: entry.record.id, error }))

@@ -27,7 +27,6 @@ export const transitionReasons = {
   resume_requested: 'Somebody resumed it',
   auto_resumed: 'A command or file access needed it',
   stop_requested: 'Somebody stopped it',
-  stopped: 'Its processes have ended, its disk is kept',
   start_requested: 'Somebody started it',
   started: 'The box was made again on its disk',
   start_failed: 'The box could not be made again; its disk is kept',
@@ -45,6 +44,8 @@ export type TransitionReason = keyof typeof transitionReasons
 
 type Moves = Partial<Record<SandboxState, readonly TransitionReason[]>>
 
+/** What leads to a stop stays the reason of the stopped sandbox, since that is what whoever finds it so asks. */
+const stops = ['stop_requested', 'timeout', 'guest_died', 'out_of_memory', 'box_lost', 'server_stopped'] as const
 const ended = ['kill_requested', 'timeout', 'disk_lost'] as const
 
 export const transitions: Record<SandboxState, Moves> = {
@@ -55,16 +56,16 @@ export const transitions: Record<SandboxState, Moves> = {
   },
   running: {
     paused: ['pause_requested', 'timeout', 'found_frozen'],
-    stopping: ['stop_requested', 'timeout', 'guest_died', 'out_of_memory', 'box_lost', 'server_stopped'],
+    stopping: stops,
     killed: ended,
   },
   paused: {
     running: ['resume_requested', 'auto_resumed', 'found_running'],
-    stopping: ['stop_requested', 'guest_died', 'out_of_memory', 'box_lost', 'server_stopped'],
+    stopping: stops.filter((reason) => reason !== 'timeout'),
     killed: ended,
   },
   stopping: {
-    stopped: ['stopped', 'server_restarted'],
+    stopped: [...stops, 'server_restarted'],
     killed: ended,
   },
   stopped: {
