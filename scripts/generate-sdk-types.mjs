@@ -31,7 +31,7 @@ if (process.argv.includes('--check')) {
 }
 
 async function serverDocument() {
-  // Describing a route does not run it, so no service is there to be called.
+  // Describing a route does not run it, so no service is there to be called. Only routes are asked for: metrics would listen to services.
   const service = new Proxy(
     {},
     {
@@ -40,14 +40,15 @@ async function serverDocument() {
       },
     },
   )
+  const features = [
+    sandboxesFeature(service),
+    { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },
+    { name: 'files', routes: (routes) => addFileRoutes(routes, service) },
+    templatesFeature({ templates: service }),
+    operationsFeature({ driver: service }),
+  ]
   const { api } = createApp({
-    features: [
-      sandboxesFeature(service),
-      { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },
-      { name: 'files', routes: (routes) => addFileRoutes(routes, service) },
-      templatesFeature({ templates: service }),
-      operationsFeature({ driver: service }),
-    ],
+    features: features.map(({ name, routes }) => ({ name, routes })),
     authenticate: () => null,
     log: createLogger({ level: 'error', write: (line) => process.stderr.write(line) }),
     clock: systemClock,

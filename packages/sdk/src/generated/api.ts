@@ -317,9 +317,20 @@ export type Sandbox = {
   reason: string | null
   /** The error behind the reason, where there was one */
   detail: string | null
+  /** What keeps it apart from the host and from the others, as far as it is known */
   isolation: {
-    runtime: string
     driver: string
+    runtime: string
+    /** Of the configured runtime */
+    runtimeVersion?: string
+    /** `shared`: the host’s, so not for tenants who attack it. `own`: gVisor’s */
+    kernel: 'shared' | 'own'
+    /** The host’s uids of its box, first + count */
+    userNamespace?: string
+    /** How memory, processor and processes are limited */
+    cgroup: string
+    /** `btrfs`: a disk quota each. `folder`: none */
+    pool: string
   }
   /** What creating it spent its time on; only in the answer of create */
   timings?: {

@@ -448,6 +448,7 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
       expect(new Set(uids).size).toBe(3)
       for (const [index, { guest, cwd }] of all.entries()) {
         expect(uids[index]).toBeGreaterThan(65_535)
+        expect(all[index]!.box.uids?.first).toBe(uids[index])
         const inside = await exec(guest, cwd, 'id -u; cat /proc/self/uid_map')
         expect(inside.stdout.trim().split(/\s+/).slice(0, 3)).toEqual(['0', '0', `${uids[index]}`])
       }

@@ -23,6 +23,8 @@ export interface Box {
   boxId: string
   /** Host pid of the guest, where there is one. */
   pid: number
+  /** The host's uids that its user namespace is mapped to; absent where it has none of its own. */
+  uids?: { first: number; count: number }
   /** How long each phase of making it took, in microseconds, in order. */
   timings: { phase: string; micros: number }[]
 }
@@ -58,6 +60,8 @@ export interface DriverInfo {
   /** 'btrfs' (quotas) or 'folder' (none). */
   pool: string
   kernel: string
+  /** Runtimes that bring a kernel of their own. With the others, boxes share the host's. */
+  ownKernelRuntimes: readonly string[]
   templates: string[]
   warnings: string[]
 }

@@ -112,7 +112,7 @@ export function createLifecycle(deps: LifecycleDeps) {
   }
 
   /** The box and its first connection. Nothing is called running before its guest has answered. */
-  async function make(entry: Entry, fresh: boolean): Promise<Phase[]> {
+  async function make(entry: Entry, fresh: boolean): Promise<{ timings: Phase[]; userNamespace: string | undefined }> {
     const asked = clock.monotonic()
     return gate.pass(async () => {
       deps.refuseWhenStopping()
@@ -120,19 +120,20 @@ export function createLifecycle(deps: LifecycleDeps) {
       const box = await driver.create(specOf(entry.record, fresh))
       const made = clock.monotonic()
       await connect(entry)
-      return [
+      const timings = [
         { phase: 'queue', micros: microsBetween(asked, waited) },
         ...box.timings,
         { phase: 'guest', micros: microsBetween(made, clock.monotonic()) },
       ]
+      return { timings, userNamespace: box.uids && `${box.uids.first}+${box.uids.count}` }
     })
   }
 
   async function create(entry: Entry): Promise<Phase[]> {
     const { boxId, upperId } = entry.record
     try {
-      const timings = await make(entry, true)
-      await move(entry, { to: 'running', reason: 'created' })
+      const { timings, userNamespace } = await make(entry, true)
+      await move(entry, { to: 'running', reason: 'created', userNamespace })
       return timings
     } catch (cause) {
       dropLink(entry)
@@ -148,8 +149,8 @@ export function createLifecycle(deps: LifecycleDeps) {
   async function start(entry: Entry, reason: TransitionReason): Promise<void> {
     await entries.withRoom(() => move(entry, { to: 'starting', reason }))
     try {
-      await make(entry, false)
-      await move(entry, { to: 'running', reason: 'started' })
+      const { userNamespace } = await make(entry, false)
+      await move(entry, { to: 'running', reason: 'started', userNamespace })
     } catch (cause) {
       await settle(entry, failureOf(cause).message).catch((error: unknown) => {
         uneasy.add(entry.record.id)

@@ -61,4 +61,5 @@ export const sandboxMigrations: Migration[] = [
       'create index sandbox_requests_by_age on sandbox_requests (created_at)',
     ],
   },
+  { name: 'sandboxes-2-user-namespace', up: () => ['alter table sandboxes add column user_namespace text'] },
 ]

@@ -1,4 +1,4 @@
-import type { BoxSpec } from '../drivers/driver.ts'
+import type { BoxSpec, DriverInfo } from '../drivers/driver.ts'
 import type { CreateSandbox, PatchSandbox, Sandbox } from './schema.ts'
 import { mayMove, type SandboxState, type TransitionReason } from './states.ts'
 import type { SandboxRecord } from './store.ts'
@@ -25,6 +25,7 @@ export function newRecord(wish: CreateSandbox, own: { id: string; accountId: str
     env: wish.env,
     upperId: `upp_${own.id.slice(4)}`,
     boxId: boxIdOf(own.id, 1),
+    userNamespace: null,
     starts: 1,
     version: 1,
     createdAt: own.now,
@@ -64,13 +65,16 @@ export interface Change {
   reason: TransitionReason
   detail?: string | undefined
   failure?: { code: string; message: string }
+  /** Of the box that was made. */
+  userNamespace?: string | undefined
 }
 
 /**
  * The record after a transition. The time until `onTimeout` counts only while it runs: pausing and stopping end it, every way back to running
  * starts it anew.
  */
-export function moved(record: SandboxRecord, { to, reason, detail, failure }: Change, now: number): SandboxRecord {
+export function moved(record: SandboxRecord, change: Change, now: number): SandboxRecord {
+  const { to, reason, detail, failure, userNamespace } = change
   if (!mayMove(record.state, to, reason)) {
     throw new Error(`A sandbox cannot go from ${record.state} to ${to} because of ${reason}`)
   }
@@ -89,7 +93,11 @@ export function moved(record: SandboxRecord, { to, reason, detail, failure }: Ch
     after.starts = record.starts + 1
     after.boxId = boxIdOf(record.id, after.starts)
   }
-  if (to === 'stopped' || to === 'killed' || to === 'failed') after.boxId = null
+  if (userNamespace !== undefined) after.userNamespace = userNamespace
+  if (to === 'stopped' || to === 'killed' || to === 'failed') {
+    after.boxId = null
+    after.userNamespace = null
+  }
   return after
 }
 
@@ -108,7 +116,7 @@ export function patched(record: SandboxRecord, wish: PatchSandbox, now: number):
 }
 
 /** What a caller sees. */
-export function viewOf(record: SandboxRecord, driverName: string): Sandbox {
+export function viewOf(record: SandboxRecord, driver: DriverInfo): Sandbox {
   return {
     id: record.id,
     state: record.state,
@@ -127,7 +135,21 @@ export function viewOf(record: SandboxRecord, driverName: string): Sandbox {
     endAt: record.endAt === null ? null : iso(record.endAt),
     reason: record.reason,
     detail: record.detail,
-    isolation: { runtime: record.runtime, driver: driverName },
+    isolation: isolationOf(record, driver),
+  }
+}
+
+/** What keeps it apart, as far as that is known: of a runtime other than the configured one, the version is not. */
+function isolationOf({ runtime, userNamespace }: SandboxRecord, driver: DriverInfo): Sandbox['isolation'] {
+  const { name, runtimeVersion, cgroup, pool, ownKernelRuntimes } = driver
+  return {
+    driver: name,
+    runtime,
+    ...(runtime === driver.runtime && { runtimeVersion }),
+    kernel: ownKernelRuntimes.includes(runtime) ? 'own' : 'shared',
+    ...(userNamespace !== null && { userNamespace }),
+    cgroup,
+    pool,
   }
 }
 

@@ -109,6 +109,23 @@ export const patchSandboxSchema = z
   .openapi('PatchSandbox')
 export type PatchSandbox = z.output<typeof patchSandboxSchema>
 
+const isolationSchema = z
+  .object({
+    driver: z.string().openapi({ example: 'oci' }),
+    runtime: z.string().openapi({ example: 'crun' }),
+    runtimeVersion: z.string().optional().openapi({ description: 'Of the configured runtime', example: '1.8.1' }),
+    kernel: z
+      .enum(['shared', 'own'])
+      .openapi({ description: '`shared`: the host’s, so not for tenants who attack it. `own`: gVisor’s' }),
+    userNamespace: z
+      .string()
+      .optional()
+      .openapi({ description: 'The host’s uids of its box, first + count', example: '1879113728+65536' }),
+    cgroup: z.string().openapi({ description: 'How memory, processor and processes are limited', example: 'v2' }),
+    pool: z.string().openapi({ description: '`btrfs`: a disk quota each. `folder`: none', example: 'btrfs' }),
+  })
+  .openapi({ description: 'What keeps it apart from the host and from the others, as far as it is known' })
+
 export const sandboxSchema = z
   .object({
     id: z.string().openapi({ example: 'sbx_k3v9x0m2qp7a8b1c4d5e' }),
@@ -128,7 +145,7 @@ export const sandboxSchema = z
     endAt: z.iso.datetime().nullable().openapi({ description: 'When `onTimeout` happens; null unless it runs' }),
     reason: z.string().nullable().openapi({ description: 'Why it is in this state', example: 'created' }),
     detail: z.string().nullable().openapi({ description: 'The error behind the reason, where there was one' }),
-    isolation: z.object({ runtime: z.string(), driver: z.string() }),
+    isolation: isolationSchema,
     timings: z
       .array(z.object({ phase: z.string(), micros: z.int() }))
       .optional()

@@ -112,6 +112,26 @@ testDatabases('sandboxes', (open) => {
     expect(await sandboxes.get(sandbox.id, caller)).toEqual(rest)
   })
 
+  test('a sandbox says what keeps it apart, and forgets its uids with its box', async () => {
+    const { sandboxes, world } = await start()
+    const shared = { driver: 'model', runtime: 'none', runtimeVersion: '0', kernel: 'shared', cgroup: 'none' }
+    const { id, isolation } = await sandboxes.create(wish(), caller)
+    expect(isolation).toEqual({ ...shared, pool: 'none', userNamespace: '1879113728+65536' })
+    const { isolation: own } = await sandboxes.create(wish({ runtime: 'runsc' }), caller)
+    expect(own).toEqual({
+      driver: 'model',
+      runtime: 'runsc',
+      kernel: 'own',
+      cgroup: 'none',
+      pool: 'none',
+      userNamespace: '1879179264+65536',
+    })
+    await sandboxes.stop('leave')
+    const { sandboxes: next } = await serve(world)
+    expect((await next.get(id, caller)).isolation).toEqual(isolation)
+    expect((await next.stopSandbox(id, caller)).isolation).not.toHaveProperty('userNamespace')
+  })
+
   test('every transition is a line in the log, with nothing of what the caller put in', async () => {
     const lines: string[] = []
     const { sandboxes } = await start({ log: createLogger({ level: 'info', write: (line) => lines.push(line) }) })

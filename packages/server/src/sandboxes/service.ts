@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import type { Driver } from '../drivers/driver.ts'
+import type { Driver, DriverInfo } from '../drivers/driver.ts'
 import { connectGuest as connectToGuest } from '../guest/client.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
@@ -64,7 +64,7 @@ export function createSandboxes(deps: SandboxesDeps) {
   const endGate = createGate({ places: endsAtOnce, mostWaiting: Infinity })
   const janitorSleep = new AbortController()
   let stopping = false
-  let defaultRuntime = ''
+  let driverInfo: DriverInfo | undefined
   let stopListening: (() => void) | undefined
   let janitor: Promise<void> = Promise.resolve()
 
@@ -81,6 +81,15 @@ export function createSandboxes(deps: SandboxesDeps) {
     helloTimeoutMs: deps.helloTimeoutMs ?? 15_000,
     refuseWhenStopping,
   })
+
+  function knownDriver(): DriverInfo {
+    if (!driverInfo) throw new Error('start() comes before everything else')
+    return driverInfo
+  }
+
+  function view(record: SandboxRecord): Sandbox {
+    return viewOf(record, knownDriver())
+  }
 
   function refuseWhenStopping(): void {
     if (stopping) throw new DeltaError('shutting_down', 'The server is stopping')
@@ -107,7 +116,7 @@ export function createSandboxes(deps: SandboxesDeps) {
     const entry = await entryFor(sandboxId, caller)
     return entries.inTurn(entry, async () => {
       await lifecycle.act(entry, action, reason)
-      return viewOf(entry.record, driver.name)
+      return view(entry.record)
     })
   }
 
@@ -126,7 +135,7 @@ export function createSandboxes(deps: SandboxesDeps) {
 
     const asked = clock.monotonic()
     const entry = await entries.withRoom(async () => {
-      const own = { id: newId('sbx'), accountId, runtime: wish.runtime ?? defaultRuntime, now: clock.now() }
+      const own = { id: newId('sbx'), accountId, runtime: wish.runtime ?? knownDriver().runtime, now: clock.now() }
       const record = newRecord(wish, own)
       try {
         return (await store.insert(record, request)) ? entries.admit(record) : undefined
@@ -146,7 +155,7 @@ export function createSandboxes(deps: SandboxesDeps) {
     const row: Phase = { phase: 'row', micros: Math.round((clock.monotonic() - asked) * 1_000) }
     return entries.inTurnAlways(entry, async () => {
       const timings = await lifecycle.create(entry)
-      return { ...viewOf(entry.record, driver.name), timings: [row, ...timings] }
+      return { ...view(entry.record), timings: [row, ...timings] }
     })
   }
 
@@ -164,7 +173,7 @@ export function createSandboxes(deps: SandboxesDeps) {
     if (!entry) throw notFound(saved.sandboxId)
     return entries.inTurn(entry, async () => {
       const { record } = entry
-      if (record.state !== 'failed') return viewOf(record, driver.name)
+      if (record.state !== 'failed') return view(record)
       const { code, message } = record.failure ?? {
         code: 'sandbox_start_failed',
         message: `It failed: ${record.reason}`,
@@ -191,12 +200,12 @@ export function createSandboxes(deps: SandboxesDeps) {
       }
       entries.put(entry, after)
       lifecycle.arm(after)
-      return viewOf(after, driver.name)
+      return view(after)
     })
   }
 
   async function get(sandboxId: string, { accountId }: DoorCaller): Promise<Sandbox> {
-    return viewOf(await recordOf(sandboxId, accountId), driver.name)
+    return view(await recordOf(sandboxId, accountId))
   }
 
   async function recordOf(sandboxId: string, accountId: string): Promise<SandboxRecord> {
@@ -222,7 +231,7 @@ export function createSandboxes(deps: SandboxesDeps) {
     const records = found.slice(0, limit)
     const last = records.at(-1)
     return {
-      data: records.map((record) => viewOf(record, driver.name)),
+      data: records.map(view),
       nextCursor: found.length > limit && last ? writeCursor([last.createdAt, last.id]) : null,
     }
   }
@@ -325,7 +334,7 @@ export function createSandboxes(deps: SandboxesDeps) {
    */
   async function start(): Promise<{ reconciled: Promise<void> }> {
     const [info, rows, listed] = await Promise.all([driver.info(), store.unfinished(), driver.list()])
-    defaultRuntime = info.runtime
+    driverInfo = info
     stopListening = driver.onDeath(onDeath)
     const { found, strayBoxes, strayUppers } = sortFound(rows, listed)
     const work: Promise<void>[] = []

@@ -27,6 +27,8 @@ export interface SandboxRecord {
   upperId: string
   /** Set from before the box is made until it is known to be gone. */
   boxId: string | null
+  /** The host's uids of its box, as `first+count`, while it has one and they are known. */
+  userNamespace: string | null
   /** Boxes made for it so far; each has its own id. */
   starts: number
   /** Counts transitions; guards every write. */
@@ -79,6 +81,7 @@ interface SandboxesTable {
   env: string
   upper_id: string
   box_id: string | null
+  user_namespace: string | null
   starts: number
   version: number
   created_at: number
@@ -336,6 +339,7 @@ function toRow(record: SandboxRecord): SandboxesTable {
     env: JSON.stringify(record.env),
     upper_id: record.upperId,
     box_id: record.boxId,
+    user_namespace: record.userNamespace,
     starts: record.starts,
     version: record.version,
     created_at: record.createdAt,
@@ -366,6 +370,7 @@ function toRecord(row: SandboxesTable): SandboxRecord {
     env: JSON.parse(row.env) as Record<string, string>,
     upperId: row.upper_id,
     boxId: row.box_id,
+    userNamespace: row.user_namespace,
     starts: row.starts,
     version: row.version,
     createdAt: row.created_at,

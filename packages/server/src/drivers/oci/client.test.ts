@@ -134,7 +134,12 @@ describe('the client of the privileged helper', () => {
     expect(reader.str('hostname')).toBe('sbx-a')
     expect(reader.remaining).toBe(0)
     peer.answer(request, writeBox)
-    expect(await made).toEqual({ boxId: 'box_a', pid: 42, timings: [{ phase: 'overlay', micros: 900 }] })
+    expect(await made).toEqual({
+      boxId: 'box_a',
+      pid: 42,
+      uids: { first: 1_879_048_192, count: 65_536 },
+      timings: [{ phase: 'overlay', micros: 900 }],
+    })
   })
 
   test('answers find their requests in any order', async () => {

@@ -37,6 +37,10 @@ const connectRetryMs = { first: 1, most: 50 }
 const maxTextBytes = 16 * 1024
 /** A unix socket's address holds 108 bytes with its end. */
 const maxSocketPathBytes = 107
+/** The helper gives each box a range of this many. */
+const uidsPerBox = 65_536
+/** gVisor answers system calls itself. */
+const ownKernelRuntimes = ['runsc']
 const unknownBytes = 0xffff_ffff_ffff_ffffn
 /** O_PATH: names the folder without needing the right to list it. */
 const openPath = 0o10000000
@@ -139,7 +143,7 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
           const warnings = texts(reader, 'warnings')
           const kernel = text(reader, 'kernel')
           log.debug('helper_info', { version, runtime, runtimeVersion, cgroup, pool, kernel })
-          return { name: 'oci', runtime, runtimeVersion, cgroup, pool, kernel, templates, warnings }
+          return { name: 'oci', runtime, runtimeVersion, cgroup, pool, kernel, ownKernelRuntimes, templates, warnings }
         },
       }),
 
@@ -163,7 +167,7 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
           read: (reader) => readBox(reader, spec.boxId),
         })
         wires.set(spec.boxId, box.wirePath)
-        return { boxId: box.boxId, pid: box.pid, timings: box.timings }
+        return { boxId: box.boxId, pid: box.pid, uids: box.uids, timings: box.timings }
       } catch (error) {
         throw await refusalOf(error, spec)
       }
@@ -339,12 +343,12 @@ function knownBytes(bytes: bigint): number | null {
   return bytes === unknownBytes ? null : Number(bytes)
 }
 
-function readBox(reader: Reader, boxId: string): Box & { wirePath: string } {
+function readBox(reader: Reader, boxId: string): Required<Box> & { wirePath: string } {
   const pid = reader.u32('pid')
-  reader.u32('uidFirst')
+  const uids = { first: reader.u32('uidFirst'), count: uidsPerBox }
   const wirePath = readWirePath(reader)
   const timings = reader.list('timings', 8, (item) => ({ phase: text(item, 'phase'), micros: item.u32('micros') }))
-  return { boxId, pid, wirePath, timings }
+  return { boxId, pid, uids, wirePath, timings }
 }
 
 function readBoxStatus(reader: Reader): { status: BoxStatus; wirePath: string } {

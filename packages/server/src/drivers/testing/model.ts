@@ -50,6 +50,7 @@ export function createModelDriver(): ModelDriver {
       cgroup: 'none',
       pool: 'none',
       kernel: 'none',
+      ownKernelRuntimes: ['runsc'],
       templates: ['host'],
       warnings: [],
     }),
@@ -67,7 +68,8 @@ export function createModelDriver(): ModelDriver {
       }
       upperIds.add(upperId)
       boxes.set(boxId, { boxId, upperId, state: 'running', template })
-      return { boxId, pid: 1, timings: [{ phase: 'model', micros: 1 }] }
+      const uids = { first: 1_879_048_192 + boxes.size * 65_536, count: 65_536 }
+      return { boxId, pid: 1, uids, timings: [{ phase: 'model', micros: 1 }] }
     },
     async end(boxId, { keepUpper }) {
       await new Promise((resolve) => setImmediate(resolve))

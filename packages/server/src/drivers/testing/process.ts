@@ -104,6 +104,7 @@ export async function createProcessDriver({
       cgroup: 'none',
       pool: 'folder',
       kernel: release(),
+      ownKernelRuntimes: [],
       templates: ['host'],
       warnings: ['Nothing is isolated: for tests only'],
     }),
