@@ -10,14 +10,13 @@ import type { Bench } from './run.ts'
 export async function createToFirstExec(bench: Bench): Promise<Figure[]> {
   const figures: Figure[] = []
   for (const runtime of ['crun', 'runc']) {
-    const { client, dataDir } = await bench.platform({ runtime })
+    const { client } = await bench.platform({ runtime })
     const scratch = mkdtempSync(join(tmpdir(), 'delta-rival-'))
     // The runtime sets the root up as the box's own uid, which must be able to walk there.
     chmodSync(scratch, 0o755)
-    const model = await createSandbox(client)
     const rival = await openRuntimeRival({
       runtime,
-      dataDir,
+      helper: bench.helper,
       lower: join(bench.templates, 'host/root'),
       usr: '/usr',
       scratch,
@@ -42,7 +41,6 @@ export async function createToFirstExec(bench: Bench): Promise<Figure[]> {
       await rival.close()
       rmSync(scratch, { recursive: true, force: true })
     }
-    await remove(client, model.id)
     figures.push(
       figure({
         name: `create to first exec, ${runtime}`,
@@ -65,17 +63,21 @@ export async function crowd(bench: Bench): Promise<Figure[]> {
   const latencies: number[] = []
   const createRates: number[] = []
   const deleteRates: number[] = []
-  for (let round = 0; round < rounds; round++) {
+  // Round -1 warms the server up, as the other figures do.
+  for (let round = -1; round < rounds; round++) {
     const ids: string[] = []
+    const roundLatencies: number[] = []
     const createMs = await timed(() =>
       Promise.all(
         Array.from({ length: count }, async () => {
-          latencies.push(await timed(async () => ids.push((await createSandbox(client)).id)))
+          roundLatencies.push(await timed(async () => ids.push((await createSandbox(client)).id)))
         }),
       ),
     )
-    createRates.push((count / createMs) * 1000)
     const deleteMs = await timed(() => Promise.all(ids.map((id) => remove(client, id))))
+    if (round < 0) continue
+    latencies.push(...roundLatencies)
+    createRates.push((count / createMs) * 1000)
     deleteRates.push((count / deleteMs) * 1000)
   }
   return [

@@ -1,12 +1,12 @@
-import { spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawn } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
 interface OciConfig {
   process: { args: string[]; terminal?: boolean }
   root: { path: string }
-  linux: { namespaces: { type: string; path?: string }[]; cgroupsPath?: string }
+  linux: { namespaces: { type: string; path?: string }[]; cgroupsPath?: string; resources?: object }
 }
 
 /**
@@ -16,23 +16,28 @@ interface OciConfig {
  */
 export async function openRuntimeRival({
   runtime,
-  dataDir,
+  helper,
   lower,
   usr,
   scratch,
 }: {
   runtime: string
-  dataDir: string
+  helper: string
   lower: string
   usr?: string
   scratch: string
 }) {
   const bundle = join(scratch, 'bundle')
   mkdirSync(bundle, { recursive: true })
-  const config = boxConfig(dataDir)
+  const config = boxConfig(helper, runtime)
   config.process.args = ['/bin/true']
   config.process.terminal = false
   config.root.path = join(scratch, 'merged')
+  config.linux.resources = {
+    memory: { limit: 512 * 1024 * 1024 },
+    cpu: { quota: 100_000, period: 100_000 },
+    pids: { limit: 512 },
+  }
   config.linux.cgroupsPath = `/delta-bench-${process.pid}/rival`
   for (const namespace of config.linux.namespaces) delete namespace.path
   writeFileSync(join(bundle, 'config.json'), JSON.stringify(config))
@@ -92,10 +97,9 @@ done
 `
 }
 
-/** The config.json of any living box of the platform under test. */
-function boxConfig(dataDir: string): OciConfig {
-  const boxes = join(dataDir, 'state/boxes')
-  const box = readdirSync(boxes).find((name) => existsSync(join(boxes, name, 'config.json')))
-  if (!box) throw new Error(`no box with a config.json below ${boxes}`)
-  return JSON.parse(readFileSync(join(boxes, box, 'config.json'), 'utf8')) as OciConfig
+/** What the helper hands to that runtime for a sandbox, from the helper itself. */
+function boxConfig(helper: string, runtime: string): OciConfig {
+  return JSON.parse(
+    execFileSync(helper, ['config'], { env: { ...process.env, DELTA_RUNTIME: runtime }, encoding: 'utf8' }),
+  ) as OciConfig
 }

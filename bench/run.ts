@@ -25,6 +25,8 @@ export interface Target {
 
 export interface Bench {
   templates: string
+  /** The helper's program. */
+  helper: string
   /** The platform on that runtime; started once and kept, unless `anew`. */
   platform(options: { runtime: string; anew?: boolean }): Promise<Target>
 }
@@ -52,7 +54,7 @@ const figures: Figure[] = []
 try {
   for (const [name, measure] of chosen) {
     process.stderr.write(`measuring ${name}\n`)
-    figures.push(...(await measure({ templates, platform })))
+    figures.push(...(await measure({ templates, helper: join(root, '.build/bin/delta-helper'), platform })))
   }
 } finally {
   await stopCurrent()

@@ -7,7 +7,7 @@ use delta::helper::doctor::{self, Finding, Status};
 use delta::helper::error::{code, Error, Result};
 use delta::helper::serve::{self, Peer};
 use delta::helper::settings::Settings;
-use delta::helper::spec::quoted;
+use delta::helper::spec::{self, quoted};
 use delta::helper::{crash, templates};
 
 const USAGE: &str = "usage: delta-helper serve [--stop-all]
@@ -15,12 +15,14 @@ const USAGE: &str = "usage: delta-helper serve [--stop-all]
        delta-helper doctor [--json]
        delta-helper template build NAME
        delta-helper end-all
+       delta-helper config
 
 serve         starts the platform: the HTTP process and its sandboxes
 helper-only   answers the helper's protocol on a descriptor or socket, without an HTTP process
 doctor        looks at the machine and says what each finding means
 template      builds a template: host or debian
 end-all       ends every sandbox that a killed helper left, and unmounts the pool
+config        prints the OCI configuration that the runtime gets for a sandbox
 
 Settings are read from DELTA_DATA_DIR (./data), DELTA_RUNTIME, DELTA_UID_BASE, DELTA_UID_COUNT, DELTA_POOL,
 DELTA_POOL_MAX_GB, DELTA_POOL_RESERVE, DELTA_STOP_ALL, PORT and HOST.
@@ -132,6 +134,21 @@ fn run(mut words: Vec<String>) -> Result<i32> {
         "end-all" if words.is_empty() => {
             need_root()?;
             serve::end_all(settings)
+        }
+        "config" if words.is_empty() => {
+            let config = spec::Config {
+                kind: settings.kind,
+                root: Path::new("/mnt/root"),
+                hostname: "sandbox",
+                uid_first: settings.uid_base,
+                uid_count: 65_536,
+                user_namespace: None,
+                cgroup: None,
+                arguments: &["/.delta/guest".to_string(), "serve".to_string(), "--fd".to_string(), "3".to_string()],
+                wire_folder: None,
+            };
+            println!("{}", spec::build(&config));
+            Ok(0)
         }
         "--help" | "-h" | "help" => {
             print!("{}", USAGE);
