@@ -34,6 +34,8 @@ const thingRoute = createRoute({
           schema: z.strictObject({
             timeoutMs: z.number().int().positive().default(7),
             tags: z.array(z.string()).default([]),
+            labels: z.record(z.string().regex(/^[a-z]+$/, 'a label is letters'), z.string()).optional(),
+            mode: z.union([z.string(), z.int()]).optional(),
           }),
         },
       },
@@ -225,6 +227,8 @@ describe('requests are checked', () => {
     ['a fraction', '{"timeoutMs":1.5}', 'body.timeoutMs: Invalid input: expected int, received number'],
     ['an unknown field', '{"timeoutMS":1}', 'Unrecognized key: "timeoutMS"'],
     ['a wrong item', '{"tags":["a",1]}', 'body.tags.1: Invalid input: expected string, received number'],
+    ['a key that breaks its rule', '{"labels":{"A1":"x"}}', 'body.labels.A1: a label is letters'],
+    ['none of several types', '{"mode":true}', 'expected string, received boolean; or Invalid input: expected number'],
     ['an array', '[]', 'body: Invalid input: expected object, received array'],
     ['null', 'null', 'body: Invalid input: expected object, received null'],
   ])('%s is refused by field and rule', async (_what, body, cause) => {
@@ -486,16 +490,26 @@ describe('over a real connection', () => {
     expect(await raw(`${bodyHead}Content-Length: 99999999999\r\n\r\n{`)).toMatch(/^HTTP\/1\.1 413 /)
   })
 
+  test('whoever sends a body beyond the limit whole can read why it is refused', async () => {
+    const { fetchIt } = await startServer()
+    const body = Buffer.alloc(limits.jsonBodyBytes * 4, 'x')
+    for (let i = 0; i < 8; i++) {
+      const answer = await fetchIt('/v1/things/a', { method: 'POST', body })
+      expect(((await answer.json()) as { error: { code: string } }).error.code).toBe('body_too_large')
+    }
+  })
+
   test('a body without end is refused, and its sender cut off', async () => {
     const { server } = await startServer()
     const socket = connect(server.port, '127.0.0.1')
     let answer = ''
     socket.on('data', (chunk) => (answer += chunk.toString())).on('error', () => {})
     socket.write(`${bodyHead}Transfer-Encoding: chunked\r\n\r\n`)
+    const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()))
     const chunk = Buffer.concat([Buffer.from('100000\r\n'), Buffer.alloc(1 << 20), Buffer.from('\r\n')])
     while (!socket.destroyed) {
       if (socket.write(chunk)) await systemClock.sleep(0)
-      else await Promise.race([once(socket, 'drain'), once(socket, 'close')]).catch(() => {})
+      else await Promise.race([once(socket, 'drain').catch(() => {}), closed])
     }
     expect(answer).toMatch(/^HTTP\/1\.1 413 /)
   })
@@ -512,7 +526,9 @@ describe('over a real connection', () => {
     ],
   ])('%s is answered, and the server goes on', async (_what, text, status) => {
     const { raw, fetchIt } = await startServer()
-    expect(await raw(text)).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `))
+    const answer = await raw(text)
+    expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `))
+    expect(answer).toContain('"remediation":')
     expect((await fetchIt('/health')).status).toBe(200)
   })
 

@@ -151,8 +151,11 @@ function createGuard({ settings, authenticate }: AppDeps): MiddlewareHandler<Api
   const goesBy = createHostCheck(settings)
   const isOpen = settings.environment === 'development'
   return async (c, next) => {
-    if (!goesBy(hostOf(c)))
-      throw new DeltaError('host_not_allowed', 'The server does not go by the name in the Host header')
+    const host = hostOf(c)
+    if (host === undefined) {
+      throw new DeltaError('invalid_request', 'The request has no Host header', { cause: 'header.Host: is missing' })
+    }
+    if (!goesBy(host)) throw new DeltaError('host_not_allowed', 'The server does not go by the name in the Host header')
     if (isOpen) {
       addCors(c)
       if (c.req.method === 'OPTIONS') return c.body(null, 204)

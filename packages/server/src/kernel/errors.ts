@@ -44,7 +44,7 @@ export const errorTable = {
   interpreter_missing: { status: 400, remediation: 'Use a language whose interpreter this sandbox has, install it inside, or create a sandbox from the template `debian`, which has python3, node and bash.' },
   exec_not_running: { status: 409, remediation: 'The process has ended already; its result is at GET /v1/sandboxes/{id}/execs/{execId}. Start a new exec if you need one.' },
   exec_stdin_closed: { status: 409, remediation: 'Start the exec with `stdinOpen: true` to write to it later, and do not write after closing.' },
-  exec_limit_reached: { status: 429, remediation: 'Too many execs run or are kept in this sandbox. Wait for some to end or signal them, then try again.' },
+  exec_limit_reached: { status: 429, remediation: 'Too many execs or processes run in this sandbox. Wait for some to end or signal them, then try again. If they multiply by themselves, stop the sandbox and start it again: its files are kept.' },
   user_not_found: { status: 400, remediation: 'Use a user that exists inside the sandbox, such as `user` or `root`, or a numeric uid.' },
 
   // Files

@@ -27,9 +27,9 @@ function setHeaders(c: ApiContext, { code, status, context }: DeltaError): void 
   if (code === 'unauthorized') c.header('WWW-Authenticate', 'Bearer')
   if (code === 'method_not_allowed') c.header('Allow', String(context?.['allow']))
   if (status === 429 || status === 503) c.header('Retry-After', retryAfterSeconds)
-  // What is left of the body is not worth reading.
-  if (code === 'body_too_large' || code === 'request_timeout' || code === 'shutting_down')
-    c.header('Connection', 'close')
+  // Not after `body_too_large`: a client that is still sending reads the answer only if the connection outlives it. What comes is thrown
+  // away, up to a bound of the HTTP library's.
+  if (code === 'request_timeout' || code === 'shutting_down') c.header('Connection', 'close')
 }
 
 /** Tells a wrong path from a wrong method. */

@@ -23,6 +23,8 @@ export async function listen(api: Api, { port, host }: { port: number; host: str
     requestTimeout: 0,
     keepAliveTimeout: limits.keepAliveMs,
     maxHeaderSize: limits.requestHeaderBytes,
+    // Node would refuse it without a word of explanation; the listener's answer has one.
+    requireHostHeader: false,
   }
   const server = createServer(
     options,

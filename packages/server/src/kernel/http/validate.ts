@@ -65,12 +65,20 @@ export function parse<Output>(schema: ZodType<Output>, value: unknown, target: T
   throw invalidRequest(result.error.issues, target)
 }
 
+/** Of a union and of a key, the message says only that something is wrong; the rules are in what it was made from. */
+function ruleOf(issue: z.core.$ZodIssue): string {
+  if (issue.code === 'invalid_key') return issue.issues.map(ruleOf).join('; ')
+  if (issue.code !== 'invalid_union' || issue.errors.length === 0) return issue.message
+  const branches = issue.errors.map((issues) => issues.map(ruleOf).join(', '))
+  return [...new Set(branches)].join('; or ')
+}
+
 const wordOf = { param: 'path', query: 'query', header: 'header', json: 'body', value: 'value' } as const
 
 function invalidRequest(issues: z.core.$ZodIssue[], target: Target | 'value'): DeltaError {
   const found = issues.slice(0, issuesShown).map((issue) => ({
     field: [wordOf[target], ...issue.path.map(String)].join('.').slice(0, 200),
-    rule: issue.message.slice(0, 500),
+    rule: ruleOf(issue).slice(0, 500),
   }))
   const more = issues.length > issuesShown ? `; and ${issues.length - issuesShown} more` : ''
   const fields = found.map(({ field }) => field).join(', ')

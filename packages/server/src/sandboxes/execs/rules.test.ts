@@ -170,6 +170,23 @@ test('an exit code is stated only where the process ended by itself', () => {
   expect(looksKilled({ kind: 'exited', value: 9, ...exit })).toBe(false)
 })
 
+test('a long source is shown as what it is, not by the sign that stands for it on the wire', () => {
+  const command = codeCommandOf('python', `${'x = 1\n'.repeat(40_000)}`)
+  const info = { execId: 'exe_1', pid: 1, kind: 'running', value: 0, timedOut: false, oomKilled: false } as const
+  const rest = {
+    startedUnixMs: 0,
+    durationMs: 0,
+    outputBytes: 0,
+    start: 0,
+    cwd: '/',
+    user: 'user',
+    tag: '',
+    pty: false,
+  }
+  const { cmd } = summaryOf({ ...info, ...rest, argv: command.ok ? command.argv : [] })
+  expect(cmd?.at(-1)).toBe('(source)')
+})
+
 test('whatever time a guest claims, a summary has one', () => {
   fc.assert(
     fc.property(fc.maxSafeNat(), (startedUnixMs) => {

@@ -196,7 +196,7 @@ export function summaryOf(info: ExecInfo): ExecSummary {
     durationMs: info.durationMs,
     outputBytes: info.outputBytes,
     tag: readTag(info.tag).tag,
-    cmd: info.argv,
+    cmd: info.argv.map((argument) => (argument === SCRIPT ? '(source)' : argument)),
     cwd: info.cwd,
     user: info.user,
     pty: info.pty,

@@ -536,6 +536,8 @@ describe('an archive', () => {
     writeFileSync(inFolder('f'), '')
     expect(await refused(await server.get(at('archive', inFolder('f'))))).toEqual([400, 'not_a_directory'])
     expect(await refused(await server.get(at('archive', inFolder('none'))))).toEqual([404, 'file_not_found'])
+    expect((await server.send('HEAD', at('archive', inFolder('f')))).status).toBe(400)
+    expect((await server.send('HEAD', at('archive', inFolder('none')))).status).toBe(404)
   })
 
   test('whose tar is killed on the way never looks complete', async () => {

@@ -250,8 +250,7 @@ export function addFileRoutes(api: Api, files: Files): void {
       'content-disposition': downloadName(String(place.path ?? ''), '.tar'),
       'x-content-type-options': 'nosniff',
     }
-    if (c.req.method === 'HEAD') await files.stat(place, { follow: true })
-    const body = c.req.method === 'HEAD' ? nothing() : await files.pack(place)
+    const body = c.req.method === 'HEAD' ? await files.checkFolder(place).then(nothing) : await files.pack(place)
     return sendBody(c, body, { status: 200, headers })
   })
 

@@ -155,6 +155,13 @@ export function createFiles({ door, newExecId }: FilesDeps) {
       return { events: watchEvents(events), leave: () => abort.abort() }
     },
 
+    /** Refuses what `pack` would refuse at once. */
+    checkFolder: (at: Place): Promise<void> =>
+      ask(at, async (guest, path) => {
+        const { type } = await guest.stat(path)
+        if (type !== 'directory') throw new GuestError('not_a_directory', `It is a ${type}.`)
+      }),
+
     /** The folder's contents as a tar stream. */
     pack: (at: Place) => archives.pack({ ...at, path: checked(at.path) }),
 
