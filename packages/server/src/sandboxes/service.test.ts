@@ -4,6 +4,7 @@ import { createModelDriver, type ModelDriver } from '../drivers/testing/model.ts
 import { type ManualClock, manualClock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
+import { DeltaError } from '../kernel/errors.ts'
 import { createLogger, type Logger, silentLogger } from '../kernel/log.ts'
 import { sandboxMigrations } from './migrations.ts'
 import { type CreateSandbox, createSandboxSchema, type Sandbox } from './schema.ts'
@@ -392,6 +393,25 @@ testDatabases('sandboxes', (open) => {
       await expect(sandboxes.create(failing, caller, key)).rejects.toMatchObject(failure)
       expect(driver.boxes.size).toBe(0)
       expect((await sandboxes.list(caller, { metadata: {}, limit: 10 })).data).toHaveLength(1)
+    })
+
+    test('of a create that failed on the server side makes one anew, however many ask', async () => {
+      const { sandboxes, driver, world } = await start()
+      const { create } = driver
+      driver.create = () => Promise.reject(new DeltaError('driver_unavailable', 'The helper is away'))
+      const broken = Array.from({ length: 5 }, () => sandboxes.create(wish(), caller, key))
+      for (const each of await Promise.allSettled(broken)) expect(each.status).toBe('rejected')
+      driver.create = create
+      const asked = Array.from({ length: 5 }, () => sandboxes.create(wish(), caller, key))
+      const made = (await Promise.allSettled(asked)).filter(({ status }) => status === 'fulfilled')
+      expect(made.length).toBeGreaterThan(0)
+      const again = await sandboxes.create(wish(), caller, key)
+      expect(again.state).toBe('running')
+      expect(made.map((each) => (each as PromiseFulfilledResult<{ id: string }>).value.id)).toEqual(
+        made.map(() => again.id),
+      )
+      expect(driver.boxes.size).toBe(1)
+      await expectAtRest(world)
     })
 
     test('is known to the next server, and is another one for another account', async () => {

@@ -128,7 +128,8 @@ export function createSandboxes(deps: SandboxesDeps) {
     refuseWhenStopping()
     const request = idempotencyKey === undefined ? undefined : { key: idempotencyKey, bodyHash: hashOf(wish) }
     const earlier = request && (await replay(accountId, request))
-    if (earlier) return earlier
+    if (earlier?.made) return earlier.made
+    if (earlier && !earlier.mayRepeat) throw earlier.failure
     if (makeGate.waiting >= mostBoxesWaiting) {
       throw new DeltaError('capacity_exhausted', `${mostBoxesWaiting} sandboxes are waiting to be made already`)
     }
@@ -138,7 +139,8 @@ export function createSandboxes(deps: SandboxesDeps) {
       const own = { id: newId('sbx'), accountId, runtime: wish.runtime ?? knownDriver().runtime, now: clock.now() }
       const record = newRecord(wish, own)
       try {
-        return (await store.insert(record, request)) ? entries.admit(record) : undefined
+        const claim = request && { ...request, insteadOf: earlier?.failedId }
+        return (await store.insert(record, claim)) ? entries.admit(record) : undefined
       } catch (error) {
         // It may have been written all the same: the janitor looks.
         lifecycle.uneasy.add(record.id)
@@ -148,7 +150,8 @@ export function createSandboxes(deps: SandboxesDeps) {
     if (!entry) {
       // Somebody with the same key was quicker, in between.
       const other = await replay(accountId, request!)
-      if (other) return other
+      if (other?.made) return other.made
+      if (other) throw other.failure
       throw new DeltaError('idempotency_in_progress', 'The first request with this key is still being worked on')
     }
     lifecycle.announce(null, entry.record)
@@ -163,7 +166,7 @@ export function createSandboxes(deps: SandboxesDeps) {
   async function replay(
     accountId: string,
     { key, bodyHash }: { key: string; bodyHash: string },
-  ): Promise<Sandbox | undefined> {
+  ): Promise<Replay | undefined> {
     const saved = await store.savedRequest(accountId, key)
     if (!saved) return undefined
     if (saved.bodyHash !== bodyHash) {
@@ -173,14 +176,7 @@ export function createSandboxes(deps: SandboxesDeps) {
     if (!entry) throw notFound(saved.sandboxId)
     return entries.inTurn(entry, async () => {
       const { record } = entry
-      if (record.state !== 'failed') return view(record)
-      const { code, message } = record.failure ?? {
-        code: 'sandbox_start_failed',
-        message: `It failed: ${record.reason}`,
-      }
-      throw new DeltaError(code in errorTable ? (code as ErrorCode) : 'internal', message, {
-        context: { sandboxId: record.id },
-      })
+      return record.state === 'failed' ? replayOfFailure(record) : { made: view(record) }
     })
   }
 
@@ -446,6 +442,22 @@ const straysKept = {
 }
 
 const actionOf: Record<OnTimeout, SandboxAction> = { kill: 'kill', stop: 'stop', pause: 'pause' }
+
+type Replay =
+  | { made: Sandbox; failedId?: never }
+  | { made?: never; failedId: string; failure: DeltaError; mayRepeat: boolean }
+
+/**
+ * A refusal stays one. What failed on our side left nothing, so whoever asks again, as the error told him to, gets another try under the
+ * same key instead of the old error.
+ */
+function replayOfFailure({ id, reason, failure: stored }: SandboxRecord): Replay {
+  const { code, message } = stored ?? { code: 'sandbox_start_failed', message: `It failed: ${reason}` }
+  const failure = new DeltaError(code in errorTable ? (code as ErrorCode) : 'internal', message, {
+    context: { sandboxId: id },
+  })
+  return { failedId: id, failure, mayRepeat: failure.status >= 500 }
+}
 
 function notFound(sandboxId: string): DeltaError {
   return new DeltaError('sandbox_not_found', `There is no sandbox ${sandboxId.slice(0, 64)}`)

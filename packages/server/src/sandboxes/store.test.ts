@@ -84,6 +84,18 @@ testDatabases('the store of sandboxes', (open) => {
     expect(await store.savedRequest('acc_a', 'other')).toBeUndefined()
   })
 
+  test('an idempotency key passes from a failed sandbox to one other', async () => {
+    const store = await start()
+    const request = { key: 'k', bodyHash: 'h' }
+    await store.insert(testRecord(testId(1)), request)
+    const claim = { ...request, insteadOf: testId(1) }
+    const both = await Promise.all([2, 3].map((number) => store.insert(testRecord(testId(number)), claim)))
+    expect(both.toSorted()).toEqual([false, true])
+    const taken = both[0] ? testId(2) : testId(3)
+    expect(await store.savedRequest('acc_a', 'k')).toEqual({ bodyHash: 'h', sandboxId: taken })
+    expect(await store.insert(testRecord(testId(4), { accountId: 'acc_b' }), claim)).toBe(false)
+  })
+
   describe('listing', () => {
     test('pages join to the whole list without gap or double, whatever their size', async () => {
       const store = await startWithTen()

@@ -122,11 +122,23 @@ export function createSandboxStore(database: Database) {
   return {
     /**
      * The row of a new sandbox with its first transition and, where there is one, its idempotency key: all or none. False when the key is
-     * known already.
+     * known already, or belongs to another one than `insteadOf` by now.
      */
-    async insert(record: SandboxRecord, request?: { key: string; bodyHash: string }): Promise<boolean> {
+    async insert(
+      record: SandboxRecord,
+      request?: { key: string; bodyHash: string; insteadOf?: string | undefined },
+    ): Promise<boolean> {
       const steps: BatchStep[] = []
-      if (request) {
+      if (request?.insteadOf !== undefined) {
+        const query = sql
+          .updateTable('sandbox_requests')
+          .set({ sandbox_id: record.id, created_at: record.createdAt })
+          .where('account_id', '=', record.accountId)
+          .where('idempotency_key', '=', request.key)
+          .where('sandbox_id', '=', request.insteadOf)
+          .compile()
+        steps.push({ query, mustChange: 1 })
+      } else if (request) {
         const query = sql
           .insertInto('sandbox_requests')
           .values({
