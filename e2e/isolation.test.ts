@@ -95,6 +95,38 @@ test('no secret of the server is in any environment or file inside', async () =>
   expect(found).not.toMatch(/DELTA_API_KEY|DATABASE_URL/)
 })
 
+test('neither the disks of the host nor the files behind them are named inside', async () => {
+  const loops = readdirSync('/sys/block').map((name) => {
+    try {
+      return readFileSync(`/sys/block/${name}/loop/backing_file`, 'utf8').trim()
+    } catch {
+      // No loop device, or none that is in use.
+      return ''
+    }
+  })
+  const seen = await output(
+    'find /sys /proc/fs /proc/bus 2>/dev/null; cat /sys/block/*/loop/backing_file /proc/partitions /proc/diskstats /proc/swaps /proc/mounts 2>/dev/null',
+    asRoot,
+  )
+  for (const file of loops.filter(Boolean)) expect(seen).not.toContain(file)
+  if (!isGvisor()) for (const name of readdirSync('/sys/block')) expect(seen.split(/[\s/]/)).not.toContain(name)
+  const parameters = readFileSync('/proc/cmdline', 'utf8').trim()
+  if (parameters) expect(await output('cat /proc/cmdline', asRoot)).not.toContain(parameters)
+})
+
+test('programs still see how many processors there are', async () => {
+  expect(Number(await output('nproc'))).toBeGreaterThan(0)
+  if (!isGvisor()) expect(await output('cat /sys/devices/system/cpu/online')).toMatch(/^[\d,-]+$/)
+})
+
+test('events of asynchronous I/O, which the machine counts as one, are not to be had', async () => {
+  if (isGvisor() || !(await sandbox.commands.run('command -v python3')).ok) return
+  const script = `import ctypes; c = ctypes.CDLL(None, use_errno=True); x = ctypes.c_ulong(0); print(c.syscall(${process.arch === 'arm64' ? 0 : 206}, 64, ctypes.byref(x)), ctypes.get_errno())`
+  const before = readFileSync('/proc/sys/fs/aio-nr', 'utf8')
+  expect(await output(`python3 -c '${script}'; sleep 0.2`, asRoot)).toBe('-1 38')
+  expect(Number(readFileSync('/proc/sys/fs/aio-nr', 'utf8'))).toBeLessThanOrEqual(Number(before) + 64)
+})
+
 test('there is no network but loopback', async () => {
   const listener = createServer().listen(0, '0.0.0.0')
   await new Promise((done) => listener.once('listening', done))

@@ -718,6 +718,132 @@ fn one_box_cannot_use_up_the_inotify_instances_of_another_or_of_root() {
     assert_eq!(helper.stop(), Some(0));
 }
 
+/// What the kernel counts for the whole machine, and no user namespace divides.
+#[test]
+fn one_box_cannot_use_up_the_terminals_of_another() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        panic!("python3 is needed to open terminals: apt-get install python3");
+    }
+    let place = Place::new("terminals");
+    let mut helper = place.start();
+    let take = "import os\ntaken = []\ntry:\n while len(taken) < 4000: taken.append(os.open('/dev/ptmx', os.O_RDWR))\nexcept OSError: pass\nprint(len(taken), flush=True)\n";
+    for runtime in runtimes().into_iter().filter(|runtime| *runtime != "runsc") {
+        let (greedy, other) = (
+            place.id(&format!("greedy{}", runtime)),
+            place.id(&format!("other{}", runtime)),
+        );
+        let first = helper.create(&wanted(&greedy, "upp_greedy", runtime)).unwrap();
+        let second = helper.create(&wanted(&other, "upp_other", runtime)).unwrap();
+        let script = |end: &str| format!("cat > /tmp/take.py <<'END'\n{}END\n{}", take, end);
+        let hold = script("sed -i '$a import time; time.sleep(100)' /tmp/take.py; python3 /tmp/take.py > /tmp/taken & until [ -s /tmp/taken ]; do sleep 0.1; done; cat /tmp/taken");
+        let taken: usize = helper.guest(&first.wire).sh(&hold).output.trim().parse().unwrap();
+        let left: usize = helper
+            .guest(&second.wire)
+            .sh(&script("python3 /tmp/take.py"))
+            .output
+            .trim()
+            .parse()
+            .unwrap();
+        assert!(
+            taken > 8 && left >= taken,
+            "{}: one box took {} terminals and left {} to the other",
+            runtime,
+            taken,
+            left
+        );
+        helper.end(&greedy, false).unwrap();
+        helper.end(&other, false).unwrap();
+    }
+    assert_eq!(helper.stop(), Some(0));
+}
+
+#[test]
+fn a_link_in_an_upper_leads_no_mount_out_of_the_box() {
+    let place = Place::new("link");
+    // A template without a /usr of the host's, in whose boxes /usr is a folder of the upper like any other.
+    let plain = place.data.join("templates/debian");
+    fs::create_dir_all(plain.join("root")).unwrap();
+    for folder in ["usr", "etc", "proc", "dev", "sys", "tmp", "run", "root", "workspace"] {
+        fs::create_dir_all(plain.join("root").join(folder)).unwrap();
+    }
+    fs::write(plain.join("meta"), "fingerprint=test\ndetail=test\nmasked=0\n").unwrap();
+    let mut helper = place.start();
+    for runtime in runtimes().into_iter().filter(|runtime| *runtime != "runsc") {
+        let (id, upper) = (place.id(runtime), format!("upp_{}", runtime));
+        helper
+            .create(&Wanted {
+                template: "debian",
+                ..wanted(&id, &upper, runtime)
+            })
+            .unwrap();
+        helper.end(&id, true).unwrap();
+        // As root inside would: with the box ended only its upper is left to write to.
+        let written = place.data.join("pool/uppers").join(&upper).join("upper");
+        let written = if written.is_dir() {
+            written
+        } else {
+            place.data.join("pool").join(&upper).join("upper")
+        };
+        std::os::unix::fs::symlink("/etc", written.join("usr")).unwrap();
+        let refused = helper
+            .create(&Wanted {
+                fresh: 0,
+                ..wanted(&id, &upper, runtime)
+            })
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(refused.0, code::INVALID, "{}", refused.1);
+        // The threads that put boxes together still see the machine as it is.
+        let next = place.id(&format!("next{}", runtime));
+        let made = helper
+            .create(&wanted(&next, &format!("upp_next{}", runtime), runtime))
+            .unwrap();
+        assert_eq!(helper.guest(&made.wire).sh("ls -d /usr/bin").output, "/usr/bin\n");
+        helper.end(&next, false).unwrap();
+        helper.call(protocol::DROP_UPPER, |writer| writer.str(&upper)).unwrap();
+    }
+    assert_eq!(helper.stop(), Some(0));
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+#[test]
+fn all_boxes_together_leave_the_machine_numbers_and_memory() {
+    let place = Place::new("share");
+    let mut helper = place.start();
+    let id = place.id("a");
+    helper.create(&wanted(&id, "upp_a", "")).unwrap();
+    let parent = format!("delta-{}", folder_digest(&place.data));
+    let read = |paths: [String; 2]| -> u64 {
+        paths
+            .iter()
+            .find_map(|path| fs::read_to_string(path).ok())
+            .unwrap_or_else(|| panic!("{:?}", paths))
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    let root = "/sys/fs/cgroup";
+    let numbers = read([
+        format!("{}/pids/{}/pids.max", root, parent),
+        format!("{}/{}/pids.max", root, parent),
+    ]);
+    let most: u64 = fs::read_to_string("/proc/sys/kernel/pid_max")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(numbers < most, "{} of {}", numbers, most);
+    let memory = read([
+        format!("{}/memory/{}/memory.limit_in_bytes", root, parent),
+        format!("{}/{}/memory.max", root, parent),
+    ]);
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let total: u64 = text.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(memory <= (total << 10) - (256 << 20), "{} of {}", memory, total << 10);
+    helper.end(&id, false).unwrap();
+    assert_eq!(helper.stop(), Some(0));
+}
+
 #[test]
 fn a_box_whose_guest_dies_is_news_and_can_still_be_ended() {
     let place = Place::new("death");

@@ -22,6 +22,10 @@ const CPU_PERIOD_MICROS: u64 = 100_000;
 const REMOVE_WAIT: Duration = Duration::from_secs(10);
 /// A freeze waits on a thread that others' quick requests need too.
 const FREEZE_WAIT: Duration = Duration::from_secs(5);
+/// What all boxes together leave to the host of its process numbers and its memory.
+const SHARE_LEFT: u64 = 8;
+/// Enough for the host's own programs where an eighth is less.
+const MEMORY_LEFT_BYTES: u64 = 512 << 20;
 /// How often all processes of a group are killed before it is called unkillable.
 const KILL_ROUNDS: usize = 2_000;
 
@@ -115,6 +119,20 @@ fn read_field(path: &Path, key: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     text.lines()
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// The machine's memory in bytes; 0 where it does not say.
+fn memory_total() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .unwrap_or("");
+    line.split_ascii_whitespace()
+        .next()
+        .and_then(|number| number.parse::<u64>().ok())
+        .unwrap_or(0)
+        << 10
 }
 
 fn put(path: &Path, value: &str) -> Result<()> {
@@ -236,7 +254,36 @@ impl Cgroups {
                 }
             }
         }
-        Ok(())
+        self.limit_parent()
+    }
+
+    /// Each box has limits of its own, but enough of them add up to the machine: past this the boxes starve each other, not the
+    /// host and its helper.
+    fn limit_parent(&self) -> Result<()> {
+        let all = |path: &str| read_number(Path::new(path)).unwrap_or(u64::MAX);
+        let numbers = all("/proc/sys/kernel/pid_max").min(all("/proc/sys/kernel/threads-max"));
+        let memory = memory_total();
+        let parent = |controller: &str| self.folder(controller, "").unwrap_or_default();
+        if numbers < u64::MAX {
+            put(
+                &parent("pids").join("pids.max"),
+                &(numbers - numbers / SHARE_LEFT).to_string(),
+            )?;
+        }
+        let left = (memory / SHARE_LEFT).max(MEMORY_LEFT_BYTES);
+        if memory <= left {
+            return Ok(());
+        }
+        let file = if self.version == Version::V2 {
+            "memory.max"
+        } else {
+            "memory.limit_in_bytes"
+        };
+        match put(&parent("memory").join(file), &(memory - left).to_string()) {
+            // Boxes that run on from an earlier start use more already; it takes hold at the next.
+            Err(error) if error.code == code::BUSY => Ok(()),
+            other => other,
+        }
     }
 
     /// Succeeds only when no box is left.
@@ -394,6 +441,14 @@ impl Cgroups {
         pids.sort_unstable();
         pids.dedup();
         pids
+    }
+
+    /// True where the process is in the box's group.
+    pub fn holds(&self, box_id: &str, pid: i32) -> bool {
+        let folder = self.folder("memory", box_id).unwrap_or_default();
+        let mut pids = Vec::new();
+        collect_processes(&folder, &mut pids, 0);
+        pids.contains(&pid)
     }
 
     /// Kills until nothing is left. A process is named by a pidfd and looked up again before the signal, so a pid that was given

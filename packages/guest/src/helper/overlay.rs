@@ -216,7 +216,15 @@ impl Stage {
         self.overlay(root, user_namespace, first, &target)?;
         mounted.mounted = true;
         if let Some(usr) = usr {
-            self.overlay(usr, user_namespace, first, &target.join("usr"))?;
+            let place = target.join("usr");
+            // An upper that a sandbox on another template has written may have a link there, which a mount would follow out of it.
+            if !place.symlink_metadata().map_or(false, |found| found.is_dir()) {
+                return Err(Error::new(
+                    code::INVALID,
+                    "/usr of the upper is no folder: start it on the template it was made with",
+                ));
+            }
+            self.overlay(usr, user_namespace, first, &place)?;
         }
         Ok(mounted)
     }

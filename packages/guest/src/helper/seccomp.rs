@@ -106,6 +106,9 @@ fn check_code(name: &str) -> Vec<Instruction> {
         ]),
         // Its flags are in memory, where a filter cannot look. Everyone falls back to clone.
         "clone3" => code.push(refuse(ENOSYS)),
+        // Its events are counted for the whole machine (fs.aio-max-nr): one sandbox would take them all. As where the kernel was
+        // built without it, programs go on with threads.
+        "io_setup" => code.push(refuse(ENOSYS)),
         "ioctl" => code.extend([
             argument(1),
             test(JUMP_EQUAL, TIOCSTI, 1, 0),
@@ -281,7 +284,7 @@ fn profile() -> String {
     let mut rules = vec![
         format!(r#"{{"names":[{}],"action":"SCMP_ACT_ALLOW"}}"#, names.join(",")),
         format!(
-            r#"{{"names":["clone3"],"action":"SCMP_ACT_ERRNO","errnoRet":{}}}"#,
+            r#"{{"names":["clone3","io_setup"],"action":"SCMP_ACT_ERRNO","errnoRet":{}}}"#,
             ENOSYS
         ),
         allow_rule("clone", &[masked(0, NEW_NAMESPACES, 0)]),
@@ -424,6 +427,12 @@ mod tests {
         assert_eq!(answer("unshare", &[0x200]), ALLOW);
         assert_eq!(answer("unshare", &[u64::from(NEW_TIME)]), ERRNO | EPERM);
         assert_eq!(answer("clone3", &[0]), ERRNO | ENOSYS);
+    }
+
+    #[test]
+    fn asynchronous_io_that_the_machine_counts_as_one_is_not_there() {
+        assert_eq!(answer("io_setup", &[1]), ERRNO | ENOSYS);
+        assert!(profile_json().contains(r#""clone3","io_setup""#));
     }
 
     #[test]

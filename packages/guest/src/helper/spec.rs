@@ -20,25 +20,38 @@ pub const CAPABILITIES: [&str; 11] = [
     "CAP_NET_BIND_SERVICE",
     "CAP_SYS_CHROOT",
 ];
-/// Hidden where this kernel has them.
-const MASKED: [&str; 14] = [
+/// Hidden where this kernel has them: its own state, and what names the host's disks, devices and way of starting.
+const MASKED: [&str; 20] = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/bus",
+    "/proc/cmdline",
+    "/proc/diskstats",
+    "/proc/fs",
     "/proc/interrupts",
+    "/proc/iomem",
+    "/proc/ioports",
+    "/proc/irq",
+    "/proc/kallsyms",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
     "/proc/modules",
+    "/proc/partitions",
     "/proc/sched_debug",
     "/proc/scsi",
+    "/proc/swaps",
     "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/kernel",
 ];
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// gVisor's /sys is its own.
+const MASKED_GVISOR: [&str; 2] = ["/sys/firmware", "/sys/kernel"];
+const READ_ONLY: [&str; 2] = ["/proc/sys", "/proc/sysrq-trigger"];
 pub const SHM_BYTES: u64 = 256 << 20;
+/// The part of sysfs that programs look at to count processors. The rest names the host's disks, its devices and, for a loop
+/// device, the file of the host behind it.
+const SYS_SHOWN: &str = "/sys/devices/system";
+/// The kernel has 4,096 terminals for all sandboxes together; without a share of its own one would take them from the others.
+const TERMINALS: u32 = 128;
 
 pub struct Config<'a> {
     pub kind: Kind,
@@ -81,6 +94,11 @@ fn there<'a>(paths: &[&'a str]) -> Vec<&'a str> {
     paths.iter().copied().filter(|path| Path::new(path).exists()).collect()
 }
 
+fn masked(kind: Kind) -> Vec<&'static str> {
+    let own = if kind == Kind::Runsc { &MASKED_GVISOR[..] } else { &[] };
+    there(&[&MASKED[..], own].concat())
+}
+
 struct Mount<'a> {
     at: &'a str,
     kind: &'a str,
@@ -101,16 +119,35 @@ fn mounts(config: &Config<'_>) -> String {
         mount(
             "/dev/pts",
             "devpts",
-            "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5",
+            &format!(
+                "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5,max={}",
+                TERMINALS
+            ),
         ),
         mount(
             "/dev/shm",
             "tmpfs",
             &format!("nosuid,nodev,mode=1777,size={}", SHM_BYTES),
         ),
-        mount("/sys", "sysfs", "nosuid,noexec,nodev,ro"),
         mount("/run", "tmpfs", "nosuid,nodev,mode=755,size=16m,nr_inodes=4096"),
     ];
+    match config.kind {
+        Kind::Runsc => all.push(mount("/sys", "sysfs", "nosuid,noexec,nodev,ro")),
+        _ => {
+            all.push(mount(
+                "/sys",
+                "tmpfs",
+                "nosuid,noexec,nodev,mode=755,size=16k,nr_inodes=16",
+            ));
+            let options = "bind,ro,nosuid,noexec,nodev".to_string();
+            all.push(Mount {
+                at: SYS_SHOWN,
+                kind: "bind",
+                source: SYS_SHOWN,
+                options,
+            });
+        }
+    }
     let folder = config.wire_folder.map(|path| path.to_string_lossy().into_owned());
     if let Some(source) = &folder {
         all.push(Mount {
@@ -186,7 +223,7 @@ pub fn build(config: &Config<'_>) -> String {
         user = config
             .user_namespace
             .map_or(String::new(), |path| format!(r#","path":{}"#, quoted(path))),
-        masked = list(there(&MASKED)),
+        masked = list(masked(config.kind)),
         readonly = list(there(&READ_ONLY)),
     )
 }
