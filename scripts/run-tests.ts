@@ -52,9 +52,9 @@ async function longForm() {
   await vitest('conformance, every runtime', ['--config', 'vitest.config.ts', 'packages/server/src/drivers'], long)
   await cargoTests('kill points and runtimes', ['--', '--include-ignored'], long)
   for (const runtime of ['runc', 'runsc']) {
-    await vitest(`end to end on ${runtime}`, ['--config', 'e2e/vitest.config.ts'], { ...long, DELTA_RUNTIME: runtime })
+    await vitest(`end to end on ${runtime}`, ['--config', 'e2e/vitest.config.ts'], { DELTA_RUNTIME: runtime })
   }
-  await vitest('end to end, long', ['--config', 'e2e/vitest.config.ts'], long)
+  await vitest('kill points and debian', ['--config', 'e2e/vitest.config.ts', 'kill-points', 'debian'], long)
 }
 
 async function check(name: string, program: string, args: string[]) {
