@@ -92,7 +92,7 @@ async function once<T>(call: () => Promise<T>): Promise<T | typeof unknown> {
 }
 
 /**
- * One client with sandboxes of its own, which does one thing after the other until `quiet`. Since nobody else touches them, what the answers
+ * One client with sandboxes of its own, which does one thing after the other until it may rest. Since nobody else touches them, what the answers
  * said is exactly what must be there.
  */
 export function createClient({ url, key, random, name }: { url: string; key: string; random: Random; name: string }) {
@@ -101,7 +101,7 @@ export function createClient({ url, key, random, name }: { url: string; key: str
   const all: Kept[] = []
   const shortLived: ShortLived[] = []
   let number = 0
-  let quiet = true
+  const turn = { over: true }
 
   const patient = () => random.chance(0.7)
   const living = () => all.filter(({ state }) => state !== 'killed')
@@ -242,14 +242,14 @@ export function createClient({ url, key, random, name }: { url: string; key: str
 
   /** Works until `rest` is called; resolves when the last request has been answered or given up. */
   async function work(): Promise<void> {
-    quiet = false
-    while (!quiet) {
+    turn.over = false
+    while (!turn.over) {
       await step()
       await sleep(random.below(15))
     }
   }
 
-  return { name, delta, all, living, shortLived, work, rest: () => void (quiet = true) }
+  return { name, delta, all, living, shortLived, work, rest: () => void (turn.over = true) }
 }
 export type Client = ReturnType<typeof createClient>
 
