@@ -3,6 +3,7 @@ import { GuestError } from '../../guest/client.ts'
 import type { ExecExit, ExecInfo, ExecOutput, ExecRequest, GuestConnection } from '../../guest/client.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import type { DoorCaller, OpenDoor, SandboxDoor } from '../door.ts'
+import { GUEST_ANSWER_MS, inTime } from '../patience.ts'
 import type { ServerSentEvent } from './event-stream.ts'
 import { createOutputTexts } from './event-text.ts'
 import type { OutputPiece } from './event-text.ts'
@@ -45,6 +46,8 @@ export interface ExecsDeps {
   newExecId(): string
   budget?: OutputBudget
   answerMarginMs?: number
+  /** @default GUEST_ANSWER_MS */
+  answerMs?: number | undefined
   stdinStallMs?: number
 }
 
@@ -76,7 +79,8 @@ interface Prepared {
 /** Everything about processes in a sandbox. Nothing of an exec is kept here: the guest knows them all, and this may restart at any time. */
 export function createExecs(deps: ExecsDeps) {
   const { door, newExecId, budget = createOutputBudget() } = deps
-  const { answerMarginMs = ANSWER_MARGIN_MS, stdinStallMs = STDIN_STALL_MS } = deps
+  const { answerMarginMs = ANSWER_MARGIN_MS, stdinStallMs = STDIN_STALL_MS, answerMs = GUEST_ANSWER_MS } = deps
+  const knownExecs = (guest: GuestConnection) => inTime(answerMs, (signal) => guest.execs({ signal }))
   const kills = createMemoryKills(door)
 
   function prepareExec(sandboxId: string, body: ExecBody, key: string | undefined): Prepared {
@@ -103,8 +107,9 @@ export function createExecs(deps: ExecsDeps) {
     const request = requestOf(prepared, sandbox)
     const { execId } = prepared
     try {
-      const followed = await follow(door, guest, { sandboxId, caller, execId, from: 0, open: (on) => on.exec(request) })
-      if (followed.stream.known) await checkSameBody(followed, prepared.digest)
+      const open = (on: GuestConnection) => inTime(answerMs, (signal) => on.exec(request, { signal }))
+      const followed = await follow(door, guest, { sandboxId, caller, execId, from: 0, open })
+      if (followed.stream.known) checkSameBody(followed, prepared.digest, await knownExecs(followed.guest))
       return { followed, mark }
     } catch (error) {
       throw await explainStart(error, prepared, { guest, sandbox }, request)
@@ -144,13 +149,13 @@ export function createExecs(deps: ExecsDeps) {
     const request = requestOf(prepared, sandbox)
     let started: { pid: number; known: boolean }
     try {
-      started = await guest.start(request)
+      started = await inTime(answerMs, (signal) => guest.start(request, { signal }))
     } catch (error) {
       throw await explainStart(error, prepared, { guest, sandbox }, request)
     }
     const nothingYet = createKept(budget).encoded(prepared.body.encoding)
     // Only a keyed id can be known: the others are new.
-    const info = digest === undefined ? undefined : (await guest.execs()).find((known) => known.execId === execId)
+    const info = digest === undefined ? undefined : (await knownExecs(guest)).find((known) => known.execId === execId)
     if (info !== undefined && !sameBody(info, digest)) throw keyConflict(execId)
     if (info !== undefined) return { ...summaryOf(info), ...nothingYet }
     const running = { state: 'running', exitCode: null, signal: null, timedOut: false, oomKilled: false } as const
@@ -177,7 +182,7 @@ export function createExecs(deps: ExecsDeps) {
   ): Promise<{ guest: GuestConnection; info: ExecInfo }> {
     const { guest } = await door.open(sandboxId, caller)
     try {
-      const info = (await guest.execs()).find((known) => known.execId === execId)
+      const info = (await knownExecs(guest)).find((known) => known.execId === execId)
       if (info === undefined) throw execNotFound(execId)
       return { guest, info: kills.wasKilled(execId) ? { ...info, oomKilled: true } : info }
     } catch (error) {
@@ -214,7 +219,7 @@ export function createExecs(deps: ExecsDeps) {
     async list(sandboxId: string, caller: DoorCaller): Promise<ExecSummary[]> {
       const { guest } = await door.open(sandboxId, caller)
       try {
-        return (await guest.execs())
+        return (await knownExecs(guest))
           .filter(({ tag }) => tag !== INTERNAL_TAG)
           .map((info) => summaryOf(kills.wasKilled(info.execId) ? { ...info, oomKilled: true } : info))
       } catch (error) {
@@ -254,7 +259,8 @@ export function createExecs(deps: ExecsDeps) {
       }
       try {
         const mark = kills.mark(guest, sandboxId)
-        const open = (on: GuestConnection) => on.attach(execId, { from, stdin: false })
+        const open = (on: GuestConnection) =>
+          inTime(answerMs, (signal) => on.attach(execId, { from, stdin: false, signal }))
         const followed = await follow(door, guest, { sandboxId, caller, execId, from, open })
         const summary = (exit: ExecExit): ExecSummary => ({
           ...summaryOf(info),
@@ -302,7 +308,8 @@ export function createExecs(deps: ExecsDeps) {
       const { guest } = await door.open(sandboxId, caller)
       if (signal === 9 || number === 9) kills.expectKill(execId)
       try {
-        await guest.signal(checkedId(execId), number, scope)
+        const id = checkedId(execId)
+        await inTime(answerMs, (patience) => guest.signal(id, number, scope, { signal: patience }))
       } catch (error) {
         throw execRefusal(error, execId)
       }
@@ -322,7 +329,10 @@ export function createExecs(deps: ExecsDeps) {
         })
       }
       try {
-        const attached = await guest.attach(execId, { from: info.outputBytes, stdin: false })
+        const from = info.outputBytes
+        const attached = await inTime(answerMs, (patience) =>
+          guest.attach(execId, { from, stdin: false, signal: patience }),
+        )
         attached.resize(cols, rows)
         attached.detach()
       } catch (error) {
@@ -400,8 +410,8 @@ function requestOf(
   }
 }
 
-async function checkSameBody(followed: Followed, digest: string | undefined): Promise<void> {
-  const info = (await followed.guest.execs()).find(({ execId }) => execId === followed.execId)
+function checkSameBody(followed: Followed, digest: string | undefined, known: ExecInfo[]): void {
+  const info = known.find(({ execId }) => execId === followed.execId)
   if (info === undefined || sameBody(info, digest)) return
   detach(followed)
   throw keyConflict(followed.execId)

@@ -20,13 +20,13 @@ interface Sending {
 }
 
 /** The whole HTTP side on a port of its own, in front of one sandbox: the model guest, or whatever the door leads to. */
-export async function startTestServer({ door }: { door?: SandboxDoor } = {}) {
+export async function startTestServer({ door, answerMs }: { door?: SandboxDoor; answerMs?: number } = {}) {
   const guest = createModelGuest()
   const behind = door ?? guest.door
   const newExecId = () => newId('exe')
   const routes = (api: Api): void => {
-    addExecRoutes(api, createExecs({ door: behind, newExecId }))
-    addFileRoutes(api, createFiles({ door: behind, newExecId }))
+    addExecRoutes(api, createExecs({ door: behind, newExecId, answerMs }))
+    addFileRoutes(api, createFiles({ door: behind, newExecId, answerMs }))
   }
   const app = createApp({
     features: [{ name: 'execs', routes }],

@@ -135,3 +135,34 @@ test('every refusal of a guest is told with a code of the API and a remediation'
     expect((told as DeltaError).status, name).toBeGreaterThanOrEqual(400)
   }
 })
+
+describe('a guest that never answers, as one that is paused', () => {
+  const sandbox = '/v1/sandboxes/sbx_model'
+  test.each([
+    ['GET', '/files?path=/f', undefined],
+    ['HEAD', '/archive?path=/f', undefined],
+    ['PUT', '/files?path=/f', 'content'],
+    ['DELETE', '/files?path=/f', undefined],
+    ['GET', '/entries?path=/', undefined],
+    ['GET', '/entry?path=/f', undefined],
+    ['PATCH', '/entry?path=/f', '{"mode":"0644"}'],
+    ['POST', '/directories', '{"path":"/d"}'],
+    ['POST', '/move', '{"from":"/a","to":"/b"}'],
+    ['GET', '/watch?path=/', undefined],
+    ['POST', '/execs', '{"cmd":"true"}'],
+    ['POST', '/execs', '{"cmd":"true","background":true}'],
+    ['GET', '/execs', undefined],
+    ['GET', '/execs/exe_a', undefined],
+    ['POST', '/execs/exe_a/signal', '{"signal":15}'],
+  ])('is given up: %s %s', async (method, where, body) => {
+    const silent = await startTestServer({ answerMs: 40 })
+    try {
+      silent.guest.onAsked = () => true
+      const response = await silent.send(method, sandbox + where, { ...(body !== undefined && { body }) })
+      if (method === 'HEAD') expect(response.status).toBe(504)
+      else expect(await refused(response)).toEqual([504, 'guest_timed_out'])
+    } finally {
+      await silent.close()
+    }
+  })
+})

@@ -5,6 +5,7 @@ import { DeltaError } from '../../kernel/errors.ts'
 import type { DoorCaller, SandboxDoor } from '../door.ts'
 import type { ServerSentEvent } from '../execs/event-stream.ts'
 import { createArchives } from './archive.ts'
+import { GUEST_ANSWER_MS, inTime, whileMoving } from '../patience.ts'
 import { fileRefusal } from './refusals.ts'
 import {
   absolutePath,
@@ -25,6 +26,8 @@ const RANGE_TRIES = 3
 export interface FilesDeps {
   door: SandboxDoor
   newExecId(): string
+  /** @default GUEST_ANSWER_MS */
+  answerMs?: number | undefined
 }
 
 export interface ReadWish {
@@ -57,46 +60,62 @@ export interface LiveWatch {
 export type Files = ReturnType<typeof createFiles>
 
 /** Everything about files in a sandbox. Paths are resolved by the guest, inside; the host only passes bytes on. */
-export function createFiles({ door, newExecId }: FilesDeps) {
+export function createFiles({ door, newExecId, answerMs = GUEST_ANSWER_MS }: FilesDeps) {
   const archives = createArchives({ door, newExecId })
 
   /** For what may be asked twice: a connection that turns out to be gone is opened again, once. */
-  async function ask<T>(at: Place, act: (guest: GuestConnection, path: PathInput) => Promise<T>): Promise<T> {
+  async function ask<T>(at: Place, act: Act<T>): Promise<T> {
     const path = checked(at.path)
     const { guest } = await door.open(at.sandboxId, at.caller)
     try {
-      return await act(guest, path)
+      return await inTime(answerMs, (signal) => act(guest, path, signal))
     } catch (error) {
       if (!(error instanceof GuestError) || error.code !== 'connection_lost') throw fileRefusal(error, shown(path))
     }
     const again = await door.open(at.sandboxId, at.caller, { wake: false })
-    return refusing(path, act(again.guest, path))
+    return refusing(
+      path,
+      inTime(answerMs, (signal) => act(again.guest, path, signal)),
+    )
   }
 
   /** For what changes something: after a lost connection nobody knows whether it has. */
-  async function change<T>(at: Place, act: (guest: GuestConnection, path: PathInput) => Promise<T>): Promise<T> {
+  async function change<T>(at: Place, act: Act<T>): Promise<T> {
     const path = checked(at.path)
     const { guest } = await door.open(at.sandboxId, at.caller)
-    return refusing(path, act(guest, path))
+    return refusing(
+      path,
+      inTime(answerMs, (signal) => act(guest, path, signal)),
+    )
+  }
+
+  /** The same while a body is taken in, which may last. */
+  async function changeFrom<T>(at: Place, body: Readable, act: Act<T>): Promise<T> {
+    const path = checked(at.path)
+    const { guest } = await door.open(at.sandboxId, at.caller)
+    return refusing(
+      path,
+      whileMoving(body, answerMs, (signal) => act(guest, path, signal)),
+    )
   }
 
   return {
     async read(at: Place, wish: ReadWish): Promise<FileAnswer> {
       const range = parseRange(wish.range)
-      return ask(at, async (guest, path) => {
-        if (range !== undefined) return readPart(guest, path, range, wish)
+      return ask(at, async (guest, path, signal) => {
+        if (range !== undefined) return readPart(guest, path, range, { ...wish, signal })
         if (!wish.withBody) {
-          const entry = regular(await guest.stat(path))
+          const entry = regular(await guest.stat(path, { signal }))
           return isUnchanged(entry, wish) ? { kind: 'unchanged', entry } : { kind: 'whole', entry, body: undefined }
         }
-        return readWhole(guest, path, wish)
+        return readWhole(guest, path, { ...wish, signal })
       })
     },
 
     write: (at: Place, body: Readable, wish: WriteWish): Promise<FileEntry> =>
-      change(at, async (guest, path) => {
+      changeFrom(at, body, async (guest, path, signal) => {
         const mode = wish.mode === undefined ? undefined : checkedMode(wish.mode, 'query.mode')
-        const ifMatch = await etagToMatch(guest, path, wish.ifMatch)
+        const ifMatch = await etagToMatch(guest, path, { header: wish.ifMatch, signal })
         const onlyNew = wish.ifNoneMatch?.trim() === '*'
         try {
           const entry = await guest.writeFrom(path, body, {
@@ -106,6 +125,7 @@ export function createFiles({ door, newExecId }: FilesDeps) {
             makeParents: wish.parents,
             mustNotExist: onlyNew || !wish.overwrite,
             ifMatch,
+            signal,
           })
           return entryShown(entry)
         } catch (error) {
@@ -116,7 +136,7 @@ export function createFiles({ door, newExecId }: FilesDeps) {
       }),
 
     stat: (at: Place, { follow }: { follow: boolean }): Promise<FileEntry> =>
-      ask(at, async (guest, path) => entryShown(await guest.stat(path, { follow }))),
+      ask(at, async (guest, path, signal) => entryShown(await guest.stat(path, { follow, signal }))),
 
     async list(at: Place, { depth, limit, cursor }: { depth: number; limit: number; cursor?: string | undefined }) {
       const after = cursor === undefined ? undefined : decodeCursor(cursor)
@@ -125,7 +145,9 @@ export function createFiles({ door, newExecId }: FilesDeps) {
           cause: 'query.cursor: the nextCursor of the page before, unchanged',
         })
       }
-      const { entries, more } = await ask(at, (guest, path) => guest.list(path, { depth, limit, after }))
+      const { entries, more } = await ask(at, (guest, path, signal) =>
+        guest.list(path, { depth, limit, after, signal }),
+      )
       const last = entries.at(-1)
       const nextCursor = more && last !== undefined ? encodeCursor(last.pathBytes ?? Buffer.from(last.path)) : null
       return { data: entries.map(entryShown), nextCursor }
@@ -135,30 +157,35 @@ export function createFiles({ door, newExecId }: FilesDeps) {
       at: Place,
       { mode, owner, parents }: { mode?: string | number | undefined; owner?: string | undefined; parents: boolean },
     ): Promise<FileEntry> =>
-      change(at, async (guest, path) => {
+      change(at, async (guest, path, signal) => {
         const bits = mode === undefined ? 0o755 : checkedMode(mode, 'body.mode')
-        return entryShown(await guest.mkdir(path, { mode: bits, owner, parents }))
+        return entryShown(await guest.mkdir(path, { mode: bits, owner, parents, signal }))
       }),
 
     move: (at: Place, to: string, { overwrite }: { overwrite: boolean }): Promise<FileEntry> =>
-      change(at, async (guest, path) => entryShown(await guest.move(path, checked(to), { overwrite }))),
+      change(at, async (guest, path, signal) => entryShown(await guest.move(path, checked(to), { overwrite, signal }))),
 
     remove: (at: Place, { recursive }: { recursive: boolean }): Promise<number> =>
-      change(at, (guest, path) => guest.remove(path, { recursive })),
+      change(at, (guest, path, signal) => guest.remove(path, { recursive, signal })),
 
     changeMode: (at: Place, mode: string | number): Promise<FileEntry> =>
-      change(at, async (guest, path) => entryShown(await guest.chmod(path, checkedMode(mode, 'body.mode')))),
+      change(at, async (guest, path, signal) =>
+        entryShown(await guest.chmod(path, checkedMode(mode, 'body.mode'), { signal })),
+      ),
 
     async watch(at: Place, { recursive }: { recursive: boolean }): Promise<LiveWatch> {
       const abort = new AbortController()
-      const { events } = await ask(at, (guest, path) => guest.watch(path, { recursive, signal: abort.signal }))
+      const { events } = await ask(at, (guest, path, signal) => {
+        signal.addEventListener('abort', () => abort.abort(), { once: true })
+        return guest.watch(path, { recursive, signal: abort.signal })
+      })
       return { events: watchEvents(events), leave: () => abort.abort() }
     },
 
     /** Refuses what `pack` would refuse at once. */
     checkFolder: (at: Place): Promise<void> =>
-      ask(at, async (guest, path) => {
-        const { type } = await guest.stat(path)
+      ask(at, async (guest, path, signal) => {
+        const { type } = await guest.stat(path, { signal })
         if (type !== 'directory') throw new GuestError('not_a_directory', `It is a ${type}.`)
       }),
 
@@ -170,6 +197,10 @@ export function createFiles({ door, newExecId }: FilesDeps) {
       entryShown(await archives.unpack({ ...at, path: checked(at.path) }, body)),
   }
 }
+
+type Act<T> = (guest: GuestConnection, path: PathInput, signal: AbortSignal) => Promise<T>
+
+type BoundedRead = ReadWish & { signal: AbortSignal }
 
 export interface Place {
   sandboxId: string
@@ -205,8 +236,8 @@ function checkedMode(mode: string | number, field: string): number {
 
 // ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-async function readWhole(guest: GuestConnection, path: PathInput, wish: ReadWish): Promise<FileAnswer> {
-  const { entry, body } = await guest.read(path, { exact: true })
+async function readWhole(guest: GuestConnection, path: PathInput, wish: BoundedRead): Promise<FileAnswer> {
+  const { entry, body } = await guest.read(path, { exact: true, signal: wish.signal })
   if (isUnchanged(entry, wish)) {
     body.cancel()
     return { kind: 'unchanged', entry }
@@ -219,10 +250,10 @@ async function readPart(
   guest: GuestConnection,
   path: PathInput,
   wanted: RangeWish,
-  wish: ReadWish,
+  wish: BoundedRead,
 ): Promise<FileAnswer> {
   for (let tried = 1; ; tried++) {
-    const entry = regular(await guest.stat(path))
+    const entry = regular(await guest.stat(path, { signal: wish.signal }))
     if (isUnchanged(entry, wish)) return { kind: 'unchanged', entry }
     if (wish.ifRange !== undefined && wish.ifRange.trim() !== entry.etag) {
       return wish.withBody ? readWhole(guest, path, wish) : { kind: 'whole', entry, body: undefined }
@@ -234,7 +265,8 @@ async function readPart(
       })
     }
     if (!wish.withBody) return { kind: 'part', entry, range, body: undefined }
-    const read = await guest.read(path, { from: range.from, length: range.length, exact: true })
+    const { from, length } = range
+    const read = await guest.read(path, { from, length, exact: true, signal: wish.signal })
     if (read.entry.etag === entry.etag) return { kind: 'part', entry, range, body: read.body }
     read.body.cancel()
     if (tried === RANGE_TRIES) throw new DeltaError('file_busy', 'The file keeps changing while it is read')
@@ -254,12 +286,12 @@ function isUnchanged(entry: Entry, { ifNoneMatch }: ReadWish): boolean {
 async function etagToMatch(
   guest: GuestConnection,
   path: PathInput,
-  header: string | undefined,
+  { header, signal }: { header: string | undefined; signal: AbortSignal },
 ): Promise<string | undefined> {
   if (header === undefined) return undefined
   const single = singleEtag(header)
   if (single !== undefined) return single
-  const entry = await guest.stat(path).catch((error: unknown) => {
+  const entry = await guest.stat(path, { signal }).catch((error: unknown) => {
     if (error instanceof GuestError && error.code === 'not_found') return undefined
     throw error
   })
