@@ -68,13 +68,24 @@ export async function setup(purpose = 'start', { quiet = false } = {}) {
   const say = (line) => quiet || process.stdout.write(`${line}\n`)
   const step = async (name, work) => {
     const startedAt = performance.now()
-    const detail = await work()
-    say(`  ${name.padEnd(18)} ${detail}${timeSince(startedAt)}`)
+    const isSeen = !quiet && process.stdout.isTTY
+    // Building takes a minute during which nothing else is said.
+    if (isSeen) process.stdout.write(`  ${name.padEnd(18)} …`)
+    let detail
+    try {
+      detail = await work()
+    } catch (error) {
+      if (isSeen) process.stdout.write('\n')
+      throw error
+    }
+    say(`${isSeen ? '\r' : ''}  ${name.padEnd(18)} ${detail}${timeSince(startedAt)}`)
   }
   checkMachine(purpose)
   mkdirSync(join(build, 'bin'), { recursive: true })
   mkdirSync(join(build, 'stamps'), { recursive: true })
-  await step('System packages', () => installSystemPackages(purpose, say))
+  await step('System packages', () =>
+    installSystemPackages(purpose, (line) => say(process.stdout.isTTY ? `\r${line}` : line)),
+  )
   let node
   await step('Node', () => {
     node = findOrInstallNode()

@@ -410,7 +410,8 @@ describe('operations', () => {
         '/v1/things/{id}': {
           post: { operationId: 'makeThing', responses: { default: { description: expect.any(String) } } },
         },
-        '/health': { get: { security: [] } },
+        '/health': { get: { operationId: 'getHealth', security: [] } },
+        '/metrics': { get: { operationId: 'getMetrics' } },
       },
     })
   })

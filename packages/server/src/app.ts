@@ -5,7 +5,7 @@ import type { Clock } from './kernel/clock.ts'
 import { DeltaError } from './kernel/errors.ts'
 import { createApi } from './kernel/http/api.ts'
 import type { Api, ApiContext, ApiEnv, Caller, Feature } from './kernel/http/api.ts'
-import { describeApi } from './kernel/http/document.ts'
+import { describeApi, errorResponse } from './kernel/http/document.ts'
 import { answerError, answerNotFound } from './kernel/http/errors.ts'
 import { createHostCheck } from './kernel/http/host-check.ts'
 import { newId } from './kernel/ids.ts'
@@ -50,9 +50,7 @@ export function createApp(deps: AppDeps): App {
   api.use('*', activity.middleware)
   api.use('*', createGuard(deps))
   addHealth(api, deps, activity)
-  api.get('/metrics', (c) =>
-    c.body(metrics.render(), 200, { 'Content-Type': 'text/plain; version=0.0.4; charset=utf-8' }),
-  )
+  addMetrics(api, metrics)
   api.get('/openapi.json', describeApi(api, deps.settings.version))
   for (const feature of features) {
     feature.routes?.(api)
@@ -190,6 +188,24 @@ function addCors(c: ApiContext): void {
   setHeader(c, 'Access-Control-Allow-Headers', c.req.header('access-control-request-headers') ?? '*')
 }
 
+function addMetrics(api: Api, metrics: Metrics): void {
+  api.openAPIRegistry.registerPath({
+    method: 'get',
+    path: '/metrics',
+    operationId: 'getMetrics',
+    tags: ['operations'],
+    summary: 'Figures of the server for Prometheus',
+    responses: {
+      200: { description: 'Text format 0.0.4', content: { 'text/plain': { schema: z.string() } } },
+      default: errorResponse,
+    },
+  })
+  api.get('/metrics', (c) => {
+    c.set('route', '/metrics')
+    return c.body(metrics.render(), 200, { 'Content-Type': 'text/plain; version=0.0.4; charset=utf-8' })
+  })
+}
+
 export const healthSchema = z
   .object({ status: z.enum(['ok', 'stopping', 'failing']), version: z.string(), database: z.enum(['ok', 'failing']) })
   .catchall(z.unknown())
@@ -200,6 +216,8 @@ function addHealth(api: Api, { features, checkDatabase, clock, settings, log }: 
   api.openAPIRegistry.registerPath({
     method: 'get',
     path: '/health',
+    operationId: 'getHealth',
+    tags: ['operations'],
     summary: 'Whether the server can work',
     security: [],
     responses: {

@@ -392,17 +392,6 @@ export type TemplateList = {
 }
 
 export interface Operations {
-  /** Whether the server can work */
-  'GET /health': {
-    path: Record<never, never>
-    query: Record<never, never>
-    header: Record<never, never>
-    body: undefined
-    responses: {
-      '200': Health
-      '503': Health
-    }
-  }
   /** Build a template and wait until it is ready, which may take minutes */
   buildTemplate: {
     path: {
@@ -504,6 +493,28 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Exec
+      default: Error
+    }
+  }
+  /** Whether the server can work */
+  getHealth: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Health
+      '503': Health
+    }
+  }
+  /** Figures of the server for Prometheus */
+  getMetrics: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Uint8Array
       default: Error
     }
   }
