@@ -35,17 +35,23 @@ pub fn main(arguments: &[String]) -> i32 {
     let options = match parse(arguments) {
         Ok(options) => options,
         Err(reason) => {
-            eprintln!("delta-guest: {reason}\n{USAGE}");
+            say(format_args!("{reason}\n{USAGE}"));
             return 2;
         }
     };
     match prepare(options).and_then(serve::serve) {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("delta-guest: {error}");
+            say(format_args!("{error}"));
             1
         }
     }
+}
+
+/// Where nobody listens it is lost; `eprintln` would end this process, and with it the sandbox.
+fn say(text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    drop(writeln!(io::stderr(), "delta-guest: {text}"));
 }
 
 struct Arguments {
@@ -56,7 +62,12 @@ struct Arguments {
 }
 
 fn parse(arguments: &[String]) -> Result<Arguments, String> {
-    let mut parsed = Arguments { fd: None, unix: None, memory_mb: None, owns_clock: false };
+    let mut parsed = Arguments {
+        fd: None,
+        unix: None,
+        memory_mb: None,
+        owns_clock: false,
+    };
     let mut rest = arguments.iter();
     if rest.next().map(String::as_str) != Some("serve") {
         return Err("the only command is serve".into());
@@ -116,5 +127,9 @@ fn prepare(arguments: Arguments) -> io::Result<serve::Options> {
     };
     // It holds no folder that someone may want to remove or unmount.
     std::env::set_current_dir("/")?;
-    Ok(serve::Options { listener, memory_mb: arguments.memory_mb, owns_clock: arguments.owns_clock })
+    Ok(serve::Options {
+        listener,
+        memory_mb: arguments.memory_mb,
+        owns_clock: arguments.owns_clock,
+    })
 }

@@ -119,8 +119,10 @@ impl Shared {
     }
 }
 
+/// Where nobody listens any more it is lost; `eprintln` would end the helper.
 fn say(text: impl std::fmt::Display) {
-    eprintln!("delta-helper: {}", text);
+    use std::io::Write;
+    let _ = writeln!(io::stderr(), "delta-helper: {}", text);
 }
 
 /// One helper per data folder. Held until this process ends, however it ends.
