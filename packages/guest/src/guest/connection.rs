@@ -53,10 +53,7 @@ impl Outbox {
             let mut parts = Vec::new();
             for (index, piece) in self.pieces.iter().take(MAX_PARTS).enumerate() {
                 let rest = &piece[if index == 0 { self.sent } else { 0 }..];
-                parts.push(sys::iovec {
-                    base: rest.as_ptr().cast(),
-                    length: rest.len(),
-                });
+                parts.push(sys::iovec { base: rest.as_ptr().cast(), length: rest.len() });
             }
             let mut count = match sys::write_parts(fd, &parts) {
                 Ok(count) => count,

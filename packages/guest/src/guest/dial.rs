@@ -59,11 +59,7 @@ fn address_v6(port: u16) -> Vec<u8> {
 }
 
 fn begin(port: u16, v6: bool) -> io::Result<OwnedFd> {
-    let (family, address) = if v6 {
-        (sys::AF_INET6, address_v6(port))
-    } else {
-        (sys::AF_INET, address_v4(port))
-    };
+    let (family, address) = if v6 { (sys::AF_INET6, address_v6(port)) } else { (sys::AF_INET, address_v4(port)) };
     let fd = sys::stream_socket(family)?;
     sys::no_delay(fd.as_raw_fd());
     match sys::connect_to(fd.as_raw_fd(), &address) {
@@ -77,20 +73,16 @@ impl Guest {
         if port == 0 {
             return self.refuse(at, Failure::new(code::INVALID, "Port 0 is no port."));
         }
-        let (fd, tried_v6) = match begin(port, false)
-            .map(|fd| (fd, false))
-            .or_else(|_| begin(port, true).map(|fd| (fd, true)))
-        {
-            Ok(begun) => begun,
-            Err(error) => return self.refuse(at, dial_failure(port, sys::errno(&error))),
-        };
+        let (fd, tried_v6) =
+            match begin(port, false).map(|fd| (fd, false)).or_else(|_| begin(port, true).map(|fd| (fd, true))) {
+                Ok(begun) => begun,
+                Err(error) => return self.refuse(at, dial_failure(port, sys::errno(&error))),
+            };
         let id = self.fresh_id();
         let mut source = self.source(fd, Kind::Dial, id);
         if source.want(EPOLLOUT).is_err() {
-            return self.refuse(
-                at,
-                Failure::new(code::LIMIT, "The kernel watches no more descriptors for this sandbox."),
-            );
+            return self
+                .refuse(at, Failure::new(code::LIMIT, "The kernel watches no more descriptors for this sandbox."));
         }
         let connect_by_ms = sys::monotonic_ms() + CONNECT_MS;
         self.timers.add(connect_by_ms, Timer::Dial(id));
@@ -162,10 +154,7 @@ impl Guest {
     pub fn on_dial_timeout(&mut self, id: u64) {
         if let Some((at, port)) = self.dials.map.get(&id).map(|dial| (dial.at, dial.port)) {
             self.end_dial(id);
-            self.refuse(
-                at,
-                Failure::new(code::TIMED_OUT, format!("Port {port} did not answer within 10 s.")),
-            );
+            self.refuse(at, Failure::new(code::TIMED_OUT, format!("Port {port} did not answer within 10 s.")));
         }
     }
 
@@ -239,10 +228,7 @@ impl Guest {
             Some(dial) if dial.connected && !dial.server_ended => (dial.at, dial.source.fd()),
             _ => return false,
         };
-        let credit = self
-            .channel(at)
-            .map_or(0, |channel| channel.credit)
-            .min(SCRATCH_BYTES as u64) as usize;
+        let credit = self.channel(at).map_or(0, |channel| channel.credit).min(SCRATCH_BYTES as u64) as usize;
         if credit == 0 {
             self.update_dial(id);
             return false;
@@ -307,10 +293,7 @@ impl Guest {
 
 fn dial_failure(port: u16, errno: i32) -> Failure {
     if errno == sys::ECONNREFUSED {
-        return Failure::new(
-            code::CONNECTION_REFUSED,
-            format!("Nothing listens on port {port} inside."),
-        );
+        return Failure::new(code::CONNECTION_REFUSED, format!("Nothing listens on port {port} inside."));
     }
     Failure::of_errno(format!("Port {port}"), errno)
 }

@@ -12,10 +12,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(code: u16, message: impl Into<String>) -> Failure {
-        Failure {
-            code,
-            message: message.into(),
-        }
+        Failure { code, message: message.into() }
     }
 
     /// A system call's error, with what was tried.

@@ -64,36 +64,20 @@ impl Guest {
             Request::Stat { path, follow } => {
                 self.job(at, move |_| disk::stat(&path, follow), |entry, w| entry.write(w))
             }
-            Request::Mkdir {
-                path,
-                mode,
-                owner,
-                parents,
-            } => self.job(
-                at,
-                move |_| disk::mkdir(&path, mode, &owner, parents),
-                |entry, w| entry.write(w),
-            ),
-            Request::Move { from, to, overwrite } => self.job(
-                at,
-                move |_| disk::rename(&from, &to, overwrite),
-                |entry, w| entry.write(w),
-            ),
-            Request::Remove { path, recursive } => self.job(
-                at,
-                move |cancel| disk::remove(&path, recursive, cancel),
-                |removed, w| w.u64(removed),
-            ),
+            Request::Mkdir { path, mode, owner, parents } => {
+                self.job(at, move |_| disk::mkdir(&path, mode, &owner, parents), |entry, w| entry.write(w))
+            }
+            Request::Move { from, to, overwrite } => {
+                self.job(at, move |_| disk::rename(&from, &to, overwrite), |entry, w| entry.write(w))
+            }
+            Request::Remove { path, recursive } => {
+                self.job(at, move |cancel| disk::remove(&path, recursive, cancel), |removed, w| w.u64(removed))
+            }
             Request::Chmod { path, mode } => self.job(at, move |_| disk::chmod(&path, mode), |entry, w| entry.write(w)),
             Request::Sync => self.job(at, |_| disk::sync(), |(), _| {}),
             Request::Read { path, from, length } => self.open_read(at, path, from, length),
             Request::Write(request) => self.open_write(at, *request),
-            Request::List {
-                path,
-                depth,
-                after,
-                limit,
-            } => self.open_list(at, path, depth, after, limit),
+            Request::List { path, depth, after, limit } => self.open_list(at, path, depth, after, limit),
             _ => {}
         }
     }
@@ -122,14 +106,7 @@ impl Guest {
     }
 
     fn open_read(&mut self, at: At, path: Vec<u8>, from: u64, length: u64) {
-        self.add_channel(
-            at,
-            Role::Read(ReadState {
-                file: None,
-                next: from,
-                left: length,
-            }),
-        );
+        self.add_channel(at, Role::Read(ReadState { file: None, next: from, left: length }));
         self.work(move || {
             let result = disk::open_read(&path);
             Box::new(move |guest| match result {
@@ -155,12 +132,7 @@ impl Guest {
     /// Has a worker read what the channel has credit for.
     pub fn pump_read(&mut self, at: At) -> bool {
         let (credit, sent, state) = match self.channel(at) {
-            Some(Channel {
-                role: Role::Read(state),
-                credit,
-                sent,
-                ..
-            }) => (*credit, *sent, state),
+            Some(Channel { role: Role::Read(state), credit, sent, .. }) => (*credit, *sent, state),
             _ => return false,
         };
         if state.left == 0 && state.file.is_some() {
@@ -211,14 +183,7 @@ impl Guest {
     }
 
     fn open_write(&mut self, at: At, request: Write) {
-        self.add_channel(
-            at,
-            Role::Write(WriteState {
-                file: None,
-                queue: Vec::new(),
-                ended: false,
-            }),
-        );
+        self.add_channel(at, Role::Write(WriteState { file: None, queue: Vec::new(), ended: false }));
         self.work(move || {
             let result = disk::open_write(&request);
             Box::new(move |guest| match result {
@@ -301,27 +266,15 @@ impl Guest {
 
     fn open_list(&mut self, at: At, path: Vec<u8>, depth: u32, after: Vec<u8>, limit: u32) {
         let cancel = Arc::new(AtomicBool::new(false));
-        let state = ListState {
-            path,
-            depth,
-            after,
-            left: limit,
-            records: VecDeque::new(),
-            busy: false,
-            done: None,
-            cancel,
-        };
+        let state =
+            ListState { path, depth, after, left: limit, records: VecDeque::new(), busy: false, done: None, cancel };
         self.add_channel(at, Role::List(state));
         self.want_to_send(at);
     }
 
     pub fn pump_list(&mut self, at: At) -> bool {
         let (credit, state) = match self.channel(at) {
-            Some(Channel {
-                role: Role::List(state),
-                credit,
-                ..
-            }) => (*credit, state),
+            Some(Channel { role: Role::List(state), credit, .. }) => (*credit, state),
             _ => return false,
         };
         if state.records.is_empty() {

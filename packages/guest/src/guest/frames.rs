@@ -140,9 +140,7 @@ impl Guest {
             None => return Ok(()),
         };
         if frame.channel % 2 == 0 || frame.channel <= connection.highest {
-            return Err(Violation::Protocol(
-                "a channel number that is even or not above the last",
-            ));
+            return Err(Violation::Protocol("a channel number that is even or not above the last"));
         }
         if connection.channels.len() >= wire::MAX_CHANNELS {
             return Err(Violation::Protocol("too many channels"));
@@ -158,18 +156,13 @@ impl Guest {
             Request::Exec(exec) => self.open_exec(at, *exec),
             Request::Attach { exec_id, from, stdin } => self.open_attach(at, &exec_id, from, stdin),
             Request::Execs => self.list_execs(at),
-            Request::Signal {
-                exec_id,
-                signal,
-                session,
-            } => self.signal_exec(at, &exec_id, signal, session),
+            Request::Signal { exec_id, signal, session } => self.signal_exec(at, &exec_id, signal, session),
             Request::Forget { exec_id } => self.forget_exec(at, &exec_id),
             Request::Watch { path, recursive } => self.open_watch(at, path, recursive),
             Request::Dial { port } => self.open_dial(at, port),
-            Request::Egress { .. } => self.refuse(
-                at,
-                Failure::new(code::NOT_SUPPORTED, "Only the guest opens EGRESS channels."),
-            ),
+            Request::Egress { .. } => {
+                self.refuse(at, Failure::new(code::NOT_SUPPORTED, "Only the guest opens EGRESS channels."))
+            }
             Request::Clock { unix_nanos } => self.set_clock(at, unix_nanos),
             Request::Metrics => self.open_metrics(at),
             request => self.open_file_request(at, request),
@@ -240,11 +233,7 @@ impl Guest {
     }
 
     fn on_credit(&mut self, at: At) {
-        if let Some(Channel {
-            role: Role::Exec { key, .. },
-            ..
-        }) = self.channel(at)
-        {
+        if let Some(Channel { role: Role::Exec { key, .. }, .. }) = self.channel(at) {
             let key = *key;
             self.regulate(key);
         }

@@ -39,71 +39,24 @@ pub const MODE_EXPLICIT: u32 = 0x8000_0000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     Exec(Box<Exec>),
-    Attach {
-        exec_id: String,
-        from: u64,
-        stdin: bool,
-    },
+    Attach { exec_id: String, from: u64, stdin: bool },
     Execs,
-    Signal {
-        exec_id: String,
-        signal: u8,
-        session: bool,
-    },
-    Forget {
-        exec_id: String,
-    },
-    Stat {
-        path: Vec<u8>,
-        follow: bool,
-    },
-    List {
-        path: Vec<u8>,
-        depth: u32,
-        after: Vec<u8>,
-        limit: u32,
-    },
-    Read {
-        path: Vec<u8>,
-        from: u64,
-        length: u64,
-    },
+    Signal { exec_id: String, signal: u8, session: bool },
+    Forget { exec_id: String },
+    Stat { path: Vec<u8>, follow: bool },
+    List { path: Vec<u8>, depth: u32, after: Vec<u8>, limit: u32 },
+    Read { path: Vec<u8>, from: u64, length: u64 },
     Write(Box<Write>),
-    Mkdir {
-        path: Vec<u8>,
-        mode: u32,
-        owner: String,
-        parents: bool,
-    },
-    Move {
-        from: Vec<u8>,
-        to: Vec<u8>,
-        overwrite: bool,
-    },
-    Remove {
-        path: Vec<u8>,
-        recursive: bool,
-    },
-    Chmod {
-        path: Vec<u8>,
-        mode: u32,
-    },
-    Watch {
-        path: Vec<u8>,
-        recursive: bool,
-    },
-    Dial {
-        port: u16,
-    },
-    Egress {
-        host: String,
-        port: u16,
-    },
+    Mkdir { path: Vec<u8>, mode: u32, owner: String, parents: bool },
+    Move { from: Vec<u8>, to: Vec<u8>, overwrite: bool },
+    Remove { path: Vec<u8>, recursive: bool },
+    Chmod { path: Vec<u8>, mode: u32 },
+    Watch { path: Vec<u8>, recursive: bool },
+    Dial { port: u16 },
+    Egress { host: String, port: u16 },
     Metrics,
     Sync,
-    Clock {
-        unix_nanos: u64,
-    },
+    Clock { unix_nanos: u64 },
 }
 
 impl Request {
@@ -111,35 +64,15 @@ impl Request {
         let mut r = Reader::new(payload);
         let request = match r.u8()? {
             op::EXEC => Request::Exec(Box::new(Exec::parse(&mut r)?)),
-            op::ATTACH => Request::Attach {
-                exec_id: r.str()?.into(),
-                from: r.u64()?,
-                stdin: r.u8()? & 1 != 0,
-            },
+            op::ATTACH => Request::Attach { exec_id: r.str()?.into(), from: r.u64()?, stdin: r.u8()? & 1 != 0 },
             op::EXECS => Request::Execs,
-            op::SIGNAL => Request::Signal {
-                exec_id: r.str()?.into(),
-                signal: r.u8()?,
-                session: r.u8()? & 1 != 0,
-            },
-            op::FORGET => Request::Forget {
-                exec_id: r.str()?.into(),
-            },
-            op::STAT => Request::Stat {
-                path: r.bytes()?.into(),
-                follow: r.u8()? & 1 != 0,
-            },
-            op::LIST => Request::List {
-                path: r.bytes()?.into(),
-                depth: r.u32()?,
-                after: r.bytes()?.into(),
-                limit: r.u32()?,
-            },
-            op::READ => Request::Read {
-                path: r.bytes()?.into(),
-                from: r.u64()?,
-                length: r.u64()?,
-            },
+            op::SIGNAL => Request::Signal { exec_id: r.str()?.into(), signal: r.u8()?, session: r.u8()? & 1 != 0 },
+            op::FORGET => Request::Forget { exec_id: r.str()?.into() },
+            op::STAT => Request::Stat { path: r.bytes()?.into(), follow: r.u8()? & 1 != 0 },
+            op::LIST => {
+                Request::List { path: r.bytes()?.into(), depth: r.u32()?, after: r.bytes()?.into(), limit: r.u32()? }
+            }
+            op::READ => Request::Read { path: r.bytes()?.into(), from: r.u64()?, length: r.u64()? },
             op::WRITE => Request::Write(Box::new(Write::parse(&mut r)?)),
             op::MKDIR => Request::Mkdir {
                 path: r.bytes()?.into(),
@@ -147,28 +80,12 @@ impl Request {
                 owner: r.str()?.into(),
                 parents: r.u8()? & 1 != 0,
             },
-            op::MOVE => Request::Move {
-                from: r.bytes()?.into(),
-                to: r.bytes()?.into(),
-                overwrite: r.u8()? & 1 != 0,
-            },
-            op::REMOVE => Request::Remove {
-                path: r.bytes()?.into(),
-                recursive: r.u8()? & 1 != 0,
-            },
-            op::CHMOD => Request::Chmod {
-                path: r.bytes()?.into(),
-                mode: r.u32()?,
-            },
-            op::WATCH => Request::Watch {
-                path: r.bytes()?.into(),
-                recursive: r.u8()? & 1 != 0,
-            },
+            op::MOVE => Request::Move { from: r.bytes()?.into(), to: r.bytes()?.into(), overwrite: r.u8()? & 1 != 0 },
+            op::REMOVE => Request::Remove { path: r.bytes()?.into(), recursive: r.u8()? & 1 != 0 },
+            op::CHMOD => Request::Chmod { path: r.bytes()?.into(), mode: r.u32()? },
+            op::WATCH => Request::Watch { path: r.bytes()?.into(), recursive: r.u8()? & 1 != 0 },
             op::DIAL => Request::Dial { port: r.u16()? },
-            op::EGRESS => Request::Egress {
-                host: r.str()?.into(),
-                port: r.u16()?,
-            },
+            op::EGRESS => Request::Egress { host: r.str()?.into(), port: r.u16()? },
             op::METRICS => Request::Metrics,
             op::SYNC => Request::Sync,
             op::CLOCK => Request::Clock { unix_nanos: r.u64()? },
@@ -420,10 +337,7 @@ impl Control {
         let mut r = Reader::new(payload);
         match r.u8()? {
             control::SIGNAL => Ok(Control::Signal(r.u8()?)),
-            control::RESIZE => Ok(Control::Resize {
-                cols: r.u16()?,
-                rows: r.u16()?,
-            }),
+            control::RESIZE => Ok(Control::Resize { cols: r.u16()?, rows: r.u16()? }),
             control::CLOSE_STDIN => Ok(Control::CloseStdin),
             _ => Err(WireError::BadValue),
         }

@@ -17,14 +17,8 @@ const MS_PER_TICK: u64 = 10;
 const CHILD_OOM_SCORE: i32 = 500;
 
 /// Kernel counters of kills for memory, in the order they are looked for.
-const OOM_FILES: [&str; 2] = [
-    "/sys/fs/cgroup/memory.events",
-    "/sys/fs/cgroup/memory/memory.oom_control",
-];
-const LIMIT_FILES: [&str; 2] = [
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-];
+const OOM_FILES: [&str; 2] = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
+const LIMIT_FILES: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 
 /// Counts kills by the kernel for memory. Where no cgroup is mounted inside, it never grows: the host, which sees the cgroup from
 /// outside, corrects the exit.
@@ -35,13 +29,8 @@ pub struct OomCounter {
 
 impl OomCounter {
     pub fn new() -> OomCounter {
-        let found = OOM_FILES
-            .iter()
-            .find_map(|file| oom_kills(file).map(|seen| (*file, seen)));
-        OomCounter {
-            file: found.map(|(file, _)| file),
-            seen: found.map_or(0, |(_, seen)| seen),
-        }
+        let found = OOM_FILES.iter().find_map(|file| oom_kills(file).map(|seen| (*file, seen)));
+        OomCounter { file: found.map(|(file, _)| file), seen: found.map_or(0, |(_, seen)| seen) }
     }
 
     pub fn has_grown(&mut self) -> bool {
@@ -57,8 +46,7 @@ fn text(path: &str) -> Option<String> {
 }
 
 fn field(text: &str, name: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next()?.parse().ok())
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next()?.parse().ok())
 }
 
 fn oom_kills(file: &str) -> Option<u64> {
@@ -79,9 +67,7 @@ pub fn memory_limit_mb() -> Option<u64> {
 }
 
 pub fn child_oom_score() -> Vec<u8> {
-    let own = text("/proc/self/oom_score_adj")
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0);
+    let own = text("/proc/self/oom_score_adj").and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     CHILD_OOM_SCORE.max(own).to_string().into_bytes()
 }
 
@@ -114,11 +100,7 @@ fn cpu_ms() -> (u64, u64) {
     }
     let stat = text("/proc/stat").unwrap_or_default();
     let first = stat.lines().next().unwrap_or_default();
-    let ticks: Vec<u64> = first
-        .split_ascii_whitespace()
-        .skip(1)
-        .map(|field| field.parse().unwrap_or(0))
-        .collect();
+    let ticks: Vec<u64> = first.split_ascii_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
     let tick = |index: usize| ticks.get(index).copied().unwrap_or(0);
     ((tick(0) + tick(1)) * MS_PER_TICK, tick(2) * MS_PER_TICK)
 }
@@ -126,20 +108,14 @@ fn cpu_ms() -> (u64, u64) {
 fn disk() -> (u64, u64) {
     let at = |path: &[u8]| sys::file_system(&sys::cstring(path).ok()?).ok();
     match at(b"/workspace").or_else(|| at(b"/")) {
-        Some(fs) => (
-            (fs.blocks - fs.blocks_free.min(fs.blocks)) * fs.fragment_size,
-            fs.blocks * fs.fragment_size,
-        ),
+        Some(fs) => ((fs.blocks - fs.blocks_free.min(fs.blocks)) * fs.fragment_size, fs.blocks * fs.fragment_size),
         None => (0, 0),
     }
 }
 
 fn processes() -> u32 {
     let is_process = |entry: &fs::DirEntry| {
-        entry
-            .file_name()
-            .to_str()
-            .map_or(false, |name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        entry.file_name().to_str().map_or(false, |name| name.bytes().all(|byte| byte.is_ascii_digit()))
     };
     fs::read_dir("/proc").map_or(0, |entries| entries.flatten().filter(is_process).count() as u32)
 }
@@ -147,12 +123,7 @@ fn processes() -> u32 {
 impl Guest {
     pub fn open_metrics(&mut self, at: At) {
         let uptime_ms = sys::monotonic_ms().saturating_sub(self.started_ms);
-        self.add_channel(
-            at,
-            Role::Job {
-                cancel: Arc::new(AtomicBool::new(false)),
-            },
-        );
+        self.add_channel(at, Role::Job { cancel: Arc::new(AtomicBool::new(false)) });
         self.work(move || {
             let metrics = collect(uptime_ms);
             Box::new(move |guest| {

@@ -62,12 +62,7 @@ struct Arguments {
 }
 
 fn parse(arguments: &[String]) -> Result<Arguments, String> {
-    let mut parsed = Arguments {
-        fd: None,
-        unix: None,
-        memory_mb: None,
-        owns_clock: false,
-    };
+    let mut parsed = Arguments { fd: None, unix: None, memory_mb: None, owns_clock: false };
     let mut rest = arguments.iter();
     if rest.next().map(String::as_str) != Some("serve") {
         return Err("the only command is serve".into());
@@ -127,9 +122,5 @@ fn prepare(arguments: Arguments) -> io::Result<serve::Options> {
     };
     // It holds no folder that someone may want to remove or unmount.
     std::env::set_current_dir("/")?;
-    Ok(serve::Options {
-        listener,
-        memory_mb: arguments.memory_mb,
-        owns_clock: arguments.owns_clock,
-    })
+    Ok(serve::Options { listener, memory_mb: arguments.memory_mb, owns_clock: arguments.owns_clock })
 }

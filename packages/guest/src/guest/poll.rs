@@ -56,12 +56,7 @@ pub struct Source {
 
 impl Source {
     pub fn new(epoll: RawFd, fd: OwnedFd, kind: Kind, id: u64) -> Source {
-        Source {
-            fd,
-            epoll,
-            token: token(kind, id),
-            interest: 0,
-        }
+        Source { fd, epoll, token: token(kind, id), interest: 0 }
     }
 
     pub fn fd(&self) -> RawFd {

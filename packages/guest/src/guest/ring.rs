@@ -23,12 +23,7 @@ pub struct Ring {
 
 impl Ring {
     pub fn new() -> Ring {
-        Ring {
-            memory: None,
-            start: 0,
-            end: 0,
-            runs: VecDeque::new(),
-        }
+        Ring { memory: None, start: 0, end: 0, runs: VecDeque::new() }
     }
 
     /// The oldest offset kept.
@@ -48,10 +43,7 @@ impl Ring {
     /// The capacity it would need to take `count` more bytes without losing any, as far as the limit goes.
     pub fn wanted(&self, count: usize) -> usize {
         let needed = ((self.end - self.start) as usize).saturating_add(count);
-        needed
-            .next_power_of_two()
-            .clamp(FIRST_BYTES, RING_BYTES)
-            .max(self.capacity())
+        needed.next_power_of_two().clamp(FIRST_BYTES, RING_BYTES).max(self.capacity())
     }
 
     pub fn grow(&mut self, capacity: usize) -> io::Result<()> {
@@ -159,10 +151,7 @@ mod tests {
         ring.append(2, b"or");
         ring.append(1, b"");
         ring.append(1, b"more");
-        assert_eq!(
-            drain(&ring, 0),
-            [(1, b"out".to_vec()), (2, b"error".to_vec()), (1, b"more".to_vec())]
-        );
+        assert_eq!(drain(&ring, 0), [(1, b"out".to_vec()), (2, b"error".to_vec()), (1, b"more".to_vec())]);
         assert_eq!(drain(&ring, 4), [(2, b"rror".to_vec()), (1, b"more".to_vec())]);
         assert_eq!((ring.start(), ring.end()), (0, 12));
     }
@@ -193,10 +182,8 @@ mod tests {
                 assert_eq!(ring.end(), all.len() as u64);
                 assert!(ring.end() - ring.start() <= ring.capacity() as u64);
             }
-            let kept: Vec<(u8, u8)> = drain(&ring, 0)
-                .into_iter()
-                .flat_map(|(s, bytes)| bytes.into_iter().map(move |b| (s, b)))
-                .collect();
+            let kept: Vec<(u8, u8)> =
+                drain(&ring, 0).into_iter().flat_map(|(s, bytes)| bytes.into_iter().map(move |b| (s, b))).collect();
             assert_eq!(kept, all[ring.start() as usize..]);
         }
     }

@@ -65,11 +65,8 @@ pub fn serve(options: Options) -> io::Result<()> {
     let mut guest = Guest::new(options)?;
     let mut events = [sys::epoll_event { events: 0, data: 0 }; MAX_EVENTS];
     while !guest.has_ended() {
-        let wait_ms = if guest.dirty.is_empty() && !guest.more_children {
-            guest.timers.wait_ms(sys::monotonic_ms())
-        } else {
-            0
-        };
+        let wait_ms =
+            if guest.dirty.is_empty() && !guest.more_children { guest.timers.wait_ms(sys::monotonic_ms()) } else { 0 };
         let count = match sys::epoll_pause(guest.epoll.as_raw_fd(), &mut events, wait_ms) {
             Ok(count) => count,
             Err(error) if sys::errno(&error) == sys::EINTR => 0,
@@ -183,11 +180,7 @@ impl Guest {
     fn fire(&mut self, timer: Timer) {
         match timer {
             Timer::Hello(id) => {
-                if self
-                    .connections
-                    .get(&id)
-                    .map_or(false, |connection| !connection.greeted)
-                {
+                if self.connections.get(&id).map_or(false, |connection| !connection.greeted) {
                     self.disconnect(id);
                 }
             }

@@ -69,26 +69,16 @@ struct Plan {
 /// Runs until the program does, or cannot. `pid` is set before the child's first step, for whoever must end it or hears of its end.
 pub fn start(exec: &Exec, ground: &Ground, pid: &AtomicI32) -> Result<Started, Failure> {
     let identity = Users::load().identity(&exec.user).ok_or_else(|| {
-        Failure::new(
-            code::UNKNOWN_USER,
-            format!("No user {:?} in /etc/passwd of the sandbox.", exec.user),
-        )
+        Failure::new(code::UNKNOWN_USER, format!("No user {:?} in /etc/passwd of the sandbox.", exec.user))
     })?;
     let argv = strings(exec.argv.iter().map(|argument| match argument.as_slice() {
         SCRIPT_MARK if exec.script.is_some() => SCRIPT_PATH,
         argument => argument,
     }))?;
     let env = strings(exec.env.iter().map(Vec::as_slice))?;
-    let first = argv
-        .first()
-        .ok_or_else(|| Failure::new(code::INVALID, "argv is empty."))?;
+    let first = argv.first().ok_or_else(|| Failure::new(code::INVALID, "argv is empty."))?;
     let fails = |what: &'static str| move |error: io::Error| Failure::of(what, &error);
-    let script = exec
-        .script
-        .as_deref()
-        .map(script_file)
-        .transpose()
-        .map_err(fails("Keeping the script"))?;
+    let script = exec.script.as_deref().map(script_file).transpose().map_err(fails("Keeping the script"))?;
     let streams = Streams::open(exec, &identity, ground).map_err(fails("Opening the program's streams"))?;
     let plan = Plan {
         candidates: candidates(first.to_bytes(), &exec.env)?,
@@ -113,12 +103,7 @@ pub fn start(exec: &Exec, ground: &Ground, pid: &AtomicI32) -> Result<Started, F
         Failure::new(code::LIMIT, message)
     })?;
     match plan.failed_stage.load(Ordering::Relaxed) {
-        0 => Ok(Started {
-            pid: child_pid,
-            output: streams.output,
-            error: streams.error,
-            input: streams.input,
-        }),
+        0 => Ok(Started { pid: child_pid, output: streams.output, error: streams.error, input: streams.input }),
         stage => Err(start_failure(stage, plan.failed_errno.load(Ordering::Relaxed), exec)),
     }
 }
@@ -185,18 +170,8 @@ impl Streams {
             child.push(child_input);
             input = Some(ours);
         }
-        let null_input = if input.is_none() {
-            Some(ground.null.as_raw_fd())
-        } else {
-            None
-        };
-        Ok(Streams {
-            output,
-            error: Some(error),
-            input,
-            child,
-            null_input,
-        })
+        let null_input = if input.is_none() { Some(ground.null.as_raw_fd()) } else { None };
+        Ok(Streams { output, error: Some(error), input, child, null_input })
     }
 
     fn child_fds(&self) -> [RawFd; 3] {
@@ -230,24 +205,15 @@ fn strings<'a>(items: impl Iterator<Item = &'a [u8]>) -> Result<Vec<CString>, Fa
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
-    strings
-        .iter()
-        .map(|string| string.as_ptr())
-        .chain([ptr::null()])
-        .collect()
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
 fn candidates(program: &[u8], env: &[Vec<u8>]) -> Result<Vec<CString>, Failure> {
     if program.contains(&b'/') || program.is_empty() {
         return Ok(vec![c_string(program)?]);
     }
-    let path = env
-        .iter()
-        .find_map(|variable| variable.strip_prefix(b"PATH="))
-        .unwrap_or(DEFAULT_PATH);
-    let directories = path
-        .split(|byte| *byte == b':')
-        .filter(|directory| !directory.is_empty());
+    let path = env.iter().find_map(|variable| variable.strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH);
+    let directories = path.split(|byte| *byte == b':').filter(|directory| !directory.is_empty());
     directories
         .take(MAX_CANDIDATES)
         .filter(|directory| directory.len() + program.len() < 4095)
@@ -321,11 +287,7 @@ unsafe fn become_user(identity: &Identity) -> bool {
     if sys::getuid() != 0 {
         return identity.uid == sys::getuid() || sys::syscall(sys::SYS_SETRESUID, uid, uid, uid) == 0;
     }
-    sys::syscall(
-        sys::SYS_SETGROUPS,
-        identity.groups.len() as c_long,
-        identity.groups.as_ptr(),
-    ) == 0
+    sys::syscall(sys::SYS_SETGROUPS, identity.groups.len() as c_long, identity.groups.as_ptr()) == 0
         && sys::syscall(sys::SYS_SETRESGID, gid, gid, gid) == 0
         && sys::syscall(sys::SYS_SETRESUID, uid, uid, uid) == 0
 }

@@ -214,10 +214,7 @@ impl statx_t {
         self.mode & 0o170000 == 0o120000
     }
     pub fn modified_nanos(&self) -> i64 {
-        self.modified
-            .seconds
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(self.modified.nanos as i64)
+        self.modified.seconds.wrapping_mul(1_000_000_000).wrapping_add(self.modified.nanos as i64)
     }
 }
 
@@ -518,15 +515,7 @@ pub fn default_signals() {
     let action = [0u64; 4];
     for number in 1..=64 as c_long {
         // SAFETY: the action lives through the call; signals that cannot be set answer an error, which is fine.
-        unsafe {
-            syscall(
-                SYS_RT_SIGACTION,
-                number,
-                action.as_ptr(),
-                std::ptr::null::<u64>(),
-                8 as c_long,
-            )
-        };
+        unsafe { syscall(SYS_RT_SIGACTION, number, action.as_ptr(), std::ptr::null::<u64>(), 8 as c_long) };
     }
     // SAFETY: 1 = SIG_IGN.
     unsafe { signal(SIGPIPE, 1) };
@@ -558,14 +547,7 @@ pub fn listen_at(path: &[u8]) -> io::Result<OwnedFd> {
 
 pub fn accept(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: no address is asked for.
-    own(unsafe {
-        accept4(
-            fd,
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            SOCK_NONBLOCK | SOCK_CLOEXEC,
-        )
-    })
+    own(unsafe { accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), SOCK_NONBLOCK | SOCK_CLOEXEC) })
 }
 
 pub fn shutdown_write(fd: RawFd) {
@@ -622,13 +604,7 @@ pub unsafe fn start_child<T>(
 ) -> io::Result<c_int> {
     let top = stack.as_mut_ptr().add(stack.len());
     let flags = 0x100 | 0x4000 | 0x0010_0000 | SIGCHLD;
-    check(clone(
-        run,
-        top.cast(),
-        flags,
-        with as *const T as *mut c_void,
-        (pid as *const AtomicI32).cast::<c_int>(),
-    ))
+    check(clone(run, top.cast(), flags, with as *const T as *mut c_void, (pid as *const AtomicI32).cast::<c_int>()))
 }
 
 /// One child that ended, without waiting: its pid and raw wait status.
@@ -651,10 +627,7 @@ pub fn forbid_tracing() {
 
 /// Raises the soft limit of open files to the hard one and returns it.
 pub fn raise_open_files() -> u64 {
-    let mut limit = rlimit {
-        current: 1024,
-        max: 1024,
-    };
+    let mut limit = rlimit { current: 1024, max: 1024 };
     // SAFETY: room for one rlimit.
     unsafe {
         getrlimit64(RLIMIT_NOFILE, &mut limit);
@@ -667,10 +640,7 @@ pub fn raise_open_files() -> u64 {
 /// For the child: no core files, and open files at a figure that programs looping over all of them survive.
 pub fn child_limits(open_files: u64) {
     let core = rlimit { current: 0, max: 0 };
-    let files = rlimit {
-        current: open_files.min(65_536),
-        max: open_files,
-    };
+    let files = rlimit { current: open_files.min(65_536), max: open_files };
     // SAFETY: both live through the calls.
     unsafe {
         setrlimit64(RLIMIT_CORE, &core);
@@ -813,10 +783,7 @@ pub fn unix_ms() -> u64 {
 }
 
 pub fn set_clock(unix_nanos: u64) -> io::Result<()> {
-    let now = timespec {
-        seconds: (unix_nanos / 1_000_000_000) as i64,
-        nanos: (unix_nanos % 1_000_000_000) as i64,
-    };
+    let now = timespec { seconds: (unix_nanos / 1_000_000_000) as i64, nanos: (unix_nanos % 1_000_000_000) as i64 };
     // SAFETY: the timespec lives through the call.
     check(unsafe { clock_settime(0, &now) }).map(drop)
 }
@@ -887,14 +854,7 @@ impl Mapping {
     pub fn new(length: usize) -> io::Result<Mapping> {
         // SAFETY: a fresh private mapping; madvise concerns only it.
         unsafe {
-            let at = mmap(
-                std::ptr::null_mut(),
-                length,
-                PROT_READ_WRITE,
-                MAP_PRIVATE_ANONYMOUS,
-                -1,
-                0,
-            );
+            let at = mmap(std::ptr::null_mut(), length, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0);
             if at as isize == -1 {
                 return Err(io::Error::last_os_error());
             }
@@ -942,12 +902,7 @@ pub fn is_own(uid: u32) -> bool {
 pub fn close_inherited(kept: Option<RawFd>) {
     let listed: Vec<RawFd> = std::fs::read_dir("/proc/self/fd").map_or_else(
         |_| (3..1024).collect(),
-        |entries| {
-            entries
-                .flatten()
-                .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-                .collect()
-        },
+        |entries| entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect(),
     );
     for fd in listed {
         if fd > 2 && Some(fd) != kept {

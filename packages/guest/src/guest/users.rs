@@ -104,8 +104,7 @@ impl Users {
 
 /// The colon-separated fields of each line.
 fn rows(file: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
-    file.split(|byte| *byte == b'\n')
-        .map(|line| line.splitn(8, |byte| *byte == b':').collect())
+    file.split(|byte| *byte == b'\n').map(|line| line.splitn(8, |byte| *byte == b':').collect())
 }
 
 /// Decimal digits only. The largest value means "no id" to the kernel and is refused.
@@ -146,11 +145,7 @@ mod tests {
     }
 
     fn identity(uid: u32, gid: u32, groups: &[u32]) -> Option<Identity> {
-        Some(Identity {
-            uid,
-            gid,
-            groups: groups.to_vec(),
-        })
+        Some(Identity { uid, gid, groups: groups.to_vec() })
     }
 
     #[test]
@@ -168,20 +163,9 @@ mod tests {
     #[test]
     fn refuses_what_is_no_user() {
         let users = users();
-        for text in [
-            "",
-            ":",
-            "nobody",
-            "evil",
-            "big",
-            "-1",
-            "+1",
-            "4294967295",
-            "4294967296",
-            "user:",
-            "user:none",
-            "0x1",
-        ] {
+        for text in
+            ["", ":", "nobody", "evil", "big", "-1", "+1", "4294967295", "4294967296", "user:", "user:none", "0x1"]
+        {
             assert_eq!(users.identity(text), None, "{text:?}");
         }
     }
@@ -189,14 +173,7 @@ mod tests {
     #[test]
     fn owners_fall_back_to_user_then_root() {
         assert_eq!(users().owner(""), Some((1000, 1001)));
-        assert_eq!(
-            Users {
-                passwd: Vec::new(),
-                group: Vec::new()
-            }
-            .owner(""),
-            Some((0, 0))
-        );
+        assert_eq!(Users { passwd: Vec::new(), group: Vec::new() }.owner(""), Some((0, 0)));
         assert_eq!(users().owner("1:2"), Some((1, 2)));
         assert_eq!(users().owner("nobody"), None);
     }

@@ -64,13 +64,7 @@ struct Scan {
 
 impl Watches {
     pub fn new(epoll: RawFd) -> Watches {
-        Watches {
-            epoll,
-            source: None,
-            map: HashMap::new(),
-            nodes: HashMap::new(),
-            scans: 0,
-        }
+        Watches { epoll, source: None, map: HashMap::new(), nodes: HashMap::new(), scans: 0 }
     }
 
     fn open(&mut self) -> io::Result<()> {
@@ -113,17 +107,9 @@ impl Watches {
                 }
                 watch.overflowed = true;
                 let root = watch.root.clone();
-                return watch.add(WatchEvent {
-                    kind: WatchKind::Overflow,
-                    path: root,
-                    is_directory: true,
-                });
+                return watch.add(WatchEvent { kind: WatchKind::Overflow, path: root, is_directory: true });
             }
-            watch.add(WatchEvent {
-                kind,
-                path: path.to_vec(),
-                is_directory,
-            });
+            watch.add(WatchEvent { kind, path: path.to_vec(), is_directory });
         }
     }
 }
@@ -156,11 +142,7 @@ fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
 
 /// Sets watches on a folder and, where asked, on all below it; for a worker. `report` also lists what is in them.
 fn scan(inotify: RawFd, root: &[u8], recursive: bool, report: bool, room: usize) -> io::Result<Scan> {
-    let mut result = Scan {
-        nodes: Vec::new(),
-        found: Vec::new(),
-        complete: true,
-    };
+    let mut result = Scan { nodes: Vec::new(), found: Vec::new(), complete: true };
     let mut folders = vec![root.to_vec()];
     while let Some(folder) = folders.pop() {
         if result.nodes.len() >= room || result.found.len() >= MAX_FOUND {
@@ -169,11 +151,7 @@ fn scan(inotify: RawFd, root: &[u8], recursive: bool, report: bool, room: usize)
         }
         let first = result.nodes.is_empty() && folder == root;
         // The watched path itself may be a link or a file; what is below it is watched where it is a folder.
-        let flags = if first && !report {
-            0
-        } else {
-            sys::IN_ONLYDIR | sys::IN_DONT_FOLLOW
-        };
+        let flags = if first && !report { 0 } else { sys::IN_ONLYDIR | sys::IN_DONT_FOLLOW };
         let watched = sys::cstring(&folder).and_then(|path| sys::add_watch(inotify, &path, MASK | flags));
         match watched {
             Ok(wd) => result.nodes.push((wd, folder.clone())),
@@ -186,11 +164,7 @@ fn scan(inotify: RawFd, root: &[u8], recursive: bool, report: bool, room: usize)
         if !recursive {
             break;
         }
-        for entry in fs::read_dir(Path::new(std::ffi::OsStr::from_bytes(&folder)))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in fs::read_dir(Path::new(std::ffi::OsStr::from_bytes(&folder))).into_iter().flatten().flatten() {
             let is_directory = entry.file_type().map_or(false, |kind| kind.is_dir());
             let path = join(&folder, &entry.file_name().into_vec());
             if path.len() >= MAX_PATH_BYTES {
@@ -279,28 +253,14 @@ impl Guest {
         };
         if !scan.complete && !opened {
             for (wd, path) in scan.nodes {
-                self.watches
-                    .nodes
-                    .entry(wd)
-                    .or_insert(Node {
-                        path,
-                        watchers: Vec::new(),
-                    })
-                    .watchers
-                    .push(id);
+                self.watches.nodes.entry(wd).or_insert(Node { path, watchers: Vec::new() }).watchers.push(id);
             }
             self.end_watch(id);
-            let message = format!(
-                "{} has more than {MAX_NODES} folders to watch. Watch a part of it.",
-                shown(&root)
-            );
+            let message = format!("{} has more than {MAX_NODES} folders to watch. Watch a part of it.", shown(&root));
             return self.refuse(at, Failure::new(code::LIMIT, message));
         }
         for (wd, path) in scan.nodes {
-            let node = self.watches.nodes.entry(wd).or_insert_with(|| Node {
-                path: Vec::new(),
-                watchers: Vec::new(),
-            });
+            let node = self.watches.nodes.entry(wd).or_insert_with(|| Node { path: Vec::new(), watchers: Vec::new() });
             node.path = path;
             if !node.watchers.contains(&id) {
                 node.watchers.push(id);
@@ -343,12 +303,7 @@ impl Guest {
 
     pub fn on_watches(&mut self) {
         let mut buffer = vec![0u8; BUFFER_BYTES];
-        let count = match self
-            .watches
-            .source
-            .as_ref()
-            .map(|source| sys::read_fd(source.fd(), &mut buffer))
-        {
+        let count = match self.watches.source.as_ref().map(|source| sys::read_fd(source.fd(), &mut buffer)) {
             Some(Ok(count)) => count,
             _ => return,
         };
@@ -374,13 +329,8 @@ impl Guest {
                 self.on_watch_event(wd, mask, name, cookie != 0 && cookie == replacing);
             }
         }
-        let ready: Vec<At> = self
-            .watches
-            .map
-            .values()
-            .filter(|watch| !watch.pending.is_empty())
-            .map(|watch| watch.at)
-            .collect();
+        let ready: Vec<At> =
+            self.watches.map.values().filter(|watch| !watch.pending.is_empty()).map(|watch| watch.at).collect();
         for at in ready {
             self.want_to_send(at);
         }
@@ -401,12 +351,8 @@ impl Guest {
 
     fn on_watch_event(&mut self, wd: i32, mask: u32, name: &[u8], replaces: bool) {
         if mask & sys::IN_Q_OVERFLOW != 0 {
-            let all: Vec<(u64, Vec<u8>)> = self
-                .watches
-                .map
-                .iter()
-                .map(|(id, watch)| (*id, watch.root.clone()))
-                .collect();
+            let all: Vec<(u64, Vec<u8>)> =
+                self.watches.map.iter().map(|(id, watch)| (*id, watch.root.clone())).collect();
             for (id, root) in all {
                 self.watches.push(id, WatchKind::Overflow, &root, true);
             }
@@ -421,11 +367,7 @@ impl Guest {
             return;
         }
         let is_directory = mask & sys::IN_ISDIR != 0;
-        let path = if name.is_empty() {
-            folder.clone()
-        } else {
-            join(&folder, name)
-        };
+        let path = if name.is_empty() { folder.clone() } else { join(&folder, name) };
         for id in watchers {
             let (at, recursive, is_root) = match self.watches.map.get(&id) {
                 Some(watch) => (watch.at, watch.recursive, watch.root == folder),

@@ -39,14 +39,7 @@ struct State {
 impl Workers {
     pub fn new(max_threads: usize) -> io::Result<Workers> {
         let event = sys::new_eventfd()?;
-        Ok(Workers {
-            shared: Arc::new(Shared {
-                state: Mutex::default(),
-                wake: Condvar::new(),
-                event,
-                max_threads,
-            }),
-        })
+        Ok(Workers { shared: Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), event, max_threads }) })
     }
 
     /// Readable when `finished` has something.
@@ -61,9 +54,7 @@ impl Workers {
             self.shared.wake.notify_one();
         } else if state.threads < self.shared.max_threads {
             let shared = self.shared.clone();
-            let spawned = thread::Builder::new()
-                .stack_size(STACK_BYTES)
-                .spawn(move || work(&shared));
+            let spawned = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || work(&shared));
             match spawned {
                 Ok(_) => state.threads += 1,
                 // The box has used up its processes. Without any thread the loop does the job itself: late is better than never.

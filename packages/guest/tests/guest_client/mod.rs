@@ -198,28 +198,14 @@ pub struct Entry {
 impl Entry {
     pub fn read(r: &mut Reader<'_>) -> Entry {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (path, kind, size, mode, uid) = (
-            text(r.bytes().unwrap()),
-            r.u8().unwrap(),
-            r.u64().unwrap(),
-            r.u32().unwrap(),
-            r.u32().unwrap(),
-        );
+        let (path, kind, size, mode, uid) =
+            (text(r.bytes().unwrap()), r.u8().unwrap(), r.u64().unwrap(), r.u32().unwrap(), r.u32().unwrap());
         r.u32().unwrap();
         r.str().unwrap();
         r.str().unwrap();
         let (modified_nanos, inode) = (r.i64().unwrap(), r.u64().unwrap());
         let target = r.opt(|r| r.bytes()).unwrap().map(text);
-        Entry {
-            path,
-            kind,
-            size,
-            mode,
-            uid,
-            modified_nanos,
-            inode,
-            target,
-        }
+        Entry { path, kind, size, mode, uid, modified_nanos, inode, target }
     }
 
     pub fn etag(&self) -> String {
@@ -233,12 +219,7 @@ impl Wire {
     pub fn raw(path: &Path) -> Wire {
         let stream = until("the guest listens", || UnixStream::connect(path).ok());
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Wire {
-            stream,
-            decoder: FrameDecoder::new(wire::to_host),
-            waiting: VecDeque::new(),
-            last_channel: 0,
-        }
+        Wire { stream, decoder: FrameDecoder::new(wire::to_host), waiting: VecDeque::new(), last_channel: 0 }
     }
 
     pub fn hello(&mut self) -> Vec<u8> {
@@ -267,11 +248,7 @@ impl Wire {
         let mut chunk = [0; 65536];
         loop {
             if let Some(frame) = self.decoder.next_frame().expect("frames within the protocol") {
-                return Some(Frame {
-                    kind: frame.kind,
-                    channel: frame.channel,
-                    payload: frame.payload.to_vec(),
-                });
+                return Some(Frame { kind: frame.kind, channel: frame.channel, payload: frame.payload.to_vec() });
             }
             match self.stream.read(&mut chunk) {
                 Ok(0) => return None,
@@ -296,11 +273,7 @@ impl Wire {
     }
 
     pub fn open(&mut self, number: u8, fields: impl FnOnce(&mut Writer<'_>)) -> u32 {
-        let channel = if self.last_channel == 0 {
-            1
-        } else {
-            self.last_channel + 2
-        };
+        let channel = if self.last_channel == 0 { 1 } else { self.last_channel + 2 };
         self.last_channel = channel;
         self.send(wire::OPEN, channel, |w| {
             w.u8(number);
@@ -369,11 +342,7 @@ impl Wire {
                     outcome.first.get_or_insert(offset);
                     outcome.gaps += next.map_or(0, |next| offset - next);
                     next = Some(offset + bytes.len() as u64);
-                    let to = if stream == 1 {
-                        &mut outcome.stdout
-                    } else {
-                        &mut outcome.stderr
-                    };
+                    let to = if stream == 1 { &mut outcome.stdout } else { &mut outcome.stderr };
                     to.extend_from_slice(bytes);
                     self.credit(channel, bytes.len() as u32);
                 }

@@ -32,12 +32,7 @@ pub fn list(path: &[u8], depth: u32, after: &[u8], limit: u32, bytes: usize, can
     let after = relative_names(path, after)?;
     let mut lister = Lister {
         names: Names::load(),
-        page: Page {
-            records: Vec::new(),
-            last: Vec::new(),
-            entries: 0,
-            more: false,
-        },
+        page: Page { records: Vec::new(), last: Vec::new(), entries: 0, more: false },
         limit,
         bytes_left: bytes,
         cancel,
@@ -53,14 +48,8 @@ fn relative_names<'a>(path: &[u8], after: &'a [u8]) -> Result<Vec<&'a [u8]>> {
     }
     let prefix = if path == b"/" { path.to_vec() } else { join(path, b"") };
     match after.strip_prefix(prefix.as_slice()) {
-        Some(rest) => Ok(rest
-            .split(|byte| *byte == b'/')
-            .filter(|name| !name.is_empty())
-            .collect()),
-        None => Err(Failure::new(
-            code::INVALID,
-            format!("{} is not below {}.", shown(after), shown(path)),
-        )),
+        Some(rest) => Ok(rest.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect()),
+        None => Err(Failure::new(code::INVALID, format!("{} is not below {}.", shown(after), shown(path)))),
     }
 }
 

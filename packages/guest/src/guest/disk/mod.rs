@@ -48,10 +48,7 @@ fn split(path: &[u8]) -> Result<(&[u8], &[u8])> {
     let slash = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
     let (folder, name) = (&path[..slash.max(1)], &path[slash + 1..]);
     if name.is_empty() || name == b"." || name == b".." {
-        return Err(Failure::new(
-            code::INVALID,
-            format!("{} does not name an entry of a folder.", shown(path)),
-        ));
+        return Err(Failure::new(code::INVALID, format!("{} does not name an entry of a folder.", shown(path))));
     }
     Ok((folder, name))
 }
@@ -79,11 +76,7 @@ pub struct Names {
 
 impl Names {
     pub fn load() -> Names {
-        Names {
-            users: Users::load(),
-            owners: HashMap::new(),
-            groups: HashMap::new(),
-        }
+        Names { users: Users::load(), owners: HashMap::new(), groups: HashMap::new() }
     }
 
     fn entry(&mut self, dir: RawFd, name: &CStr, path: Vec<u8>, stat: &statx_t) -> Entry {
@@ -101,23 +94,11 @@ impl Names {
             mode: stat.mode as u32 & MAX_MODE,
             uid: stat.uid,
             gid: stat.gid,
-            owner: self
-                .owners
-                .entry(stat.uid)
-                .or_insert_with(|| users.user_name(stat.uid))
-                .clone(),
-            group: self
-                .groups
-                .entry(stat.gid)
-                .or_insert_with(|| users.group_name(stat.gid))
-                .clone(),
+            owner: self.owners.entry(stat.uid).or_insert_with(|| users.user_name(stat.uid)).clone(),
+            group: self.groups.entry(stat.gid).or_insert_with(|| users.group_name(stat.gid)).clone(),
             modified_nanos: stat.modified_nanos(),
             inode: stat.inode,
-            target: if stat.is_symlink() {
-                sys::read_link(dir, name).ok()
-            } else {
-                None
-            },
+            target: if stat.is_symlink() { sys::read_link(dir, name).ok() } else { None },
         }
     }
 }
@@ -138,12 +119,7 @@ pub fn chmod(path: &[u8], mode: u32) -> Result<Entry> {
 
 fn owner_of(users: &Users, owner: &str) -> Result<(u32, u32)> {
     let known = users.owner(owner);
-    known.ok_or_else(|| {
-        Failure::new(
-            code::UNKNOWN_USER,
-            format!("No user or group {owner:?} in the sandbox."),
-        )
-    })
+    known.ok_or_else(|| Failure::new(code::UNKNOWN_USER, format!("No user or group {owner:?} in the sandbox.")))
 }
 
 /// Where this process is root, what it makes is given to its owner; elsewhere only itself can own it.
@@ -161,19 +137,11 @@ fn make_parents(folder: &[u8], owner: (u32, u32)) -> Result<()> {
     loop {
         match sys::stat_at(AT_FDCWD, &c_path(at), 0) {
             Ok(stat) if stat.is_directory() => break,
-            Ok(_) => {
-                return Err(Failure::new(
-                    code::NOT_A_DIRECTORY,
-                    format!("{} is not a directory.", shown(at)),
-                ))
-            }
+            Ok(_) => return Err(Failure::new(code::NOT_A_DIRECTORY, format!("{} is not a directory.", shown(at)))),
             Err(error) if sys::errno(&error) == sys::ENOENT && at.len() > 1 => {
                 missing.push(at);
                 let slash = at.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-                let end = at[..slash]
-                    .iter()
-                    .rposition(|byte| *byte != b'/')
-                    .map_or(1, |last| last + 1);
+                let end = at[..slash].iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
                 at = &at[..end];
             }
             Err(error) => return Err(Failure::of(shown(at), &error)),
@@ -209,10 +177,7 @@ pub fn mkdir(path: &[u8], mode: u32, owner: &str, parents: bool) -> Result<Entry
         Err(error) if sys::errno(&error) == sys::EEXIST && parents => {
             let existing = stat(path, true)?;
             if existing.kind != EntryKind::Directory {
-                return Err(Failure::new(
-                    code::EXISTS,
-                    format!("{} exists and is not a directory.", shown(checked)),
-                ));
+                return Err(Failure::new(code::EXISTS, format!("{} exists and is not a directory.", shown(checked))));
             }
         }
         Err(error) => return Err(Failure::of(shown(checked), &error)),
@@ -238,11 +203,7 @@ pub fn rename(from: &[u8], to: &[u8], overwrite: bool) -> Result<Entry> {
         sys::EEXIST if !overwrite => Failure::new(code::EXISTS, format!("{} exists.", shown(checked))),
         sys::EXDEV => Failure::new(
             code::NOT_SUPPORTED,
-            format!(
-                "{} and {} are on different file systems: copy, then remove.",
-                shown(from),
-                shown(checked)
-            ),
+            format!("{} and {} are on different file systems: copy, then remove.", shown(from), shown(checked)),
         ),
         _ => Failure::of(format!("{} to {}", shown(from), shown(checked)), &error),
     })?;
@@ -252,10 +213,7 @@ pub fn rename(from: &[u8], to: &[u8], overwrite: bool) -> Result<Entry> {
 /// Opens a regular file; anything else is refused without being opened, since opening a FIFO has effects.
 pub fn open_read(path: &[u8]) -> Result<(OwnedFd, Entry)> {
     let checked = check_path(path)?;
-    refuse_other(
-        checked,
-        &sys::stat_at(AT_FDCWD, &c_path(checked), 0).map_err(fails(checked))?,
-    )?;
+    refuse_other(checked, &sys::stat_at(AT_FDCWD, &c_path(checked), 0).map_err(fails(checked))?)?;
     let flags = sys::O_RDONLY | sys::O_NONBLOCK | sys::O_NOCTTY;
     let fd = sys::open_at(AT_FDCWD, &c_path(checked), flags, 0).map_err(fails(checked))?;
     let stat = sys::stat_fd(fd.as_raw_fd()).map_err(fails(checked))?;
@@ -266,16 +224,10 @@ pub fn open_read(path: &[u8]) -> Result<(OwnedFd, Entry)> {
 
 fn refuse_other(path: &[u8], stat: &statx_t) -> Result<()> {
     if stat.is_directory() {
-        return Err(Failure::new(
-            code::IS_A_DIRECTORY,
-            format!("{} is a directory.", shown(path)),
-        ));
+        return Err(Failure::new(code::IS_A_DIRECTORY, format!("{} is a directory.", shown(path))));
     }
     if !stat.is_file() {
-        return Err(Failure::new(
-            code::NOT_A_FILE,
-            format!("{} is not a regular file.", shown(path)),
-        ));
+        return Err(Failure::new(code::NOT_A_FILE, format!("{} is not a regular file.", shown(path))));
     }
     Ok(())
 }
@@ -323,9 +275,7 @@ pub fn read_frames(fd: RawFd, from: u64, count: usize, channel: u32, sent: u64) 
 pub fn sync() -> Result<()> {
     let workspace = sys::open_at(AT_FDCWD, &c_path(b"/workspace"), sys::O_RDONLY | sys::O_DIRECTORY, 0);
     let root = || sys::open_at(AT_FDCWD, &c_path(b"/"), sys::O_RDONLY | sys::O_DIRECTORY, 0);
-    let synced = workspace
-        .or_else(|_| root())
-        .and_then(|fd| sys::sync_file_system(fd.as_raw_fd()));
+    let synced = workspace.or_else(|_| root()).and_then(|fd| sys::sync_file_system(fd.as_raw_fd()));
     synced.map_err(|error| Failure::of("Writing the file system out", &error))
 }
 
@@ -346,10 +296,7 @@ mod tests {
         assert_eq!(code_of(check_path(b"a")), code::INVALID);
         assert_eq!(code_of(check_path(b"/a\0")), code::INVALID);
         assert_eq!(code_of(check_path(&[b"/".as_slice(), &[b'x'; 255]].concat())), code::OK);
-        assert_eq!(
-            code_of(check_path(&[b"/".as_slice(), &[b'x'; 256]].concat())),
-            code::NAME_TOO_LONG
-        );
+        assert_eq!(code_of(check_path(&[b"/".as_slice(), &[b'x'; 256]].concat())), code::NAME_TOO_LONG);
         assert_eq!(code_of(check_path(&[b'/'; 4095])), code::OK);
         assert_eq!(code_of(check_path(&[b'/'; 4096])), code::NAME_TOO_LONG);
     }

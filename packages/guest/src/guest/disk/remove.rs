@@ -41,18 +41,9 @@ struct Level {
 fn remove_tree(dir: RawFd, root: &CStr, cancel: &AtomicBool, path: &[u8]) -> Result<u64> {
     let fails = fails(path);
     let open = |dir: RawFd, name: &CStr| {
-        sys::open_at(
-            dir,
-            name,
-            sys::O_RDONLY | sys::O_DIRECTORY | sys::O_NOFOLLOW | sys::O_NONBLOCK,
-            0,
-        )
+        sys::open_at(dir, name, sys::O_RDONLY | sys::O_DIRECTORY | sys::O_NOFOLLOW | sys::O_NONBLOCK, 0)
     };
-    let mut levels = vec![Level {
-        fd: open(dir, root).map_err(&fails)?,
-        name: root.to_owned(),
-        passes: 0,
-    }];
+    let mut levels = vec![Level { fd: open(dir, root).map_err(&fails)?, name: root.to_owned(), passes: 0 }];
     let mut removed = 0;
     let mut moved = 0u64;
     let mut buffer = vec![0u8; DENTS_BYTES];
@@ -92,11 +83,7 @@ fn remove_tree(dir: RawFd, root: &CStr, cancel: &AtomicBool, path: &[u8]) -> Res
         if let Some(name) = deeper {
             if levels.len() < REMOVE_DEPTH {
                 match open(fd, &name) {
-                    Ok(child) => levels.push(Level {
-                        fd: child,
-                        name,
-                        passes: 0,
-                    }),
+                    Ok(child) => levels.push(Level { fd: child, name, passes: 0 }),
                     Err(error) if sys::errno(&error) == sys::ENOENT => {}
                     Err(error) => return Err(fails(error)),
                 }

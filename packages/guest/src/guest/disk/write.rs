@@ -40,10 +40,7 @@ impl Drop for WriteFile {
 
 pub fn open_write(request: &Write) -> Result<WriteFile> {
     if request.path.ends_with(b"/") {
-        return Err(Failure::new(
-            code::IS_A_DIRECTORY,
-            format!("{} names a directory.", shown(&request.path)),
-        ));
+        return Err(Failure::new(code::IS_A_DIRECTORY, format!("{} names a directory.", shown(&request.path))));
     }
     let users = Users::load();
     let owner = owner_of(&users, &request.owner)?;
@@ -55,31 +52,15 @@ pub fn open_write(request: &Write) -> Result<WriteFile> {
     let dir = sys::open_at(AT_FDCWD, &c_path(folder), sys::O_PATH | sys::O_DIRECTORY, 0).map_err(fails(folder))?;
     let name = c_path(name);
     let existing = existing(dir.as_raw_fd(), &name, &path)?;
-    check_conditions(
-        existing.as_ref(),
-        request.must_not_exist,
-        request.if_match.as_deref(),
-        &path,
-    )?;
+    check_conditions(existing.as_ref(), request.must_not_exist, request.if_match.as_deref(), &path)?;
     let explicit = request.mode & MODE_EXPLICIT != 0;
     let given_mode = request.mode & MAX_MODE;
     let (mode, owner) = match &existing {
         None => (given_mode, owner),
         Some(stat) => {
             let kept = (stat.uid, stat.gid);
-            let mode = if explicit {
-                given_mode
-            } else {
-                stat.mode as u32 & MAX_MODE
-            };
-            (
-                mode,
-                if explicit && !request.owner.is_empty() {
-                    owner
-                } else {
-                    kept
-                },
-            )
+            let mode = if explicit { given_mode } else { stat.mode as u32 & MAX_MODE };
+            (mode, if explicit && !request.owner.is_empty() { owner } else { kept })
         }
     };
     let (fd, temp) = open_temp(dir.as_raw_fd()).map_err(fails(&path))?;
@@ -106,11 +87,7 @@ fn resolve_links(path: &[u8]) -> Result<Vec<u8>> {
             _ => return Ok(path),
         }
         let target = sys::read_link(AT_FDCWD, &c_path(&path)).map_err(fails(&path))?;
-        path = if target.starts_with(b"/") {
-            target
-        } else {
-            join(split(&path)?.0, &target)
-        };
+        path = if target.starts_with(b"/") { target } else { join(split(&path)?.0, &target) };
         path = check_path(&path)?.to_vec();
     }
     Err(Failure::of_errno(shown(&path), sys::ELOOP))
@@ -135,14 +112,10 @@ fn check_conditions(stat: Option<&statx_t>, must_not_exist: bool, if_match: Opti
     match (if_match, stat.map(etag)) {
         (None, _) => Ok(()),
         (Some(wanted), Some(found)) if wanted == found => Ok(()),
-        (Some(_), Some(found)) => Err(Failure::new(
-            code::PRECONDITION_FAILED,
-            format!("{} has changed: its ETag is {found}.", shown(path)),
-        )),
-        (Some(_), None) => Err(Failure::new(
-            code::PRECONDITION_FAILED,
-            format!("{} does not exist.", shown(path)),
-        )),
+        (Some(_), Some(found)) => {
+            Err(Failure::new(code::PRECONDITION_FAILED, format!("{} has changed: its ETag is {found}.", shown(path))))
+        }
+        (Some(_), None) => Err(Failure::new(code::PRECONDITION_FAILED, format!("{} does not exist.", shown(path)))),
     }
 }
 
@@ -156,11 +129,7 @@ fn open_temp(dir: RawFd) -> io::Result<(OwnedFd, Option<CString>)> {
     let here = sys::cstring(b".")?;
     match sys::open_at(dir, &here, sys::O_TMPFILE | sys::O_WRONLY, 0o600) {
         Ok(fd) => return Ok((fd, None)),
-        Err(error)
-            if matches!(
-                sys::errno(&error),
-                sys::EOPNOTSUPP | sys::EISDIR | sys::ENOENT | sys::EINVAL
-            ) => {}
+        Err(error) if matches!(sys::errno(&error), sys::EOPNOTSUPP | sys::EISDIR | sys::ENOENT | sys::EINVAL) => {}
         Err(error) => return Err(error),
     }
     let name = temp_name()?;

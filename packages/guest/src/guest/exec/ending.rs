@@ -55,12 +55,8 @@ impl Guest {
         let mut orphaned = Vec::new();
         if let Some(input) = input {
             // A background child may still read a pipe, but nobody will write to it: its end is the truth.
-            orphaned.extend(
-                input
-                    .queue
-                    .into_iter()
-                    .filter_map(|(bytes, from)| from.map(|at| (at, bytes.len() as u64))),
-            );
+            orphaned
+                .extend(input.queue.into_iter().filter_map(|(bytes, from)| from.map(|at| (at, bytes.len() as u64))));
         }
         for (at, bytes) in orphaned {
             self.give_credit(at, bytes);
@@ -97,13 +93,7 @@ impl Guest {
     }
 
     pub fn end_sessions(&mut self, signal: i32) {
-        let keys: Vec<u64> = self
-            .execs
-            .by_pid
-            .values()
-            .chain(&self.execs.starting)
-            .copied()
-            .collect();
+        let keys: Vec<u64> = self.execs.by_pid.values().chain(&self.execs.starting).copied().collect();
         for key in keys {
             self.signal_session(key, signal);
         }
@@ -155,10 +145,7 @@ impl Guest {
         };
         if !whole_session {
             if !running {
-                return self.refuse(
-                    at,
-                    Failure::new(code::NOT_FOUND, format!("The process of {exec_id} has ended.")),
-                );
+                return self.refuse(at, Failure::new(code::NOT_FOUND, format!("The process of {exec_id} has ended.")));
             }
             self.control_signal(key, signal);
             return self.close(at, |_| {});
@@ -172,12 +159,7 @@ impl Guest {
         if let Some(exec) = self.execs.map.get_mut(&key) {
             exec.killed_by_us |= running && signal as i32 == sys::SIGKILL;
         }
-        self.add_channel(
-            at,
-            Role::Job {
-                cancel: Arc::new(AtomicBool::new(false)),
-            },
-        );
+        self.add_channel(at, Role::Job { cancel: Arc::new(AtomicBool::new(false)) });
         self.work(move || {
             session::signal_followers(session_id, signal as i32);
             Box::new(move |guest| {

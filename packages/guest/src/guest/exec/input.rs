@@ -70,12 +70,7 @@ impl Guest {
         }
         if broken {
             // Nobody reads it any more. What waits is dropped, and whoever sent it gets its credit back.
-            credits.extend(
-                input
-                    .queue
-                    .drain(..)
-                    .filter_map(|(bytes, from)| from.map(|at| (at, bytes.len() as u64))),
-            );
+            credits.extend(input.queue.drain(..).filter_map(|(bytes, from)| from.map(|at| (at, bytes.len() as u64))));
         }
         let finished = broken || (input.closing && input.queue.is_empty());
         drop(source.want(if full { EPOLLOUT } else { 0 }));

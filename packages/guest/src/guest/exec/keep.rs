@@ -72,10 +72,7 @@ impl Guest {
             None => return self.refuse(at, unknown(exec_id)),
         };
         if self.execs.map.get(&key).map_or(false, Exec::running) {
-            return self.refuse(
-                at,
-                Failure::new(code::BUSY, format!("{exec_id} is running. Signal it first.")),
-            );
+            return self.refuse(at, Failure::new(code::BUSY, format!("{exec_id} is running. Signal it first.")));
         }
         self.remove_exec(key);
         self.close(at, |_| {});
@@ -120,10 +117,7 @@ impl Guest {
         for at in std::mem::take(&mut exec.viewers) {
             self.refuse(at, Failure::new(code::UNKNOWN_EXEC, "The exec was forgotten."));
         }
-        for (at, moment) in [
-            (exec.deadline_ms, Timer::Deadline(key)),
-            (exec.grace_ms, Timer::Grace(key)),
-        ] {
+        for (at, moment) in [(exec.deadline_ms, Timer::Deadline(key)), (exec.grace_ms, Timer::Grace(key))] {
             if let Some(at_ms) = at {
                 self.timers.remove(at_ms, moment);
             }

@@ -84,9 +84,7 @@ struct Input {
 
 impl Execs {
     pub fn new(memory_mb: Option<u64>) -> Execs {
-        let memory_mb = memory_mb
-            .or_else(super::metrics::memory_limit_mb)
-            .unwrap_or(DEFAULT_MEMORY_MB);
+        let memory_mb = memory_mb.or_else(super::metrics::memory_limit_mb).unwrap_or(DEFAULT_MEMORY_MB);
         let eighth = (memory_mb << 20).min(1 << 40) / 8;
         Execs {
             map: HashMap::new(),
@@ -113,11 +111,7 @@ impl Exec {
 
     /// The process, while its number cannot name another.
     fn live_pid(&self) -> Option<i32> {
-        let pid = if self.pid == 0 {
-            self.started_pid.load(Ordering::Relaxed)
-        } else {
-            self.pid
-        };
+        let pid = if self.pid == 0 { self.started_pid.load(Ordering::Relaxed) } else { self.pid };
         if self.running() && self.early_status.is_none() && pid > 0 {
             Some(pid)
         } else {
@@ -134,18 +128,10 @@ impl Exec {
     }
 
     fn exit(&self) -> Exit {
-        Exit {
-            ending: self.ending,
-            flags: self.flags,
-            output_bytes: self.ring.end(),
-            duration_ms: self.duration_ms(),
-        }
+        Exit { ending: self.ending, flags: self.flags, output_bytes: self.ring.end(), duration_ms: self.duration_ms() }
     }
 }
 
 fn unknown(exec_id: &str) -> Failure {
-    Failure::new(
-        code::UNKNOWN_EXEC,
-        format!("No exec {exec_id:?}: it never was, or has been forgotten."),
-    )
+    Failure::new(code::UNKNOWN_EXEC, format!("No exec {exec_id:?}: it never was, or has been forgotten."))
 }

@@ -30,11 +30,7 @@ impl Guest {
         };
         // Nothing is kept for a program that writes nothing: the first bytes make the room they need.
         let empty = self.execs.map.get(&key).map_or(false, |exec| exec.ring.capacity() == 0);
-        let room = if empty {
-            FIRST_BYTES as u64
-        } else {
-            self.make_room(key, SCRATCH_BYTES)
-        };
+        let room = if empty { FIRST_BYTES as u64 } else { self.make_room(key, SCRATCH_BYTES) };
         let exec = match self.execs.map.get(&key) {
             Some(exec) => exec,
             None => return 0,
@@ -69,11 +65,7 @@ impl Guest {
         }
         // The least size is given beyond the limit too: at most as many as execs may run.
         let fits = self.execs.ring_bytes + wanted - capacity <= self.execs.ring_limit;
-        let target = if fits {
-            wanted
-        } else {
-            capacity.max(wanted.min(FIRST_BYTES))
-        };
+        let target = if fits { wanted } else { capacity.max(wanted.min(FIRST_BYTES)) };
         let exec = match self.execs.map.get_mut(&key) {
             Some(exec) => exec,
             None => return 0,
@@ -193,10 +185,7 @@ impl Guest {
             return self.tell_exit(key);
         }
         // A stream held back by a slow reader may still have bytes of the ended process: the grace begins when it is read again.
-        let held = [&exec.output, &exec.error]
-            .into_iter()
-            .flatten()
-            .any(|source| !source.waits());
+        let held = [&exec.output, &exec.error].into_iter().flatten().any(|source| !source.waits());
         match (held, exec.grace_ms) {
             (true, Some(grace_ms)) => {
                 exec.grace_ms = None;

@@ -54,10 +54,7 @@ impl Guest {
             return self.follow(at, key, attach, request.from, keep_stdin);
         }
         if self.execs.running() >= MAX_RUNNING {
-            return self.refuse(
-                at,
-                Failure::new(code::LIMIT, "1,024 execs are running. End some of them first."),
-            );
+            return self.refuse(at, Failure::new(code::LIMIT, "1,024 execs are running. End some of them first."));
         }
         let key = self.fresh_id();
         let pid = Arc::new(AtomicI32::new(0));
@@ -75,11 +72,7 @@ impl Guest {
 
     fn new_exec(&mut self, key: u64, request: &mut Request, keep_stdin: bool, started_pid: Arc<AtomicI32>) -> Exec {
         let now = sys::monotonic_ms();
-        let deadline_ms = if request.timeout_ms == 0 {
-            None
-        } else {
-            Some(now.saturating_add(request.timeout_ms))
-        };
+        let deadline_ms = if request.timeout_ms == 0 { None } else { Some(now.saturating_add(request.timeout_ms)) };
         if let Some(deadline_ms) = deadline_ms {
             self.timers.add(deadline_ms, Timer::Deadline(key));
         }
@@ -91,12 +84,7 @@ impl Guest {
             // The start still needs to know that there is some.
             queue.push_back((std::mem::replace(&mut request.stdin, vec![0]), None));
         }
-        let input = Input {
-            source: None,
-            queue,
-            written: 0,
-            closing: !keep_stdin,
-        };
+        let input = Input { source: None, queue, written: 0, closing: !keep_stdin };
         Exec {
             id: request.exec_id.clone(),
             pid: 0,
@@ -167,9 +155,7 @@ impl Guest {
         let mut output = self.source(started.output, Kind::ExecOutput, key);
         let mut error = started.error.map(|fd| self.source(fd, Kind::ExecError, key));
         let input = started.input.map(|fd| self.source(fd, Kind::ExecInput, key));
-        let watched = output
-            .want(EPOLLIN)
-            .and_then(|()| error.as_mut().map_or(Ok(()), |source| source.want(EPOLLIN)));
+        let watched = output.want(EPOLLIN).and_then(|()| error.as_mut().map_or(Ok(()), |source| source.want(EPOLLIN)));
         let exec = match self.execs.map.get_mut(&key) {
             Some(exec) => exec,
             None => return Ok(()),
@@ -234,15 +220,7 @@ impl Guest {
 
     fn follow_new(&mut self, at: At, key: u64, attach: bool, stdin: bool) {
         if attach {
-            self.add_channel(
-                at,
-                Role::Exec {
-                    key,
-                    stdin,
-                    opened: false,
-                    close_at: None,
-                },
-            );
+            self.add_channel(at, Role::Exec { key, stdin, opened: false, close_at: None });
         } else {
             self.add_channel(at, Role::Start { key });
         }
@@ -297,11 +275,7 @@ impl Guest {
                 w.u8(known as u8);
             });
         }
-        let viewers = self
-            .execs
-            .map
-            .get(&key)
-            .map_or_else(Vec::new, |exec| exec.viewers.clone());
+        let viewers = self.execs.map.get(&key).map_or_else(Vec::new, |exec| exec.viewers.clone());
         for at in viewers {
             match self.channel(at).map(|channel| &mut channel.role) {
                 Some(Role::Exec { opened, .. }) if !*opened => *opened = true,
