@@ -60,6 +60,8 @@ async function live(seed: number): Promise<void> {
       work.catch(() => {})
       const afterMs = random.between(10, 350)
       await sleep(afterMs)
+      // Every other time it hits what takes longest and leaves most behind.
+      if (random.chance(0.5)) await whileMaking(world)
       const how = chooseCrash(world)
       world.story.push(`${kill + 1}: ${how} after ${afterMs} ms`)
       await crashes[how](world)
@@ -77,6 +79,12 @@ async function live(seed: number): Promise<void> {
     const told = `DELTA_TEST_SEED=${seed}: ${message}\n${world.story.join('\n')}\ndata: ${dataDir}\n${world.platform.log().slice(-20_000)}`
     throw new Error(told, { cause })
   }
+}
+
+async function whileMaking({ clients, random }: World): Promise<void> {
+  const deadline = performance.now() + 500
+  while (performance.now() < deadline && !clients.some((client) => client.isMaking())) await sleep(1)
+  await sleep(random.below(40))
 }
 
 type Crash = 'http' | 'helper' | 'both' | 'start'
@@ -284,7 +292,16 @@ function whatIsLeft({ dataDir, clients }: World): string[] {
   ]
 }
 
-const entriesOf = (folder: string) => (existsSync(folder) ? readdirSync(folder) : [])
+function entriesOf(folder: string): string[] {
+  try {
+    return readdirSync(folder)
+  } catch (error) {
+    // A process ends while it is looked at; a pool that is no longer mounted has no folders.
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT' || (error as NodeJS.ErrnoException).code === 'ESRCH')
+      return []
+    throw error
+  }
+}
 
 /** Pid of the process that speaks HTTP, a descendant of the helper; waits for the next where one has just ended. */
 async function httpPid(helperPid: number): Promise<number> {

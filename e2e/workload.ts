@@ -101,7 +101,7 @@ export function createClient({ url, key, random, name }: { url: string; key: str
   const all: Kept[] = []
   const shortLived: ShortLived[] = []
   let number = 0
-  const turn = { over: true }
+  const turn = { over: true, making: false }
 
   const patient = () => random.chance(0.7)
   const living = () => all.filter(({ state }) => state !== 'killed')
@@ -111,6 +111,7 @@ export function createClient({ url, key, random, name }: { url: string; key: str
     const options = { idempotencyKey: metadata.key, metadata, timeoutMs: 3_600_000, memoryMb: 128, diskMb: 256 }
     const asked = () => delta.sandboxes.create(options)
     let sandbox = patient() ? await persist(asked) : await once(asked)
+    if (sandbox !== unknown && random.chance(0.3)) expect((await persist(asked)).id, 'the same key').toBe(sandbox.id)
     if (sandbox === unknown) {
       const [found, ...more] = await persist(() => delta.sandboxes.list({ metadata }).all())
       expect(more, 'sandboxes made twice').toEqual([])
@@ -165,8 +166,17 @@ export function createClient({ url, key, random, name }: { url: string; key: str
       const state = await settled(kept.sandbox)
       expect([from, to], `what ${kept.sandbox.id} may be`).toContain(state)
       kept.state = state as Rest
+      if (state !== 'killed') await wake(kept)
+      // It may have been stopped and started in between, and then runs without them.
+      if (from === 'stopped' || to === 'stopped') kept.counters = []
     } else kept.state = to
     if (kept.state === 'stopped' || kept.state === 'killed') kept.counters = []
+  }
+
+  /** A row that a crash left behind may be read for a moment before it is mended; a command is served only afterwards. */
+  async function wake(kept: Kept): Promise<void> {
+    expect(await persist(() => kept.sandbox.commands.run(['/bin/true']))).toMatchObject({ exitCode: 0 })
+    kept.state = 'running'
   }
 
   async function write(kept: Kept): Promise<void> {
@@ -193,8 +203,7 @@ export function createClient({ url, key, random, name }: { url: string; key: str
     const answer = patient() ? await persist(asked) : await once(asked)
     if (answer === unknown) {
       kept.perhapsAppended.push(line)
-      kept.state = (await settled(kept.sandbox)) as Rest
-      expect(['running', 'stopped', 'paused']).toContain(kept.state)
+      await wake(kept)
     } else {
       expect(answer).toMatchObject({ exitCode: 0 })
       kept.appended.push(line)
@@ -223,10 +232,15 @@ export function createClient({ url, key, random, name }: { url: string; key: str
     }
   }
 
+  async function making(act: () => Promise<void>): Promise<void> {
+    turn.making = true
+    await act().finally(() => (turn.making = false))
+  }
+
   async function step(): Promise<void> {
     const mine = living()
-    if (shortLived.length < mostShortLived && random.chance(0.1)) return createShortLived()
-    if (mine.length === 0 || (mine.length < mostSandboxes && random.chance(0.4))) return create()
+    if (shortLived.length < mostShortLived && random.chance(0.1)) return making(createShortLived)
+    if (mine.length === 0 || (mine.length < mostSandboxes && random.chance(0.4))) return making(create)
     const kept = random.pick(mine)
     const { sandbox, state } = kept
     const dice = random.below(100)
@@ -234,7 +248,7 @@ export function createClient({ url, key, random, name }: { url: string; key: str
     if (dice < 40) return append(kept)
     if (dice < 50) return patch(kept)
     if (dice < 60) return kept.counters.length === 0 ? count(kept) : append(kept)
-    if (dice < 70) return change(kept, () => sandbox.kill(), 'killed')
+    if (dice < 70) return making(() => change(kept, () => sandbox.kill(), 'killed'))
     if (state === 'stopped') return change(kept, () => sandbox.start(), 'running')
     if (state === 'paused') return change(kept, () => sandbox.resume(), 'running')
     return dice < 85 ? change(kept, () => sandbox.pause(), 'paused') : change(kept, () => sandbox.stop(), 'stopped')
@@ -249,7 +263,16 @@ export function createClient({ url, key, random, name }: { url: string; key: str
     }
   }
 
-  return { name, delta, all, living, shortLived, work, rest: () => void (turn.over = true) }
+  return {
+    name,
+    delta,
+    all,
+    living,
+    shortLived,
+    work /** Whether it waits for a sandbox to be made or to go. */,
+    isMaking: () => turn.making,
+    rest: () => void (turn.over = true),
+  }
 }
 export type Client = ReturnType<typeof createClient>
 
