@@ -47,8 +47,26 @@ function httpPid(): number {
   throw new Error('There is no HTTP process')
 }
 
+/** Whether another HTTP process than that one answers. */
+async function serves(formerPid: number): Promise<boolean> {
+  try {
+    if (httpPid() === formerPid) return false
+    return (await fetch(`${platform.url}/health`, { signal: AbortSignal.timeout(2_000) })).ok
+  } catch {
+    return false
+  }
+}
+
 const crashes: [string, () => Promise<void>][] = [
-  ['the HTTP process', async () => void process.kill(httpPid(), 'SIGKILL')],
+  [
+    'the HTTP process',
+    async () => {
+      const gone = httpPid()
+      process.kill(gone, 'SIGKILL')
+      // The helper starts it again; how long that takes is the machine's business.
+      await expect.poll(() => serves(gone), { timeout: 30_000 }).toBe(true)
+    },
+  ],
   [
     'the helper',
     async () => {
