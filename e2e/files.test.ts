@@ -161,6 +161,12 @@ test('lists show a folder by depth, in pages, without entering links', async () 
   expect(link).toMatchObject({ type: 'symlink', symlinkTarget: 'nowhere' })
 })
 
+test('a listing passes by folders that nobody may read', async () => {
+  const { pid } = await sandbox.commands.start('sleep 600')
+  const entries = await sandbox.files.list(`/proc/${pid}`, { depth: 2 }).all()
+  expect(entries.map(({ path }) => path)).toContain(`/proc/${pid}/status`)
+})
+
 test('a folder of 5,000 files is listed whole', async () => {
   await sandbox.commands.run('mkdir many && cd many && seq 5000 | xargs touch')
   expect(await sandbox.files.list('/workspace/many').all()).toHaveLength(5000)

@@ -1,5 +1,6 @@
 // Runs every check, goes on after a failure, and ends with one line: `N passed, N failed`.
 import { spawn, spawnSync } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir, userInfo } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -32,8 +33,11 @@ async function shortForm() {
   await check('format', bin('oxfmt'), ['--check', 'packages', 'e2e', 'bench', 'scripts', 'examples'])
   await check('generated types', process.execPath, ['scripts/generate-sdk-types.mjs', '--check'])
   if (checkOnly) return
-  await cargoTests('guest and helper', [])
-  await vitest('unit and conformance', ['--config', 'vitest.config.ts'])
+  // Side by side: both wait for processes and timers more than they compute.
+  await Promise.all([
+    cargoTests('guest and helper', []),
+    vitest('unit and conformance', ['--config', 'vitest.config.ts']),
+  ])
   await vitest('end to end', ['--config', 'e2e/vitest.config.ts'])
 }
 
@@ -80,7 +84,7 @@ async function cargoTests(name: string, args: string[], env: NodeJS.ProcessEnv =
 
 async function vitest(name: string, args: string[], env: NodeJS.ProcessEnv = {}) {
   const startedAt = performance.now()
-  const file = join(reports, `${outcomes.length}.json`)
+  const file = join(reports, `${randomUUID()}.json`)
   const { status, output } = await run(
     bin('vitest'),
     ['run', ...args, '--reporter=dot', '--reporter=json', `--outputFile.json=${file}`],

@@ -111,7 +111,13 @@ impl Lister<'_> {
         }
         let flags = sys::O_RDONLY | sys::O_DIRECTORY | sys::O_NOFOLLOW | sys::O_NONBLOCK;
         match sys::open_at(fd, &c_path(name), flags, 0) {
-            Ok(child) => self.folder(child.as_raw_fd(), &child_path, depth - 1, after, (keep / 2).max(32)),
+            Ok(child) => {
+                match self.folder(child.as_raw_fd(), &child_path, depth - 1, after, (keep / 2).max(32)) {
+                    // Folders of /proc open and then refuse to be read; the others are still worth telling.
+                    Err(failure) if failure.code == code::PERMISSION_DENIED => Ok(true),
+                    answer => answer,
+                }
+            }
             Err(error) if matches!(sys::errno(&error), sys::EMFILE | sys::ENFILE) => Err(fails(&child_path)(error)),
             // Gone, or not a folder any more.
             Err(_) => Ok(true),
