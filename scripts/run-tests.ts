@@ -33,11 +33,8 @@ async function shortForm() {
   await check('format', bin('oxfmt'), ['--check', 'packages', 'e2e', 'bench', 'scripts', 'examples'])
   await check('generated types', process.execPath, ['scripts/generate-sdk-types.mjs', '--check'])
   if (checkOnly) return
-  // Side by side: both wait for processes and timers more than they compute.
-  await Promise.all([
-    cargoTests('guest and helper', []),
-    vitest('unit and conformance', ['--config', 'vitest.config.ts']),
-  ])
+  await cargoTests('guest and helper', [])
+  await vitest('unit and conformance', ['--config', 'vitest.config.ts'])
   await vitest('end to end', ['--config', 'e2e/vitest.config.ts'])
 }
 
