@@ -9,41 +9,35 @@ import type { Bench } from './run.ts'
 const megabyte = 1024 * 1024
 
 /** Many idle sandboxes at once: memory each, processor time, and what they cost an exec. */
-export async function idleSandboxes(bench: Bench): Promise<Figure[]> {
-  const figures: Figure[] = []
-  for (const { runtime, count } of [
-    { runtime: 'crun', count: 200 },
-    { runtime: 'runc', count: 200 },
-    { runtime: 'runsc', count: 10 },
-  ]) {
-    const { client, pid } = await bench.platform({ runtime })
-    const [first = ''] = await manySandboxes(client, 1)
-    const alone = await execTimes(300, () => execTrue(client, first))
-    const before = memoryAvailable(dropCaches)
-    const ids = await manySandboxes(client, count)
-    const each = (before - memoryAvailable(dropCaches)) / count / megabyte
-    const crowded = await execTimes(300, (round) => execTrue(client, ids[round % ids.length] ?? first))
-    const own = runtime === 'runsc'
-    figures.push(
-      figure({
-        name: `${count} idle sandboxes, ${runtime}`,
-        unit: 'MB each',
-        samples: [each],
-        bar: own ? 'stated, no bar' : '≤ 2.5 MB each',
-        holds: ({ p50 }) => own || p50 <= 2.5,
-      }),
-      figure({
-        name: `exec with ${count} idle, ${runtime}`,
-        unit: 'ms',
-        samples: crowded,
-        rival: { name: 'exec with one', samples: alone },
-        bar: own ? 'stated, no bar' : 'p50 ≤ 1.5 × rival',
-        holds: ({ ratio }) => own || (ratio !== null && ratio <= 1.5),
-      }),
-    )
-    if (!own) figures.push(await idleProcessor(pid, count, runtime))
-    await Promise.all([first, ...ids].map((id) => remove(client, id)))
-  }
+export async function idleSandboxes(bench: Bench, runtime: string, count: number): Promise<Figure[]> {
+  const { client, pid } = await bench.platform({ runtime })
+  const [first = ''] = await manySandboxes(client, 1)
+  const alone = await execTimes(300, () => execTrue(client, first))
+  const before = memoryAvailable(dropCaches)
+  const ids = await manySandboxes(client, count)
+  const each = (before - memoryAvailable(dropCaches)) / count / megabyte
+  const crowded = await execTimes(300, (round) => execTrue(client, ids[round % ids.length] ?? first))
+  // gVisor brings a kernel of its own for each sandbox: its row is stated, not judged.
+  const judged = runtime !== 'runsc'
+  const figures = [
+    figure({
+      name: `${count} idle sandboxes, ${runtime}`,
+      unit: 'MB each',
+      samples: [each],
+      bar: judged ? '≤ 2.5 MB each' : 'stated, no bar',
+      holds: ({ p50 }) => !judged || p50 <= 2.5,
+    }),
+    figure({
+      name: `exec with ${count} idle, ${runtime}`,
+      unit: 'ms',
+      samples: crowded,
+      rival: { name: 'exec with one', samples: alone },
+      bar: judged ? 'p50 ≤ 1.5 × rival' : 'stated, no bar',
+      holds: ({ ratio }) => !judged || (ratio !== null && ratio <= 1.5),
+    }),
+  ]
+  if (judged) figures.push(await idleProcessor(pid, count, runtime))
+  await Promise.all([first, ...ids].map((id) => remove(client, id)))
   return figures
 }
 

@@ -1,6 +1,6 @@
 // Measures every figure in one run beside its rival, prints a table, writes bench/results.json and exits non-zero where a bar is missed.
 // `npm run bench -- NAME` measures the figures whose name starts so.
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { type Platform, startPlatform } from '../e2e/platform.ts'
 import { type Client, createClient } from './client.ts'
@@ -38,7 +38,9 @@ const all: Record<string, (bench: Bench) => Promise<Figure[]>> = {
   exec: execTrueFigure,
   crowd,
   files: bigFile,
-  idle: idleSandboxes,
+  'idle-crun': (bench) => idleSandboxes(bench, 'crun', 200),
+  'idle-runc': (bench) => idleSandboxes(bench, 'runc', 200),
+  'idle-runsc': (bench) => idleSandboxes(bench, 'runsc', 10),
 }
 
 const wanted = process.argv[2]
@@ -69,6 +71,8 @@ async function platform({ runtime, anew = false }: { runtime: string; anew?: boo
   if (current?.runtime === runtime && !anew) return current.target
   await stopCurrent()
   const dataDir = mkdtempSync(join(root, '.build/bench-'))
+  // gVisor's gofer walks to its bundle as nobody.
+  chmodSync(dataDir, 0o755)
   const startedAt = performance.now()
   const started = await startPlatform({ dataDir, runtime })
   const target: Target = {
