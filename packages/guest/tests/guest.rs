@@ -145,6 +145,10 @@ mod execs {
         assert_eq!(r.u8(), Ok(3), "running");
         drop(wire);
         let mut wire = guest.connect();
+        // Its first line has come when it shows; until then there is nothing at offset 4 to resume from.
+        let first = wire.attach("bg", 0);
+        assert_eq!(wire.opened(first).1, 1);
+        assert_eq!(wire.next(first).kind, wire::DATA);
         let channel = wire.attach("bg", 4);
         assert_eq!(wire.opened(channel).1, 1);
         let outcome = wire.collect(channel);
