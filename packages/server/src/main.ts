@@ -73,7 +73,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
   ]
   const app = buildApp({ config, log, database, features, info })
   const { reconciled } = await sandboxes.start()
-  const server = await listen(app.api, { port: config.port, host: config.host })
+  const fronts = features.flatMap(({ front }) => front ?? [])
+  const server = await listen(app.api, { port: config.port, host: config.host, fronts })
   log.info('listening', { port: server.port, host: config.host, startMs: Math.round(process.uptime() * 1000) })
   const startedMs = clock.monotonic()
   void reconciled.then(() => log.info('reconciled', { durationMs: Math.round(clock.monotonic() - startedMs) }))

@@ -4,6 +4,7 @@ import type { createRoute } from '@hono/zod-openapi'
 import type { Context, Handler, MiddlewareHandler } from 'hono'
 import type { Metrics } from '../metrics.ts'
 import { errorResponse } from './document.ts'
+import type { Front } from './front.ts'
 import { checkRequest } from './validate.ts'
 
 /** Who sent the request. */
@@ -40,6 +41,8 @@ export interface Feature {
    * checked before the handler runs: use `c.req.valid('json')`. A body with another content type than JSON is left unread: see `nodeBody`.
    */
   routes?(api: Api): void
+  /** Requests and WebSockets that this feature serves itself, before the router. */
+  front?: Front
   /** Registers gauges that are read when /metrics is asked for. */
   metrics?(metrics: Metrics): void
   /** Shown in /health under the feature's name. Must not wait for anything. */

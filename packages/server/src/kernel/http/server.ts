@@ -1,11 +1,13 @@
 import { createServer } from 'node:http'
-import type { Server } from 'node:http'
+import type { IncomingMessage, Server } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { getRequestListener } from '@hono/node-server'
 import { DeltaError } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { limits } from '../limits.ts'
 import type { Api } from './api.ts'
+import { type Front, refuseUpgrade, wantsWebSocket } from './front.ts'
 
 export interface HttpServer {
   port: number
@@ -15,8 +17,16 @@ export interface HttpServer {
   close(): Promise<void>
 }
 
+export interface ListenOptions {
+  /** 0: a free one. */
+  port: number
+  host: string
+  /** Asked before the API, in this order. @default none */
+  fronts?: readonly Front[]
+}
+
 /** Serves the app on a port, with every wait and size bounded. */
-export async function listen(api: Api, { port, host }: { port: number; host: string }): Promise<HttpServer> {
+export async function listen(api: Api, { port, host, fronts = [] }: ListenOptions): Promise<HttpServer> {
   const options = {
     headersTimeout: limits.requestHeaderMs,
     // An upload may take hours; readers of bodies have bounds of their own.
@@ -25,11 +35,15 @@ export async function listen(api: Api, { port, host }: { port: number; host: str
     maxHeaderSize: limits.requestHeaderBytes,
     // Node would refuse it without a word of explanation; the listener's answer has one.
     requireHostHeader: false,
+    shouldUpgradeCallback: wantsWebSocket,
   }
-  const server = createServer(
-    options,
-    getRequestListener(api.fetch, { errorHandler: answerUnreadable, hostname: host }),
-  )
+  const serveApi = getRequestListener(api.fetch, { errorHandler: answerUnreadable, hostname: host })
+  const server = createServer(options, (request, response) => {
+    if (!fronts.some((front) => front.request?.(request, response))) void serveApi(request, response)
+  })
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    if (!fronts.some((front) => front.upgrade?.(request, socket, head))) refuseUpgrade(socket, noWebSocket(request))
+  })
   server.maxConnections = limits.connections
   server.on('clientError', answerClientError)
   await new Promise<void>((resolve, reject) => {
@@ -71,6 +85,10 @@ function cannotListen(cause: NodeJS.ErrnoException, { port, host }: { port: numb
     why[cause.code ?? ''] ?? `Cannot listen on ${host}:${port}: ${cause.message}`,
     { cause },
   )
+}
+
+function noWebSocket({ url = '/' }: IncomingMessage): DeltaError {
+  return new DeltaError('not_found', `There is no WebSocket at ${url.split('?')[0]!.slice(0, 200)}`)
 }
 
 /** A request so malformed that no route saw it, such as an invalid Host header. */
