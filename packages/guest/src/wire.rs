@@ -69,6 +69,13 @@ pub mod op {
     pub const CLOCK: u8 = 32;
 }
 
+/// How a connection to the outside came to the guest: the last field of EGRESS.
+pub mod via {
+    pub const CONNECT: u8 = 1;
+    pub const HTTP: u8 = 2;
+    pub const TCP: u8 = 3;
+}
+
 /// The stream of a DATA frame.
 pub mod stream {
     pub const INPUT: u8 = 0;

@@ -1077,6 +1077,7 @@ mod connections {
         let egress = wire.paths(op::EGRESS, |w| {
             w.str("example.org");
             w.u16(80);
+            w.u8(wire::via::HTTP);
         });
         assert_eq!(egress.map(drop), Err(code::NOT_SUPPORTED));
     }

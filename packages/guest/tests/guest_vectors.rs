@@ -343,7 +343,14 @@ fn good() -> Vec<Good> {
     open("open chmod", op::CHMOD, "CHMOD", 27, vec![("path", b("/a")), ("mode", U32(0o755))], ToGuest);
     open("open watch", op::WATCH, "WATCH", 29, vec![("path", b("/a")), ("recursive", U8(1))], ToGuest);
     open("open dial", op::DIAL, "DIAL", 31, vec![("port", U16(65535))], ToGuest);
-    open("open egress", op::EGRESS, "EGRESS", 2, vec![("host", s("example.org")), ("port", U16(443))], ToHost);
+    for (name, channel, host, port, via) in [
+        ("open egress by CONNECT", 2, "example.org", 443, wire::via::CONNECT),
+        ("open egress by a plain request", 4, "::1", 8080, wire::via::HTTP),
+        ("open egress of a redirected connection", 6, "203.0.113.7", 22, wire::via::TCP),
+    ] {
+        let fields = vec![("host", s(host)), ("port", U16(port)), ("via", U8(via))];
+        open(name, op::EGRESS, "EGRESS", channel, fields, ToHost);
+    }
     open("open metrics", op::METRICS, "METRICS", 33, vec![], ToGuest);
     open("open sync", op::SYNC, "SYNC", 35, vec![], ToGuest);
     open("open clock", op::CLOCK, "CLOCK", 37, vec![("unixNanos", U64(1_700_000_000_000_000_000))], ToGuest);

@@ -113,24 +113,24 @@ async function openEgress(handler?: (request: EgressRequest) => void) {
   const { guest, peer } = await connectPeer()
   const asked = Promise.withResolvers<EgressRequest>()
   guest.onEgress(handler ?? asked.resolve)
-  peer.send('open', 2, createWriter().u8(ops.egress).str('example.org').u16(443))
+  peer.send('open', 2, createWriter().u8(ops.egress).str('example.org').u16(443).u8(1))
   return { guest, peer, request: handler ? undefined : await asked.promise }
 }
 
 test('without a handler a connection to the outside is refused', async () => {
   const { guest, peer } = await connectPeer()
-  peer.send('open', 2, createWriter().u8(ops.egress).str('example.org').u16(443))
+  peer.send('open', 2, createWriter().u8(ops.egress).str('example.org').u16(443).u8(1))
   const { channel, reader } = await peer.expect('close')
   expect([channel, reader.u16('code')]).toEqual([2, 19])
   guest.onEgress(() => {})
   guest.onEgress(undefined)
-  peer.send('open', 4, createWriter().u8(ops.egress).str('example.org').u16(443))
+  peer.send('open', 4, createWriter().u8(ops.egress).str('example.org').u16(443).u8(1))
   expect((await peer.expect('close')).channel).toBe(4)
 })
 
 test('an accepted connection carries bytes both ways and is closed when both have ended', async () => {
   const { peer, request } = await openEgress()
-  expect(request).toMatchObject({ host: 'example.org', port: 443 })
+  expect(request).toMatchObject({ host: 'example.org', port: 443, via: 'connect' })
   const socket = request!.accept()
   expect((await peer.expect('opened')).channel).toBe(2)
   peer.data(2, 0, 0, 'GET')
@@ -174,6 +174,14 @@ test('a host that gives an accepted connection up closes it with the reason', as
   socket.destroy(new Error('upstream reset'))
   const { reader } = await peer.expect('close')
   expect(reader.u16('code')).toBe(12)
+})
+
+test('a connection that came in no known way ends the wire', async () => {
+  const { guest, peer } = await connectPeer()
+  guest.onEgress(() => {})
+  peer.send('open', 2, createWriter().u8(ops.egress).str('example.org').u16(443).u8(4))
+  await guest.closed
+  expect(guest.error?.code).toBe('protocol_error')
 })
 
 test('an operation the host does not know is refused', async () => {

@@ -8,6 +8,7 @@ import type { CallOptions } from './call.ts'
 import type { GuestErrorName } from './errors.ts'
 import type { Channel, ChannelOwner } from './channel.ts'
 import type { GuestOpen, Link } from './link.ts'
+import type { EgressTarget } from './messages.ts'
 
 const socketStream = 0
 
@@ -38,9 +39,7 @@ export function dialPort(link: Link, port: number, { signal }: CallOptions = {})
 }
 
 /** A connection that code inside the sandbox wants to the outside. Answer once. */
-export interface EgressRequest {
-  host: string
-  port: number
+export interface EgressRequest extends EgressTarget {
   accept(): Duplex
   refuse(code: GuestErrorName, message: string): void
 }

@@ -86,7 +86,7 @@ const violations: Record<string, (peer: Peer) => void> = {
   'OPEN of the connection': (peer) => peer.send('open', 0, createWriter().u8(ops.egress)),
   'OPEN without an op': (peer) => peer.send('open', 2),
   'the same guest channel twice'(peer) {
-    for (let times = 0; times < 2; times++) peer.send('open', 2, createWriter().u8(ops.egress).str('h').u16(1))
+    for (let times = 0; times < 2; times++) peer.send('open', 2, createWriter().u8(ops.egress).str('h').u16(1).u8(1))
   },
   'a PONG nobody asked for': (peer) => peer.send('pong', 0, number(99)),
   'a PING without its number': (peer) => peer.send('ping', 0),
@@ -321,7 +321,7 @@ test('more guest channels than its share end the connection', async () => {
   const { guest, peer } = await connectPeer()
   guest.onEgress(() => {})
   for (let index = 1; index <= maxGuestChannels + 1; index++) {
-    peer.send('open', index * 2, createWriter().u8(ops.egress).str('example.org').u16(443))
+    peer.send('open', index * 2, createWriter().u8(ops.egress).str('example.org').u16(443).u8(1))
   }
   await guest.closed
   expect(guest.error?.code).toBe('protocol_error')

@@ -137,6 +137,17 @@ export interface GuestMetrics {
   cpuSystemMs: number
 }
 
+/** How a connection to the outside came to the guest, in the order of their numbers: CONNECT, a plain proxy request, redirected TCP. */
+export const egressVias = ['connect', 'http', 'tcp'] as const
+
+/** Where code inside wants to connect to. */
+export interface EgressTarget {
+  /** A name, or a literal address; IPv6 without brackets. */
+  host: string
+  port: number
+  via: (typeof egressVias)[number]
+}
+
 export interface WriteOptions {
   /** @default 0o644 */
   mode?: number | undefined
@@ -336,8 +347,13 @@ export function readHello(reader: Reader): Hello {
 }
 
 /** After the op. */
-export function readEgress(reader: Reader): { host: string; port: number } {
-  return { host: reader.str('host', maxHostBytes), port: reader.u16('port') }
+export function readEgress(reader: Reader): EgressTarget {
+  const host = reader.str('host', maxHostBytes)
+  const port = reader.u16('port')
+  const number = reader.u8('via')
+  const via = egressVias[number - 1]
+  if (!via) throw new WireError('bad_value', `via ${number}`)
+  return { host, port, via }
 }
 
 export function readOpenedExec(reader: Reader): { pid: number; known: boolean; start: number } {

@@ -15,6 +15,7 @@ import {
 } from './codec.ts'
 import { guestErrorFrom, guestErrorNames } from './errors.ts'
 import {
+  egressVias,
   ops,
   readEgress,
   readEntry,
@@ -214,6 +215,11 @@ const closeReaders: Record<string, (reader: Reader) => object> = {
   },
 }
 
+function egressFields(reader: Reader): object {
+  const { via, ...target } = readEgress(reader)
+  return { ...target, via: egressVias.indexOf(via) + 1 }
+}
+
 /** The fields of a frame from a guest, read as the client reads them. */
 function read(frame: Frame, op: string | undefined): object {
   const reader = createReader(frame.payload)
@@ -223,7 +229,7 @@ function read(frame: Frame, op: string | undefined): object {
       return { magic: Buffer.from('DELTA1').toString('hex'), version: 1, bootId, features: String(features), token: '' }
     }
     case frameTypes.open:
-      return { opCode: reader.u8('op'), ...readEgress(reader) }
+      return { opCode: reader.u8('op'), ...egressFields(reader) }
     case frameTypes.opened: {
       if (op === 'READ') return { entry: rawEntry(readEntry(reader)) }
       if (op !== 'EXEC' && op !== 'ATTACH') return {}
