@@ -3,6 +3,7 @@
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
+import { accessFeature } from '../packages/server/src/access/routes.ts'
 import { createApp } from '../packages/server/src/app.ts'
 import { systemClock } from '../packages/server/src/kernel/clock.ts'
 import { createLogger } from '../packages/server/src/kernel/log.ts'
@@ -41,6 +42,7 @@ async function serverDocument() {
     },
   )
   const features = [
+    accessFeature({ tokens: service, findSandbox: service }),
     sandboxesFeature(service),
     { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },
     { name: 'files', routes: (routes) => addFileRoutes(routes, service) },

@@ -348,3 +348,13 @@ test('the executable runs and exits as the command says', () => {
   const ran = spawnSync(process.execPath, [delta, 'sandbox', 'get'], { encoding: 'utf8', input: '' })
   expect(ran).toMatchObject({ status: 2, stderr: expect.stringContaining('missing required argument') })
 })
+
+test('sandbox token prints a token for the scopes given, and --revoke ends them all', async () => {
+  const made = { token: 'dat_x.y', scopes: ['port:3000', 'terminal'], expiresAt: '2026-01-01T00:00:00.000Z' }
+  const { requests } = await start(json(200, info), json(201, made), json(200, info), noContent)
+  const args = ['sandbox', 'token', '--scope', 'port:3000', '--scope', 'terminal', '--ttl', '10m', id]
+  expect(await run(args)).toMatchObject({ exitCode: 0, stdout: 'dat_x.y\n' })
+  expect(JSON.parse(requests[1]!.body)).toEqual({ scopes: ['port:3000', 'terminal'], ttlMs: 600_000 })
+  expect(await run(['sandbox', 'token', id, '--revoke'])).toMatchObject({ exitCode: 0, stdout: '' })
+  expect(requests[3]).toMatchObject({ method: 'DELETE', target: `/v1/sandboxes/${id}/access-tokens` })
+})

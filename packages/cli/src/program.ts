@@ -1,6 +1,7 @@
 import { Command, CommanderError, Option } from 'commander'
 import {
   Delta,
+  type AccessScope,
   type CreateSandboxOptions,
   type Sandbox,
   type SandboxState,
@@ -87,6 +88,14 @@ const leaf = (parent: Command, usage: string, description: string): Command =>
   parent.command(usage).description(description).option('--json', 'print JSON')
 
 const onTimeout = () => new Option('--on-timeout <action>', 'what its timeout does').choices(['kill', 'stop', 'pause'])
+
+const collect = (text: string, before: string[] = []): string[] => [...before, text]
+
+interface TokenFlags {
+  scope?: string[]
+  ttl?: number
+  revoke?: boolean
+}
 
 interface CreateFlags {
   template?: string
@@ -175,6 +184,18 @@ function addSandboxCommands(parent: Command, run: Run): void {
     const metrics = await (await findSandbox(run.delta(command), id)).metrics()
     run.print(command, metrics, describeMetrics(metrics))
   })
+
+  leaf(parent, 'token <sandbox>', 'make an access token for its ports or terminals, and print it')
+    .option('-s, --scope <scope>', 'port:3000, port:* or terminal; may be repeated (default: port:*)', collect)
+    .option('--ttl <duration>', 'how long it is good for (default: 1h; at most 7d)', parseDuration)
+    .option('--revoke', 'end all made so far instead')
+    .action(async (id: string, flags: TokenFlags, command: Command) => {
+      const { accessTokens } = await findSandbox(run.delta(command), id)
+      if (flags.revoke) return accessTokens.revoke()
+      const ttl = flags.ttl === undefined ? {} : { ttlMs: flags.ttl }
+      const made = await accessTokens.create((flags.scope ?? ['port:*']) as AccessScope[], ttl)
+      run.print(command, made, `${made.token}\n`)
+    })
 
   leaf(parent, 'timeout <sandbox> <duration>', 'how long it lives from now on').action(
     async (id: string, duration: string, _: unknown, command: Command) => {

@@ -1,3 +1,4 @@
+export { AccessTokens, type CreateAccessTokenOptions } from './access-tokens.ts'
 export { CommandHandle, type CommandResult, type OutputCallbacks } from './command-handle.ts'
 export {
   Commands,

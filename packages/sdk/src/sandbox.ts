@@ -1,3 +1,4 @@
+import { AccessTokens } from './access-tokens.ts'
 import type { CommandResult } from './command-handle.ts'
 import { Commands, type RunCodeOptions } from './commands.ts'
 import { Delta } from './delta.ts'
@@ -54,6 +55,7 @@ export interface UpdateSandboxOptions {
 export class Sandbox implements AsyncDisposable {
   readonly commands: Commands
   readonly files: Files
+  readonly accessTokens: AccessTokens
   /** Leave it running when `await using` ends. */
   keep: boolean
   readonly #transport: Transport
@@ -67,6 +69,7 @@ export class Sandbox implements AsyncDisposable {
     this.keep = keep
     this.commands = new Commands(transport, info.id)
     this.files = new Files(transport, info.id)
+    this.accessTokens = new AccessTokens(transport, info.id)
   }
 
   /** Makes a sandbox; with `await using` it is killed at the end of the block. */

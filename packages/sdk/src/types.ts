@@ -14,6 +14,9 @@ export type ExecResult = api.Exec
 export type Entry = api.Entry
 export type EntryType = Entry['type']
 export type TemplateInfo = api.Template
+export type AccessToken = api.AccessToken
+/** What an access token opens. */
+export type AccessScope = 'terminal' | 'port:*' | `port:${number}`
 export type Finding = api.Finding
 export type Health = api.Health
 /** What `DeltaApiError.code` can be; a newer server may have more. */

@@ -1,5 +1,8 @@
 import { Socket } from 'node:net'
+import { openAccessTokens } from './access/access-tokens.ts'
 import { createApiKeyAuthentication } from './access/api-key.ts'
+import { accessMigrations } from './access/migrations.ts'
+import { accessFeature } from './access/routes.ts'
 import { createApp } from './app.ts'
 import type { App } from './app.ts'
 import type { DriverInfo } from './drivers/driver.ts'
@@ -64,7 +67,12 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const [database, info] = await Promise.all([openStores(config, log), driver.info()])
   const sandboxes = createSandboxes({ database, driver, clock, log, maxSandboxes: config.maxSandboxes })
   const { door } = sandboxes
+  const accessTokens = await openAccessTokens({ database, clock })
+  sandboxes.events.on('sandbox.changed', ({ sandboxId, to }) => {
+    if (to === 'killed') accessTokens.forget(sandboxId)
+  })
   const features: Feature[] = [
+    accessFeature({ tokens: accessTokens, findSandbox: sandboxes.get }),
     sandboxesFeature(sandboxes),
     { name: 'execs', routes: (api) => addExecRoutes(api, createExecs({ door, newExecId })) },
     { name: 'files', routes: (api) => addFileRoutes(api, createFiles({ door, newExecId })) },
@@ -86,7 +94,7 @@ function openStores(config: Config, log: Logger): Promise<Database> {
     url: config.databaseUrl,
     path: config.databasePath,
     log,
-    migrations: sandboxMigrations,
+    migrations: [...sandboxMigrations, ...accessMigrations],
     // A new process opens it anew; this one could only refuse.
     onLost: () => exit(1),
   })

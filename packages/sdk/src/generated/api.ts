@@ -1,8 +1,22 @@
 // Generated from the OpenAPI document by scripts/generate-sdk-types.mjs. Do not edit.
 
+export type AccessToken = {
+  /** Shown only here; whoever holds it has what its scopes say */
+  token: string
+  scopes: string[]
+  expiresAt: string
+}
+
 export type ChangeMode = {
   /** Octal digits as a text, or a number */
   mode: string | number
+}
+
+export type CreateAccessToken = {
+  /** What it opens: `port:3000` one port, `port:*` all, `terminal` terminals */
+  scopes: string[]
+  /** Milliseconds it is good for */
+  ttlMs?: number
 }
 
 export type CreateExec = {
@@ -420,6 +434,19 @@ export interface Operations {
       default: Error
     }
   }
+  /** Make a token for a sandbox’s ports or terminals */
+  createAccessToken: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: CreateAccessToken
+    responses: {
+      '201': AccessToken
+      default: Error
+    }
+  }
   /** Run a command */
   createExec: {
     path: {
@@ -743,6 +770,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Sandbox
+      default: Error
+    }
+  }
+  /** End all access tokens of a sandbox */
+  revokeAccessTokens: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '204': undefined
       default: Error
     }
   }

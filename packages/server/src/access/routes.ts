@@ -1,0 +1,64 @@
+import { createRoute } from '@hono/zod-openapi'
+import type { Api, Caller, Feature } from '../kernel/http/api.ts'
+import type { AccessTokens } from './access-tokens.ts'
+import { accessSandboxParamSchema, accessTokenSchema, createAccessTokenSchema, isScope } from './schema.ts'
+
+const path = '/v1/sandboxes/{id}/access-tokens'
+const tags = ['access']
+const params = accessSandboxParamSchema
+
+const createTokenRoute = createRoute({
+  method: 'post',
+  path,
+  operationId: 'createAccessToken',
+  tags,
+  summary: 'Make a token for a sandbox’s ports or terminals',
+  description: 'It opens what its scopes say in this one sandbox and nothing else, so it may be given to a browser.',
+  request: {
+    params,
+    body: { content: { 'application/json': { schema: createAccessTokenSchema } }, required: true },
+  },
+  responses: { 201: { description: 'Made', content: { 'application/json': { schema: accessTokenSchema } } } },
+})
+
+const revokeTokensRoute = createRoute({
+  method: 'delete',
+  path,
+  operationId: 'revokeAccessTokens',
+  tags,
+  summary: 'End all access tokens of a sandbox',
+  description: 'Those made so far, and within a second every connection opened with them.',
+  request: { params },
+  responses: { 204: { description: 'None of them is good any more' } },
+})
+
+interface AccessFeatureDeps {
+  tokens: AccessTokens
+  /** Rejects where the caller has no such sandbox. */
+  findSandbox(sandboxId: string, caller: Caller): Promise<unknown>
+}
+
+export function accessFeature({ tokens, findSandbox }: AccessFeatureDeps): Feature {
+  return {
+    name: 'access',
+    routes: (api) => addAccessRoutes(api, { tokens, findSandbox }),
+    stop: async () => tokens.stop(),
+  }
+}
+
+function addAccessRoutes(api: Api, { tokens, findSandbox }: AccessFeatureDeps): void {
+  api.openapi(createTokenRoute, async (c) => {
+    const { id } = c.req.valid('param')
+    const { scopes: wanted, ttlMs } = c.req.valid('json')
+    const scopes = wanted.filter(isScope)
+    await findSandbox(id, c.var.caller)
+    const { token, expiresAt } = tokens.create({ sandboxId: id, accountId: c.var.caller.accountId, scopes, ttlMs })
+    return c.json({ token, scopes, expiresAt: new Date(expiresAt).toISOString() }, 201)
+  })
+  api.openapi(revokeTokensRoute, async (c) => {
+    const { id } = c.req.valid('param')
+    await findSandbox(id, c.var.caller)
+    await tokens.revoke(id)
+    return c.body(null, 204)
+  })
+}
