@@ -1,6 +1,7 @@
 import { Socket } from 'node:net'
 import { openAccessTokens } from './access/access-tokens.ts'
 import { createApiKeyAuthentication } from './access/api-key.ts'
+import type { Authenticate } from './access/api-key.ts'
 import { accessMigrations } from './access/migrations.ts'
 import { accessFeature } from './access/routes.ts'
 import { createApp } from './app.ts'
@@ -14,6 +15,7 @@ import type { Config } from './kernel/config.ts'
 import type { Database } from './kernel/db/database.ts'
 import { openDatabase } from './kernel/db/open.ts'
 import type { Feature, StopMode } from './kernel/http/api.ts'
+import { createHostCheck } from './kernel/http/host-check.ts'
 import { listen } from './kernel/http/server.ts'
 import type { HttpServer } from './kernel/http/server.ts'
 import { newId } from './kernel/ids.ts'
@@ -32,6 +34,9 @@ import { sandboxesFeature } from './sandboxes/routes.ts'
 import { createSandboxes } from './sandboxes/service.ts'
 import { templatesFeature } from './templates/routes.ts'
 import { createTemplates } from './templates/service.ts'
+import { createConnections } from './terminal/connections.ts'
+import { terminalsFeature } from './terminal/routes.ts'
+import { createTerminals } from './terminal/service.ts'
 
 const version = '0.1.0'
 /** The privileged helper, this process's parent, has opened its socket here. */
@@ -71,15 +76,23 @@ async function serve(config: Config, log: Logger): Promise<void> {
   sandboxes.events.on('sandbox.changed', ({ sandboxId, to }) => {
     if (to === 'killed') accessTokens.forget(sandboxId)
   })
+  const authenticate = createApiKeyAuthentication({ sha256: config.apiKeySha256 })
+  const execs = createExecs({ door, newExecId })
+  const terminals = createTerminals({ execs })
   const features: Feature[] = [
     accessFeature({ tokens: accessTokens, findSandbox: sandboxes.get }),
     sandboxesFeature(sandboxes),
-    { name: 'execs', routes: (api) => addExecRoutes(api, createExecs({ door, newExecId })) },
+    { name: 'execs', routes: (api) => addExecRoutes(api, execs) },
     { name: 'files', routes: (api) => addFileRoutes(api, createFiles({ door, newExecId })) },
+    // After what serves other host names: those are for programs inside, whatever the path.
+    terminalsFeature(
+      terminals,
+      createConnections({ terminals, authenticate, access: accessTokens, clock, log, ...pagesOf(config) }),
+    ),
     templatesFeature({ templates: createTemplates({ driver, log }) }),
     operationsFeature({ driver }),
   ]
-  const app = buildApp({ config, log, database, features, info })
+  const app = buildApp({ config, log, database, features, info, authenticate })
   const { reconciled } = await sandboxes.start()
   const fronts = features.flatMap(({ front }) => front ?? [])
   const server = await listen(app.api, { port: config.port, host: config.host, fronts })
@@ -106,9 +119,15 @@ interface AppParts {
   database: Database
   features: Feature[]
   info: DriverInfo
+  authenticate: Authenticate
 }
 
-function buildApp({ config, log, database, features, info }: AppParts): App {
+/** Who may connect from where. */
+function pagesOf({ host, hosts, environment }: Config) {
+  return { goesBy: createHostCheck({ host, hosts }), anyOrigin: environment === 'development' }
+}
+
+function buildApp({ config, log, database, features, info, authenticate }: AppParts): App {
   const metrics = createMetrics()
   const { counts } = database
   metrics.counterFrom('delta_database_operations_total', 'Operations given to the database', () => counts.operations)
@@ -120,7 +139,7 @@ function buildApp({ config, log, database, features, info }: AppParts): App {
   const { host, hosts, environment } = config
   return createApp({
     features,
-    authenticate: createApiKeyAuthentication({ sha256: config.apiKeySha256 }),
+    authenticate,
     log,
     clock,
     metrics,

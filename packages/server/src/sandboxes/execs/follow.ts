@@ -21,6 +21,8 @@ export interface Followed {
   /** Output up to here was handed on. */
   position: number
   detached: boolean
+  /** Whether the channel may write the standard input. */
+  stdin: boolean
   /** How often the connection was lost, where it last was, and how often without progress. */
   lost: number
   lostAt: number
@@ -32,6 +34,8 @@ export interface Opening {
   caller: DoorCaller
   execId: string
   from: number
+  /** What `open` asks for, to ask for it again. @default false */
+  stdin?: boolean
   open(guest: GuestConnection): Promise<ExecStream>
 }
 
@@ -40,7 +44,7 @@ export interface Opening {
  * what has been started is not started twice. Another life of the guest may have run it, so then nothing is tried.
  */
 export async function follow(door: SandboxDoor, guest: GuestConnection, opening: Opening): Promise<Followed> {
-  const { sandboxId, caller, execId, from } = opening
+  const { sandboxId, caller, execId, from, stdin = false } = opening
   let current = guest
   for (let tried = 1; ; tried++) {
     try {
@@ -53,6 +57,7 @@ export async function follow(door: SandboxDoor, guest: GuestConnection, opening:
         stream,
         position: from,
         detached: false,
+        stdin,
         lost: 0,
         lostAt: -1,
         fruitless: 0,
@@ -126,14 +131,18 @@ async function reattach(door: SandboxDoor, followed: Followed): Promise<boolean>
     const guest = followed.detached ? undefined : await reopen(door, followed)
     if (guest === undefined || followed.detached) return false
     try {
-      followed.stream = await guest.attach(followed.execId, { from: followed.position, stdin: false })
+      const { position: from, stdin } = followed
+      followed.stream = await guest.attach(followed.execId, { from, stdin })
       followed.guest = guest
       // It may have been given up while this was under way.
       if (followed.detached) followed.stream.detach()
       return true
     } catch (error) {
       if (error instanceof GuestError && error.code === 'unknown_exec') return false
-      if (!isConnectionLost(error)) throw error
+      // What has ended meanwhile takes no input, but still tells its last output and how it ended.
+      const ended = error instanceof GuestError && error.code === 'invalid' && followed.stdin
+      if (!isConnectionLost(error) && !ended) throw error
+      if (ended) followed.stdin = false
       followed.guest = guest
     }
   }

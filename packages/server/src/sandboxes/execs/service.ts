@@ -64,6 +64,25 @@ export interface LiveExec {
   leave(): void
 }
 
+/** What is known of an exec without its output. */
+export interface KnownExec {
+  summary: ExecSummary
+  /** Oldest output offset kept. */
+  start: number
+}
+
+/** An exec held by one channel, over as many connections as it takes. Its output must be taken: 1 MiB unread holds the process back. */
+export interface AttachedExec {
+  readonly pid: number
+  /** Everything from the offset it was attached at. Rejects with a `DeltaError`; with `canceled` after `detach`. */
+  consume(onOutput: (chunk: ExecOutput) => void | Promise<void>): Promise<ExecSummary>
+  /** Resolves when the sandbox has room for more. Rejects when the connection was lost, and the bytes perhaps with it. */
+  write(bytes: Buffer): Promise<void>
+  resize(cols: number, rows: number): void
+  /** The process lives on. */
+  detach(): void
+}
+
 export type Execs = ReturnType<typeof createExecs>
 
 interface Prepared {
@@ -269,6 +288,42 @@ export function createExecs(deps: ExecsDeps) {
           outputBytes: exit.outputBytes,
         })
         return live(followed, { mark, encoding, summary })
+      } catch (error) {
+        throw execRefusal(error, execId)
+      }
+    },
+
+    async inspect(sandboxId: string, caller: DoorCaller, execId: string): Promise<KnownExec> {
+      const { info } = await find(sandboxId, caller, execId)
+      return { summary: summaryOf(info), start: info.start }
+    },
+
+    /** For a terminal: output, input and size over one channel. `stdin`: whether to write. */
+    async attach(
+      sandboxId: string,
+      caller: DoorCaller,
+      { summary }: KnownExec,
+      { from, stdin }: { from: number; stdin: boolean },
+    ): Promise<AttachedExec> {
+      const { guest } = await door.open(sandboxId, caller)
+      const execId = summary.id
+      const mark = kills.mark(guest, sandboxId)
+      const attachWith = (input: boolean) =>
+        follow(door, guest, {
+          sandboxId,
+          caller,
+          execId,
+          from,
+          stdin: input,
+          open: (on) => inTime(answerMs, (signal) => on.attach(execId, { from, stdin: input, signal })),
+        })
+      try {
+        // What ended a moment ago takes no input, but still tells its output.
+        const followed = await attachWith(stdin).catch((error: unknown) => {
+          if (!stdin || !isInvalid(error)) throw error
+          return attachWith(false)
+        })
+        return attachedExec(followed, { door, kills, mark, summary })
       } catch (error) {
         throw execRefusal(error, execId)
       }
@@ -557,6 +612,42 @@ async function* liveEvents(
   for (const piece of texts.flush()) yield pieceEvent(piece)
   exit = await kills.explain(mark, followed.execId, exit)
   yield { event: 'exit', id: String(followed.position), data: summary(exit) }
+}
+
+interface Holding {
+  door: SandboxDoor
+  kills: MemoryKills
+  mark: MemoryMark
+  summary: ExecSummary
+}
+
+function attachedExec(followed: Followed, { door, kills, mark, summary }: Holding): AttachedExec {
+  const { execId } = followed
+  return {
+    pid: followed.stream.pid,
+    async consume(onOutput) {
+      try {
+        const exit = await kills.explain(mark, execId, await takeOutput(door, followed, onOutput))
+        const { outputBytes, durationMs } = exit
+        return { ...summary, ...outcomeOf(exit), durationMs, outputBytes }
+      } catch (error) {
+        throw execRefusal(error, execId)
+      }
+    },
+    async write(bytes) {
+      try {
+        await followed.stream.writeStdin(bytes)
+      } catch (error) {
+        throw execRefusal(error, execId)
+      }
+    },
+    resize: (cols, rows) => followed.stream.resize(cols, rows),
+    detach: () => detach(followed),
+  }
+}
+
+function isInvalid(error: unknown): boolean {
+  return error instanceof GuestError && error.code === 'invalid'
 }
 
 function pieceEvent({ stream, data, offset, resumeAt }: OutputPiece): ServerSentEvent {

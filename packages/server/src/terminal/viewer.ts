@@ -1,0 +1,153 @@
+import { DeltaError } from '../kernel/errors.ts'
+import { newId } from '../kernel/ids.ts'
+import type { AttachedExec } from '../sandboxes/execs/service.ts'
+import { terminalLimits } from './schema.ts'
+import type { Notice } from './schema.ts'
+import type { OutputWindow } from './window.ts'
+
+const { viewerQueueBytes, outputFrameBytes, afterGapBytes, historyBytes } = terminalLimits
+/** A viewer that comes back this far behind and still does not reach the present is as slow as any other. */
+const HISTORY_ROUNDS = 64
+const HISTORY_MS = 10_000
+
+/** Where a viewer's frames go. */
+export interface ViewerSocket {
+  /** What the kernel has not taken yet. */
+  readonly queuedBytes: number
+  /** `onTaken` is called when the kernel has these bytes. */
+  sendBytes(bytes: Buffer, onTaken: () => void): void
+  send(notice: Notice): void
+  close(code: number, reason: string): void
+}
+
+export interface SeatDeps {
+  socket: ViewerSocket
+  window: OutputWindow
+  /** Where it begins. */
+  from: number
+  /** Another channel to the same output, for what the window does not hold any more. */
+  openHistory(from: number): Promise<AttachedExec>
+  /** The viewer has taken something. */
+  onProgress(): void
+  /** All output there is was sent: says goodbye where the terminal has ended. */
+  onEnd(): void
+}
+
+/** One viewer's place in the output. It is never given more than its socket takes, so it costs the same however slow it is. */
+export interface Seat {
+  /** Output up to here was given to the socket. */
+  readonly position: number
+  /** Gives it what there is and it has room for. */
+  pump(): void
+  leave(): void
+}
+
+export function createSeat({ socket, window, from, openHistory, onProgress, onEnd }: SeatDeps): Seat {
+  let position = from
+  let left = false
+  let behind = from < window.base
+  let onRoom: (() => void) | undefined
+
+  const isLagging = (): boolean => !left && position < window.base
+
+  const send = (bytes: Buffer): void => {
+    position += bytes.length
+    socket.sendBytes(bytes, onTaken)
+  }
+
+  const onTaken = (): void => {
+    if (left) return
+    if (socket.queuedBytes < viewerQueueBytes / 2) onRoom?.()
+    pump()
+    onProgress()
+  }
+
+  const jump = (to: number): void => {
+    socket.send({ type: 'gap', bytes: to - position, offset: to })
+    position = to
+  }
+
+  const pump = (): void => {
+    if (left || behind) return
+    while (socket.queuedBytes < viewerQueueBytes) {
+      if (position < window.base) jump(Math.max(window.base, window.end - afterGapBytes))
+      if (position >= window.end) return onEnd()
+      send(window.read(position, outputFrameBytes))
+    }
+  }
+
+  /** What was said before the window begins comes from the guest, in pieces, so that it holds back nobody else. */
+  const catchUp = async (): Promise<void> => {
+    for (let round = 0; round < HISTORY_ROUNDS && isLagging(); round++) {
+      const target = Math.min(window.base, position + historyBytes)
+      for (const { offset, bytes } of await readHistory(openHistory, position, target)) {
+        if (offset >= target || left) break
+        if (offset > position) jump(offset)
+        send(bytes.subarray(0, target - offset))
+      }
+      // Overwritten inside meanwhile.
+      if (position < target) break
+      if (!left && socket.queuedBytes >= viewerQueueBytes) await new Promise<void>((resolve) => (onRoom = resolve))
+    }
+    if (left) return
+    if (position < window.base) jump(window.base)
+  }
+
+  if (behind) {
+    const live = (): void => {
+      behind = false
+      pump()
+      onProgress()
+    }
+    catchUp().then(live, (error: unknown) => {
+      if (left) return
+      // What is gone is told as a gap; that it could not be asked for is told too.
+      if (error instanceof DeltaError) socket.send({ type: 'error', error: error.toBody(newId('req')).error })
+      if (position < window.base) jump(window.base)
+      live()
+    })
+  }
+
+  return {
+    get position() {
+      return position
+    },
+    pump,
+    leave() {
+      left = true
+      onRoom?.()
+    },
+  }
+}
+
+interface Piece {
+  offset: number
+  bytes: Buffer
+}
+
+async function readHistory(
+  open: (from: number) => Promise<AttachedExec>,
+  from: number,
+  target: number,
+): Promise<Piece[]> {
+  const pieces: Piece[] = []
+  const channel = await open(from)
+  let done = false
+  const finish = (): void => {
+    done = true
+    channel.detach()
+  }
+  const timer = setTimeout(finish, HISTORY_MS)
+  try {
+    await channel.consume(({ offset, bytes }) => {
+      if (done) return
+      pieces.push({ offset, bytes })
+      if (offset + bytes.length >= target) finish()
+    })
+  } catch (error) {
+    if (!done) throw error
+  } finally {
+    clearTimeout(timer)
+  }
+  return pieces
+}
