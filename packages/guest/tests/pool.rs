@@ -52,7 +52,10 @@ fn mounts_of(data: &Path) -> usize {
 }
 
 fn fill(path: &Path, bytes: usize) -> (usize, Option<i32>) {
-    let mut file = fs::File::create(path).unwrap();
+    let mut file = match fs::File::create(path) {
+        Ok(file) => file,
+        Err(cause) => return (0, cause.raw_os_error()),
+    };
     let block = vec![7u8; 1 << 20];
     let mut written = 0;
     while written < bytes {
@@ -142,6 +145,36 @@ fn a_writer_stops_at_its_quota() {
     let data = Data::new("quota");
     let pool = Pool::open(&data.0, &btrfs()).unwrap();
     writer_stops_at_quota(&pool);
+    pool.close().unwrap();
+}
+
+#[test]
+fn while_the_pool_is_low_no_upper_grows_and_what_is_full_still_shrinks() {
+    let data = Data::new("low");
+    let pool = Pool::open(&data.0, &btrfs()).unwrap();
+    let quota = 256 << 20;
+    let path = pool.make_upper("upp_low", quota).unwrap();
+    // Not yet on disk, so not yet counted, when it gets low.
+    fs::write(path.join("upper/held"), vec![7u8; 16 << 20]).unwrap();
+    pool.set_low(true);
+    pool.adapt("upp_low", quota).unwrap();
+    assert!(matches!(fill(&path.join("upper/more"), 32 << 20).1, Some(28) | Some(122)));
+    pool.flush().unwrap();
+    pool.adapt_flushed("upp_low", quota).unwrap();
+    let (used, limit) = pool.upper_usage("upp_low").unwrap();
+    assert!(used.unwrap() >= 16 << 20 && limit > used.unwrap() && limit <= used.unwrap() + (1 << 20), "{:?} {}", used, limit);
+    // Starting on it again gives it no more.
+    pool.adapt("upp_low", quota).unwrap();
+    assert_eq!(pool.upper_usage("upp_low").unwrap().1, limit);
+    fs::create_dir(path.join("upper/folder")).unwrap();
+    fs::rename(path.join("upper/held"), path.join("upper/folder/held")).unwrap();
+    assert!(matches!(fill(&path.join("upper/more"), 32 << 20).1, Some(28) | Some(122)));
+    fs::remove_file(path.join("upper/folder/held")).unwrap();
+    assert_eq!(pool.make_upper("upp_fresh", quota).map(|_| ()), Ok(()), "the disk of this test has room: only the limits are those of a low pool");
+    pool.set_low(false);
+    pool.adapt("upp_low", quota).unwrap();
+    assert_eq!(pool.upper_usage("upp_low").unwrap().1, quota);
+    assert_eq!(fill(&path.join("upper/more"), 32 << 20).1, None);
     pool.close().unwrap();
 }
 

@@ -6,6 +6,7 @@ import { accessMigrations } from './access/migrations.ts'
 import { accessFeature } from './access/routes.ts'
 import { createApp } from './app.ts'
 import type { App } from './app.ts'
+import { roomStates } from './drivers/driver.ts'
 import type { DriverInfo } from './drivers/driver.ts'
 import { createOciDriver } from './drivers/oci/oci.ts'
 import type { OciDriver } from './drivers/oci/oci.ts'
@@ -78,12 +79,13 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   const authenticate = createApiKeyAuthentication({ sha256: config.apiKeySha256 })
   const execs = createExecs({ door, newExecId })
+  const room = () => driver.room().state
   const terminals = createTerminals({ execs })
   const features: Feature[] = [
     accessFeature({ tokens: accessTokens, findSandbox: sandboxes.get }),
     sandboxesFeature(sandboxes),
     { name: 'execs', routes: (api) => addExecRoutes(api, execs) },
-    { name: 'files', routes: (api) => addFileRoutes(api, createFiles({ door, newExecId })) },
+    { name: 'files', routes: (api) => addFileRoutes(api, createFiles({ door, newExecId, room })) },
     // After what serves other host names: those are for programs inside, whatever the path.
     terminalsFeature(
       terminals,
@@ -92,7 +94,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     templatesFeature({ templates: createTemplates({ driver, log }) }),
     operationsFeature({ driver }),
   ]
-  const app = buildApp({ config, log, database, features, info, authenticate })
+  const app = buildApp({ config, log, database, features, info, driver, authenticate })
   const { reconciled } = await sandboxes.start()
   const fronts = features.flatMap(({ front }) => front ?? [])
   const server = await listen(app.api, { port: config.port, host: config.host, fronts })
@@ -119,6 +121,7 @@ interface AppParts {
   database: Database
   features: Feature[]
   info: DriverInfo
+  driver: OciDriver
   authenticate: Authenticate
 }
 
@@ -127,12 +130,15 @@ function pagesOf({ host, hosts, environment }: Config) {
   return { goesBy: createHostCheck({ host, hosts }), anyOrigin: environment === 'development' }
 }
 
-function buildApp({ config, log, database, features, info, authenticate }: AppParts): App {
+function buildApp({ config, log, database, features, info, driver, authenticate }: AppParts): App {
   const metrics = createMetrics()
   const { counts } = database
   metrics.counterFrom('delta_database_operations_total', 'Operations given to the database', () => counts.operations)
   metrics.counterFrom('delta_database_commits_total', 'Commits, each of one or more operations', () => counts.commits)
   metrics.gauge('delta_database_waiting', 'Operations that wait for the database', () => counts.waiting)
+  metrics.gauge('delta_pool_room', 'Whether disks of sandboxes may grow: 1 for the present state', () =>
+    roomStates.map((state) => ({ labels: { state }, value: driver.room().state === state ? 1 : 0 })),
+  )
   metrics.gauge('process_resident_memory_bytes', 'Resident memory', () => process.memoryUsage.rss())
   metrics.counterFrom('process_cpu_seconds_total', 'Processor time', () => cpuSeconds(process.cpuUsage()))
   const { name, runtime, runtimeVersion, cgroup, pool } = info
@@ -149,7 +155,7 @@ function buildApp({ config, log, database, features, info, authenticate }: AppPa
       host,
       hosts,
       environment,
-      installation: () => ({ driver: { name, runtime, runtimeVersion, cgroup, pool } }),
+      installation: () => ({ driver: { name, runtime, runtimeVersion, cgroup, pool }, storage: driver.room() }),
     },
   })
 }

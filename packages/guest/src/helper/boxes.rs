@@ -362,7 +362,12 @@ impl Boxes {
             *made_upper = true;
             let upper = self.pool.make_upper(&record.upper_id, quota);
             *made_upper = !matches!(&upper, Err(error) if error.code == code::EXISTS);
-            upper?
+            let upper = upper?;
+            // It may have got low between the look at the room and now.
+            if self.pool.is_low() {
+                self.pool.adapt(&record.upper_id, quota)?;
+            }
+            upper
         } else {
             self.known_upper(&record.upper_id, quota)?
         };
@@ -496,7 +501,7 @@ impl Boxes {
         if !self.pool.has_upper(upper_id) {
             return Err(Error::new(code::NOT_FOUND, format!("there is no upper {}", upper_id)));
         }
-        self.pool.set_quota(upper_id, quota)?;
+        self.pool.adapt(upper_id, quota)?;
         let upper = self.pool.upper_path(upper_id);
         let written = upper.join("upper/.delta");
         for number in 0..STALE_FOLDERS_MAX {
@@ -760,6 +765,31 @@ impl Boxes {
             ));
         }
         self.pool.drop_upper(upper_id)
+    }
+
+    /// Tells every upper in use what the room on the disk allows it. What cannot be told is said.
+    pub fn adapt_uppers(&self, low: bool) -> Vec<String> {
+        // First this: a box whose upper is opened from here on adapts it itself.
+        self.pool.set_low(low);
+        let records: Vec<Record> = lock(&self.table).boxes.values().map(|slot| slot.record.clone()).collect();
+        let adapt = |by: &dyn Fn(&str, u64) -> Result<()>| -> Vec<String> {
+            let each = records.iter();
+            each.filter_map(|record| match by(&record.upper_id, u64::from(record.limits.disk_mb) << 20) {
+                // Ended meanwhile, or not yet made.
+                Err(error) if error.code != code::NOT_FOUND => Some(error.message),
+                _ => None,
+            })
+            .collect()
+        };
+        let failures = adapt(&|id, quota| self.pool.adapt(id, quota));
+        if !low {
+            return failures;
+        }
+        // What is held is counted once it is written; until then those limits are too tight even for removing.
+        match self.pool.flush() {
+            Ok(()) => adapt(&|id, quota| self.pool.adapt_flushed(id, quota)),
+            Err(error) => vec![error.message],
+        }
     }
 
     pub fn ids(&self) -> Vec<String> {

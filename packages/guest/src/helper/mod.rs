@@ -11,6 +11,7 @@ pub mod overlay;
 pub mod pool;
 pub mod protocol;
 pub mod record;
+pub mod reserve;
 pub mod runtime;
 pub mod seccomp;
 pub mod seccomp_table;

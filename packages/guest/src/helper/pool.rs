@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use super::error::{code, Context};
 use super::ffi;
+use super::reserve;
 
 pub use super::error::{Error, Result};
 pub use btrfs::Quota;
@@ -35,6 +36,9 @@ const LOCK_WAIT_MS: u64 = 60_000;
 const UNMOUNT_WAIT_MS: u64 = 2_000;
 const PENDING_GROUPS_MAX: usize = 65_536;
 const PENDING_TRIES: usize = 4;
+/// What an upper may still grow by while the disk that carries the pool is short of room: removing a file of the template, renaming
+/// and truncating need some. A thousand boxes together stay within half of the least reserve.
+pub const SQUEEZED_GROWTH_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -116,7 +120,7 @@ impl PoolOptions {
 pub struct Usage {
     pub total: u64,
     pub used: u64,
-    /// Free bytes of the file system that carries the pool.
+    /// Free bytes of the file system that carries the pool, without those that what is still in memory will take.
     pub backing_free: u64,
     pub reserve: u64,
     pub read_only: bool,
@@ -137,6 +141,8 @@ pub struct Pool {
     /// Quota groups of dropped uppers that the kernel has not given up yet.
     pending: Mutex<VecDeque<u64>>,
     sweeper: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    /// Nothing may grow. Held while a limit is set by it, so that no upper keeps the limit of the other state.
+    low: Mutex<bool>,
 }
 
 /// Ids have been checked by the helper's door; a second check here keeps a path from ever leaving the pool.
@@ -313,6 +319,7 @@ impl Pool {
             warnings: found.warnings,
             pending: Mutex::new(VecDeque::new()),
             sweeper: Mutex::new(None),
+            low: Mutex::new(false),
         };
         pool.prepare()?;
         Ok(pool)
@@ -457,14 +464,15 @@ impl Pool {
         if usage.read_only {
             return Err(self.read_only_error());
         }
-        if usage.backing_free < usage.reserve {
+        let needed = if self.is_low() { reserve::enough(usage.reserve) } else { usage.reserve };
+        if usage.backing_free < needed {
             return Err(Error::new(
                 code::NO_SPACE,
                 format!(
-                    "{} MiB are free on the disk that carries {}, less than the reserve of {} MiB: free space or lower DELTA_POOL_RESERVE",
+                    "{} MiB are free on the disk that carries {}, less than the {} MiB that its reserve needs: free space or lower DELTA_POOL_RESERVE",
                     usage.backing_free >> 20,
                     self.data.display(),
-                    usage.reserve >> 20
+                    needed >> 20
                 ),
             ));
         }
@@ -530,7 +538,9 @@ impl Pool {
         }
         let handle = ffi::open_directory(upper).context(format_args!("opening {}", upper.display()))?;
         let subvolume = btrfs::subvolume_id(handle.as_raw_fd()).context("asking for a subvolume's id")?;
-        btrfs::limit(handle.as_raw_fd(), subvolume, quota_bytes).context(format_args!(
+        // By the pool's own subvolume: asked by the upper, the kernel would charge the change to its limit and refuse one that is full.
+        let root = ffi::open_directory(&self.root).context(format_args!("opening {}", self.root.display()))?;
+        btrfs::limit(root.as_raw_fd(), subvolume, quota_bytes).context(format_args!(
             "limiting {} to {} bytes",
             upper.display(),
             quota_bytes
@@ -626,6 +636,45 @@ impl Pool {
         })
     }
 
+    pub fn is_low(&self) -> bool {
+        *self.low.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// From now on `adapt` squeezes, or no longer does. Uppers that are in use must be adapted after it.
+    pub fn set_low(&self, low: bool) {
+        *self.low.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = low;
+    }
+
+    /// Gives an upper its limit, or, while the pool is low, no more than it holds and `SQUEEZED_GROWTH_BYTES`. One that was squeezed already
+    /// stays as it is: starting it again and again does not let it grow.
+    pub fn adapt(&self, id: &str, quota_bytes: u64) -> Result<()> {
+        self.squeeze(id, quota_bytes, |limit| if limit == 0 { u64::MAX } else { limit })
+    }
+
+    /// The same right after `flush`: what was written before and not yet counted is not taken from what it may grow by.
+    pub fn adapt_flushed(&self, id: &str, quota_bytes: u64) -> Result<()> {
+        self.squeeze(id, quota_bytes, |_| if quota_bytes == 0 { u64::MAX } else { quota_bytes })
+    }
+
+    fn squeeze(&self, id: &str, quota_bytes: u64, most: impl Fn(u64) -> u64) -> Result<()> {
+        let low = self.low.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !*low {
+            return self.set_quota(id, quota_bytes);
+        }
+        match self.upper_usage(id)? {
+            (Some(used), limit) => self.set_quota(id, (used + SQUEEZED_GROWTH_BYTES).min(most(limit))),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// Writes out what was written to the pool so far.
+    pub fn flush(&self) -> Result<()> {
+        let handle = ffi::open_directory(&self.root).context(format_args!("opening {}", self.root.display()))?;
+        // SAFETY: a plain descriptor.
+        ffi::check(unsafe { ffi::syncfs(handle.as_raw_fd()) }).context("flushing the pool")?;
+        Ok(())
+    }
+
     /// Changes an upper's limit; 0 lifts it. Does nothing where the pool has no quota.
     pub fn set_quota(&self, id: &str, quota_bytes: u64) -> Result<()> {
         check_id(id)?;
@@ -647,10 +696,20 @@ impl Pool {
         Ok(Usage {
             total,
             used: total.saturating_sub(bytes(pool.blocks_available, &pool)),
-            backing_free: bytes(backing.blocks_available, &backing),
+            backing_free: bytes(backing.blocks_available, &backing).saturating_sub(self.unwritten()),
             reserve: (bytes(backing.blocks, &backing) / 100 * u64::from(self.reserve_percent)).max(MIN_RESERVE_BYTES),
             read_only: (pool.flags | backing.flags) & ffi::ST_RDONLY != 0,
         })
+    }
+
+    /// Bytes of files that are promised their room and not yet written. Memory takes them faster than a disk, gigabytes of them, and no limit
+    /// that is set afterwards holds them back.
+    fn unwritten(&self) -> u64 {
+        if self.kind != Kind::Btrfs {
+            return 0;
+        }
+        let promised = fs::read_to_string(self.sys.join("allocation/data/bytes_may_use"));
+        promised.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
     /// Unmounts and detaches; `busy` while something still uses it. Without it the pool stays mounted for the next start.

@@ -23,6 +23,7 @@ pub const DOCTOR: u8 = 11;
 pub const USAGE: u8 = 12;
 pub const BOX_DIED: u8 = 100;
 pub const SHUTDOWN: u8 = 101;
+pub const ROOM: u8 = 102;
 
 pub const MAX_REQUEST_BYTES: usize = 64 << 10;
 pub const MAX_ANSWER_BYTES: usize = 4 << 20;

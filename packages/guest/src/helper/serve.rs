@@ -17,8 +17,9 @@ use super::confine::{self, Ending, Server, ServerOptions};
 use super::error::{code, Context, Error, Result};
 use super::ffi;
 use super::overlay::Stage;
-use super::pool::Pool;
+use super::pool::{Pool, Usage};
 use super::protocol::{self, Lane};
+use super::reserve::{self, Room, Watch};
 use super::settings::Settings;
 use super::sys::{self, Epoll, EpollEvent};
 use super::workers::{Queue, Workers};
@@ -44,6 +45,8 @@ const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTART_LAST: Duration = Duration::from_secs(5);
 /// What the HTTP process still gets once a second SIGINT has come.
 const HURRIED_WAIT: Duration = Duration::from_secs(1);
+/// After the file systems could not be looked at.
+const ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// Where requests come from.
 pub enum Peer {
@@ -108,9 +111,51 @@ struct Shared {
     outbox: Outbox,
     life: AtomicUsize,
     slow: AtomicUsize,
+    /// As last looked at; None before the first look.
+    room: Mutex<Option<(Room, Usage)>>,
 }
 
 impl Shared {
+    /// Looks at the room on the disk and does what it asks for; answers how long that holds.
+    fn look_at_room(&self) -> Duration {
+        let usage = match self.boxes.pool.usage() {
+            Ok(usage) => usage,
+            Err(error) => {
+                say(&error);
+                return ROOM_RETRY;
+            }
+        };
+        let mut known = self.room.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let before = known.map(|(room, _)| room);
+        let room = reserve::judge(before.unwrap_or(Room::Fine), &usage);
+        *known = Some((room, usage));
+        drop(known);
+        if before != Some(room) {
+            // Also at the first look: an earlier life may have left uppers squeezed.
+            let failures = if room == Room::ReadOnly {
+                Vec::new()
+            } else {
+                self.boxes.adapt_uppers(room == Room::Low)
+            };
+            for failure in failures {
+                say(format_args!("a sandbox's disk limit could not be set: {}", failure));
+            }
+            self.tell_room();
+        }
+        reserve::pause(room, &usage)
+    }
+
+    fn tell_room(&self) {
+        let known = *self.room.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((room, usage)) = known {
+            self.outbox.put(protocol::ROOM, 0, |writer| {
+                writer.u8(room.number());
+                writer.u64(usage.backing_free);
+                writer.u64(usage.reserve);
+            });
+        }
+    }
+
     fn work(&self, stage: Option<&Stage>, job: Job) {
         let result = protocol::answer(&self.boxes, &self.settings, stage, job.kind, &job.payload);
         if job.life == self.life.load(Ordering::SeqCst) {
@@ -231,6 +276,7 @@ struct Helper {
     epoll: Arc<Epoll>,
     signals: OwnedFd,
     lanes: Lanes,
+    watch: Watch,
     connection: Option<Connection>,
     supervised: Option<Supervised>,
     quick_deaths: u32,
@@ -291,13 +337,19 @@ pub fn serve(mut settings: Settings, peer: Peer, step: fn(&str)) -> Result<i32> 
         outbox,
         life: AtomicUsize::new(0),
         slow: AtomicUsize::new(0),
+        room: Mutex::new(None),
     });
+    // The first look is made here: no request is answered before the limits fit the room.
+    shared.look_at_room();
+    let watched = shared.clone();
+    let watch = Watch::start(move || watched.look_at_room())?;
     let lanes = Lanes::start(&shared)?;
     let mut helper = Helper {
         shared,
         epoll,
         signals,
         lanes,
+        watch,
         connection: None,
         supervised: None,
         quick_deaths: 0,
@@ -349,6 +401,7 @@ impl Helper {
             sent: 0,
             wants_write: false,
         });
+        self.shared.tell_room();
         Ok(())
     }
 
@@ -714,6 +767,7 @@ impl Helper {
     fn finish(mut self) -> Result<i32> {
         let mode = self.stopping.map_or(Mode::Leave, |(mode, _)| mode);
         let mut failures = Vec::new();
+        self.watch.stop();
         if mode == Mode::StopAll {
             failures = self.end_all();
         }

@@ -88,6 +88,17 @@ export interface PoolUsage {
   readOnly: boolean
 }
 
+/** `low`: less is free on the disk that carries the pool than its reserve, so no disk of a sandbox may grow; everything else goes on. */
+export const roomStates = ['fine', 'low', 'read_only'] as const
+export type RoomState = (typeof roomStates)[number]
+
+export interface Room {
+  state: RoomState
+  /** When the state was last told of; absent where a driver does not count them. */
+  freeBytes?: number
+  reserveBytes?: number
+}
+
 /**
  * How boxes are made. Everything else about a sandbox (exec, files, ports) goes over the wire that `connect` opens, so a driver
  * knows nothing of it. Every call throws a `DeltaError`; `end`, `dropUpper` of what is not there succeed.
@@ -111,6 +122,8 @@ export interface Driver {
   buildTemplate(name: string): Promise<void>
   doctor(): Promise<Finding[]>
   usage(): Promise<PoolUsage>
+  /** Whether disks may grow, as far as this process was told; asked before every write, so it costs nothing. */
+  room(): Room
   /** A box ended by itself. Returns the function that stops listening. */
   onDeath(listener: (boxId: string, cause: { oom: boolean }) => void): () => void
   close(): Promise<void>

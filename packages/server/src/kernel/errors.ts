@@ -74,7 +74,7 @@ export const errorTable = {
   driver_failed: { status: 502, remediation: 'The operation on the machine failed for the reason in `cause`. Try once more; if it repeats, the operator should run `delta doctor`.' },
   driver_timed_out: { status: 504, remediation: 'The machine took too long. Look at the state with GET before trying again, since the operation may still complete.' },
   driver_unavailable: { status: 503, remediation: 'The privileged helper is not there, usually because the server is restarting. Try again in a few seconds.' },
-  pool_read_only: { status: 503, remediation: 'The storage pool turned read-only. The operator should free disk space, then restart the server; `delta doctor` says more.' },
+  pool_read_only: { status: 503, remediation: 'The storage pool turned read-only after a write error; what was written before it can mostly still be read: save what you need. The operator should free disk space, stop the server with its sandboxes (Ctrl-C) and start it again.' },
 
   // The server itself
   internal: { status: 500, remediation: 'This is a fault of the server. Try once more; if it repeats, report it to the operator with the requestId, which finds it in the log.' },

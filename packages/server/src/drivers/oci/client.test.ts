@@ -236,6 +236,17 @@ describe('the client of the privileged helper', () => {
     expect(seen).toHaveLength(3)
   })
 
+  test('news of the room on the disk are known from then on; a state that is not known yet counts as low', async () => {
+    const { driver, peer } = start()
+    expect(driver.room()).toEqual({ state: 'fine' })
+    peer.news(102, (writer) => writer.u8(2).u64(5).u64(7))
+    await expect.poll(() => driver.room()).toEqual({ state: 'read_only', freeBytes: 5, reserveBytes: 7 })
+    peer.news(102, (writer) => writer.u8(9).u64(5).u64(7))
+    await expect.poll(() => driver.room().state).toBe('low')
+    peer.news(102, (writer) => writer.u8(0).u64(9).u64(7))
+    await expect.poll(() => driver.room().state).toBe('fine')
+  })
+
   test('news of a kind that is not known yet is passed over', async () => {
     const { driver, peer } = start()
     peer.news(177, (writer) => writer.str('later'))

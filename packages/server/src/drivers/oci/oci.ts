@@ -4,7 +4,8 @@ import type { Duplex } from 'node:stream'
 import type { Reader } from '../../guest/codec.ts'
 import { DeltaError, type ErrorCode } from '../../kernel/errors.ts'
 import type { Logger } from '../../kernel/log.ts'
-import type { Box, BoxSpec, BoxState, BoxStatus, Driver, Finding, TemplateStatus } from '../driver.ts'
+import { roomStates } from '../driver.ts'
+import type { Box, BoxSpec, BoxState, BoxStatus, Driver, Finding, Room, TemplateStatus } from '../driver.ts'
 import { createHelperCalls, HelperRefusal } from './calls.ts'
 
 // The numbers of docs/helper-protocol.md.
@@ -22,7 +23,7 @@ const requests = {
   doctor: 11,
   usage: 12,
 } as const
-const news = { boxDied: 100, shutdown: 101 } as const
+const news = { boxDied: 100, shutdown: 101, room: 102 } as const
 const boxStates: Record<number, BoxState> = { 1: 'running', 2: 'frozen', 3: 'dead' }
 
 const shortMs = 30_000
@@ -65,6 +66,7 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
   /** Where each box listens, as far as this process was told; `list` tells the rest. */
   const wires = new Map<string, string>()
   let wireFolder: number | undefined
+  let room: Room = { state: 'fine' }
 
   const calls = createHelperCalls({
     helper,
@@ -78,6 +80,10 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
       } else if (type === news.shutdown) {
         const mode = reader.u8('mode') === 1 ? 'stop' : 'leave'
         for (const listener of Array.from(shutdownListeners)) listener(mode)
+      } else if (type === news.room) {
+        const before = room.state
+        room = readRoom(reader)
+        if (room.state !== before) log[room.state === 'fine' ? 'info' : 'error']('pool_room', { ...room })
       }
     },
   })
@@ -88,7 +94,7 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
   const refusalOf = async (error: unknown, spec: BoxSpec): Promise<unknown> => {
     if (!(error instanceof HelperRefusal)) return error
     if (error.code === 'not_found') return missingPart(error, spec, await driver.templates())
-    if (error.code === 'io' && (await driver.usage()).readOnly) {
+    if (room.state === 'read_only' || (error.code === 'io' && (await driver.usage()).readOnly)) {
       return new DeltaError('pool_read_only', 'The storage pool has turned read-only', { cause: error.message })
     }
     if (error.code === 'not_supported' && spec.runtime !== undefined) {
@@ -283,6 +289,8 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
         }),
       }),
 
+    room: () => room,
+
     onDeath(listener) {
       deathListeners.add(listener)
       return () => void deathListeners.delete(listener)
@@ -375,6 +383,11 @@ function readTemplate(reader: Reader): TemplateStatus {
   const state = text(reader, 'state')
   const known = ['ready', 'missing', 'building', 'failed'] as const
   return { name, state: known.find((each) => each === state) ?? 'failed', detail: text(reader, 'detail') }
+}
+
+function readRoom(reader: Reader): Room {
+  const state = roomStates[reader.u8('room')] ?? 'low'
+  return { state, freeBytes: reader.size('backingFree'), reserveBytes: reader.size('reserveBytes') }
 }
 
 function readFinding(reader: Reader): Finding {

@@ -110,6 +110,7 @@ export function createModelDriver(): ModelDriver {
     templates: async () => [{ name: 'host', state: 'ready', detail: '' }],
     buildTemplate: async () => undefined,
     doctor: async () => [],
+    room: () => ({ state: 'fine' }),
     usage: async () => ({ totalBytes: 0, usedBytes: 0, backingFreeBytes: 0, reserveBytes: 0, readOnly: false }),
     onDeath(listener) {
       listeners.add(listener)

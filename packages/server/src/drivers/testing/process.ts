@@ -184,6 +184,7 @@ export async function createProcessDriver({
     doctor: async () => [
       { name: 'isolation', status: 'fail', found: 'none', meaning: 'This driver is for tests: nothing is isolated' },
     ],
+    room: () => ({ state: 'fine' }),
     async usage() {
       const { bsize, blocks, bavail } = await statfs(folder)
       const totalBytes = bsize * blocks

@@ -1,4 +1,5 @@
 import { createApp } from '../../app.ts'
+import type { RoomState } from '../../drivers/driver.ts'
 import { systemClock } from '../../kernel/clock.ts'
 import type { Api } from '../../kernel/http/api.ts'
 import { listen } from '../../kernel/http/server.ts'
@@ -22,11 +23,12 @@ interface Sending {
 /** The whole HTTP side on a port of its own, in front of one sandbox: the model guest, or whatever the door leads to. */
 export async function startTestServer({ door, answerMs }: { door?: SandboxDoor; answerMs?: number } = {}) {
   const guest = createModelGuest()
+  let room: RoomState = 'fine'
   const behind = door ?? guest.door
   const newExecId = () => newId('exe')
   const routes = (api: Api): void => {
     addExecRoutes(api, createExecs({ door: behind, newExecId, answerMs }))
-    addFileRoutes(api, createFiles({ door: behind, newExecId, answerMs }))
+    addFileRoutes(api, createFiles({ door: behind, newExecId, room: () => room, answerMs }))
   }
   const app = createApp({
     features: [{ name: 'execs', routes }],
@@ -51,6 +53,7 @@ export async function startTestServer({ door, answerMs }: { door?: SandboxDoor; 
     url,
     headers,
     send,
+    setRoom: (state: RoomState) => (room = state),
     post: (path: string, body: object, more: Record<string, string> = {}) =>
       send('POST', path, { body: JSON.stringify(body), headers: { 'content-type': 'application/json', ...more } }),
     get: (path: string, more: Record<string, string> = {}) => send('GET', path, { headers: more }),

@@ -16,6 +16,7 @@ const LONGEST_MS = 3_600_000
 export interface ArchiveDeps {
   door: SandboxDoor
   newExecId(): string
+  checkRoom(change: { grows: boolean }): void
 }
 
 interface ArchivePlace {
@@ -25,7 +26,7 @@ interface ArchivePlace {
 }
 
 /** Folders as tar streams, made and read by `tar` inside the sandbox, so that no archive of an enemy's making is ever parsed on the host. */
-export function createArchives({ door, newExecId }: ArchiveDeps) {
+export function createArchives({ door, newExecId, checkRoom }: ArchiveDeps) {
   return {
     /** Resolves when tar has begun, so that what it refuses at once is an error and not a broken download. */
     async pack(at: ArchivePlace): Promise<AsyncIterableIterator<Buffer>> {
@@ -50,6 +51,7 @@ export function createArchives({ door, newExecId }: ArchiveDeps) {
     async unpack(at: ArchivePlace, body: Readable): Promise<Entry> {
       const { path: folder } = at
       const { guest } = await door.open(at.sandboxId, at.caller)
+      checkRoom({ grows: true })
       try {
         await makeFolder(guest, folder)
         const { tar, execId } = await startUnpacking(guest, folder, newExecId)

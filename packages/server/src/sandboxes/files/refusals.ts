@@ -2,6 +2,7 @@ import { GuestError } from '../../guest/client.ts'
 import type { GuestErrorCode } from '../../guest/client.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import type { ErrorCode } from '../../kernel/errors.ts'
+import type { RoomState } from '../../drivers/driver.ts'
 import { commonRefusal } from '../execs/refusals.ts'
 
 const refusals: Partial<Record<GuestErrorCode, { code: ErrorCode; message: string }>> = {
@@ -20,6 +21,16 @@ const refusals: Partial<Record<GuestErrorCode, { code: ErrorCode; message: strin
   unknown_user: { code: 'user_not_found', message: 'The sandbox has no such user' },
   precondition_failed: { code: 'precondition_failed', message: 'The file is not the one named by If-Match' },
   not_a_file: { code: 'not_a_file', message: 'The path is not a regular file' },
+}
+
+/** Why the server's own disk does not allow a change; the sandbox itself could only say that it may not write. */
+export function roomRefusal(room: RoomState, { grows }: { grows: boolean }): DeltaError | undefined {
+  if (room === 'read_only') return new DeltaError('pool_read_only', 'The storage pool has turned read-only')
+  if (room === 'fine' || !grows) return undefined
+  return new DeltaError('disk_full', 'The disk of the server is nearly full: no sandbox may store more', {
+    cause: 'less is free than the reserve; reading and removing go on',
+    context: { scope: 'server' },
+  })
 }
 
 /** Why an operation on a path was refused. Errors that are not the guest's pass through. */

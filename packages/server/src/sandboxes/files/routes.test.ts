@@ -18,7 +18,7 @@ import { request as httpRequest } from 'node:http'
 import type { IncomingMessage } from 'node:http'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
-import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { openTestGuest } from '../execs/testing-guest.ts'
 import { startTestServer } from '../execs/testing-server.ts'
 import type { TestServer } from '../execs/testing-server.ts'
@@ -596,3 +596,38 @@ function tars(path: string): number {
     return 0
   }
 }
+
+describe('while the disk of the server is nearly full', () => {
+  afterEach(() => {
+    server.setRoom('fine')
+  })
+
+  const archive = () => execFileSync('tar', ['-C', folder, '-cf', '-', '.'])
+  const upload = (body: Buffer) => server.send('PUT', at('archive', inFolder('out')), { body })
+
+  test('what stores is 507 before anything is written; reading and removing go on', async () => {
+    writeFileSync(inFolder('kept'), 'kept')
+    const body = archive()
+    server.setRoom('low')
+    expect(await refused(await put(inFolder('new'), 'x'))).toEqual([507, 'disk_full'])
+    expect(await refused(await upload(body))).toEqual([507, 'disk_full'])
+    expect([existsSync(inFolder('new')), existsSync(inFolder('out'))]).toEqual([false, false])
+    expect(await (await getFile(inFolder('kept'))).text()).toBe('kept')
+    expect((await server.send('DELETE', at('files', inFolder('kept')))).status).toBeLessThan(300)
+    server.setRoom('fine')
+    expect((await put(inFolder('new'), 'x')).status).toBe(200)
+  })
+
+  test('a pool that is read-only has its own code, for every change', async () => {
+    writeFileSync(inFolder('kept'), 'kept')
+    const body = archive()
+    server.setRoom('read_only')
+    for (const response of [
+      await put(inFolder('new'), 'x'),
+      await upload(body),
+      await server.send('DELETE', at('files', inFolder('kept'))),
+    ])
+      expect(await refused(response)).toEqual([503, 'pool_read_only'])
+    expect(await (await getFile(inFolder('kept'))).text()).toBe('kept')
+  })
+})

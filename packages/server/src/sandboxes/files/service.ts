@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream'
+import type { RoomState } from '../../drivers/driver.ts'
 import { GuestError } from '../../guest/client.ts'
 import type { Entry, GuestConnection, PathInput, WatchEvent } from '../../guest/client.ts'
 import { DeltaError } from '../../kernel/errors.ts'
@@ -6,7 +7,7 @@ import type { DoorCaller, SandboxDoor } from '../door.ts'
 import type { ServerSentEvent } from '../execs/event-stream.ts'
 import { createArchives } from './archive.ts'
 import { GUEST_ANSWER_MS, inTime, whileMoving } from '../patience.ts'
-import { fileRefusal } from './refusals.ts'
+import { fileRefusal, roomRefusal } from './refusals.ts'
 import {
   absolutePath,
   decodeCursor,
@@ -26,6 +27,8 @@ const RANGE_TRIES = 3
 export interface FilesDeps {
   door: SandboxDoor
   newExecId(): string
+  /** Of the disk that carries the sandboxes' disks. */
+  room(): RoomState
   /** @default GUEST_ANSWER_MS */
   answerMs?: number | undefined
 }
@@ -60,8 +63,13 @@ export interface LiveWatch {
 export type Files = ReturnType<typeof createFiles>
 
 /** Everything about files in a sandbox. Paths are resolved by the guest, inside; the host only passes bytes on. */
-export function createFiles({ door, newExecId, answerMs = GUEST_ANSWER_MS }: FilesDeps) {
-  const archives = createArchives({ door, newExecId })
+export function createFiles({ door, newExecId, room, answerMs = GUEST_ANSWER_MS }: FilesDeps) {
+  /** After the sandbox was found, so that an unknown one stays unknown. */
+  const checkRoom = ({ grows }: { grows: boolean }): void => {
+    const refused = roomRefusal(room(), { grows })
+    if (refused) throw refused
+  }
+  const archives = createArchives({ door, newExecId, checkRoom })
 
   /** For what may be asked twice: a connection that turns out to be gone is opened again, once. */
   async function ask<T>(at: Place, act: Act<T>): Promise<T> {
@@ -83,6 +91,7 @@ export function createFiles({ door, newExecId, answerMs = GUEST_ANSWER_MS }: Fil
   async function change<T>(at: Place, act: Act<T>): Promise<T> {
     const path = checked(at.path)
     const { guest } = await door.open(at.sandboxId, at.caller)
+    checkRoom({ grows: false })
     return refusing(
       path,
       inTime(answerMs, (signal) => act(guest, path, signal)),
@@ -93,6 +102,7 @@ export function createFiles({ door, newExecId, answerMs = GUEST_ANSWER_MS }: Fil
   async function changeFrom<T>(at: Place, body: Readable, act: Act<T>): Promise<T> {
     const path = checked(at.path)
     const { guest } = await door.open(at.sandboxId, at.caller)
+    checkRoom({ grows: true })
     return refusing(
       path,
       whileMoving(body, answerMs, (signal) => act(guest, path, signal)),
