@@ -32,7 +32,7 @@ report()
 async function shortForm() {
   await check('types', bin('tsc'), ['--noEmit', '-p', '.'])
   await check('lint', bin('oxlint'), ['--deny-warnings'])
-  await check('format', bin('oxfmt'), ['--check', 'packages', 'e2e', 'bench', 'scripts', 'examples'])
+  await check('format', bin('oxfmt'), ['--check', 'packages', 'e2e', 'bench', 'scripts', 'examples', 'attack'])
   await check('generated types', process.execPath, ['scripts/generate-sdk-types.mjs', '--check'])
   if (checkOnly) return
   // Unit tests make no boxes, so they share neither uid ranges nor cgroups with the helper's tests, which wait more than they work.
@@ -42,6 +42,7 @@ async function shortForm() {
   ])
   await vitest('conformance', ['--config', 'vitest.config.ts', boxTests])
   await vitest('end to end', ['--config', 'e2e/vitest.config.ts'])
+  await attack('attacks', [])
 }
 
 async function longForm() {
@@ -65,6 +66,7 @@ async function longForm() {
   for (const runtime of ['runc', 'runsc']) {
     await vitest(`end to end on ${runtime}`, ['--config', 'e2e/vitest.config.ts'], { DELTA_RUNTIME: runtime })
   }
+  await attack('attacks, every runtime', ['--runtime', 'all', '--long'])
   await vitest('kill points and debian', ['--config', 'e2e/vitest.config.ts', 'kill-points', 'debian'], long)
 }
 
@@ -73,6 +75,19 @@ async function check(name: string, program: string, args: string[]) {
   const { status, output } = await run(program, args)
   if (status !== 0) process.stdout.write(output)
   record({ name, passed: status === 0 ? 1 : 0, failed: status === 0 ? 0 : 1, seconds: secondsSince(startedAt) })
+}
+
+/** Passed are the attacks a sandbox held against, and those whose harm was shown without the defence. */
+async function attack(name: string, args: string[]) {
+  const startedAt = performance.now()
+  const file = join(reports, `${randomUUID()}.json`)
+  const { status, output } = await run(process.execPath, ['attack/run.ts', ...args, '--json', file])
+  const found = existsSync(file)
+    ? (JSON.parse(readFileSync(file, 'utf8')) as { passed: number; failed: number })
+    : { passed: 0, failed: 1 }
+  const failed = Math.max(found.failed, status === 0 ? 0 : 1)
+  if (failed > 0) process.stdout.write(output.slice(-20_000))
+  record({ name, passed: found.passed, failed, seconds: secondsSince(startedAt) })
 }
 
 async function cargoTests(name: string, args: string[], env: NodeJS.ProcessEnv = {}) {

@@ -1,0 +1,145 @@
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Delta, Sandbox } from '@delta-agents/sdk'
+import type { Attack, Ground, RuntimeName, StrongGround } from './attack.ts'
+import { bombAttacks } from './attacks/bombs.ts'
+import { fileAttacks } from './attacks/files.ts'
+import { kernelAttacks } from './attacks/kernel.ts'
+import { networkAttacks } from './attacks/network.ts'
+import { processAttacks } from './attacks/processes.ts'
+import { attemptStrongly, programInside } from './strong-box.ts'
+import { attemptWeakly, makeWeakRoot } from './weak-box.ts'
+
+/** In this order: what takes memory, disk or counters away comes last. */
+export const attacks: Attack[] = [
+  ...fileAttacks,
+  ...processAttacks,
+  ...networkAttacks,
+  ...kernelAttacks,
+  ...bombAttacks,
+]
+
+/** `held`: the canary stands; `fell`: it does not; `broken`: the attack could not be made; `missing`: it proves nothing here. */
+export type Outcome = { state: 'held' | 'fell' | 'broken' | 'missing'; detail: string; ms: number }
+
+export interface Row {
+  attack: Attack
+  strong: Outcome
+  weak: Outcome
+}
+
+/** An attack is well where the sandbox holds and the same program does harm without the defence. */
+export const isWell = ({ strong, weak }: Row): boolean =>
+  (strong.state === 'held' && weak.state === 'fell') || (strong.state === 'missing' && weak.state === 'missing')
+
+export interface BatteryOptions {
+  runtime: RuntimeName
+  delta: Delta
+  platform: StrongGround['platform']
+  tool: string
+  helper: string
+  /** A folder whose parents strangers may pass, on a real disk. */
+  scratch: string
+  chosen: readonly Attack[]
+  onRow(row: Row): void
+}
+
+/** Runs each attack in a real sandbox, then where its defence is missing. */
+export async function runBattery(options: BatteryOptions): Promise<Row[]> {
+  const { delta, chosen } = options
+  const life = { timeoutMs: 1_800_000, runtime: options.runtime }
+  await using shared = await delta.sandboxes.create(life)
+  await using neighbour = await delta.sandboxes.create(life)
+  for (const sandbox of [shared, neighbour]) await bringProgram(sandbox, options.tool)
+  const rows: Row[] = []
+  for (const attack of chosen) {
+    const why = attack.missing?.(options)
+    const missing: Outcome = { state: 'missing', detail: why ?? '', ms: 0 }
+    const row: Row = {
+      attack,
+      strong:
+        why === undefined ? await timed(() => attackStrongly(attack, { ...options, shared, neighbour })) : missing,
+      weak: why === undefined ? await timed(() => attackWeakly(attack, options)) : missing,
+    }
+    rows.push(row)
+    options.onRow(row)
+  }
+  return rows
+}
+
+async function timed(act: () => Promise<string | undefined>): Promise<Outcome> {
+  const startedAt = performance.now()
+  const ms = () => Math.round(performance.now() - startedAt)
+  try {
+    const fell = await act()
+    // A judge that saw nothing it could judge says so.
+    if (fell?.startsWith('nothing:')) return { state: 'broken', detail: fell, ms: ms() }
+    return { state: fell === undefined ? 'held' : 'fell', detail: fell ?? '', ms: ms() }
+  } catch (error) {
+    return { state: 'broken', detail: error instanceof Error ? error.message : String(error), ms: ms() }
+  }
+}
+
+const bringProgram = (sandbox: Sandbox, tool: string) =>
+  sandbox.files.write(programInside, readFileSync(tool), { mode: 0o755 })
+
+async function attackStrongly(
+  attack: Attack,
+  options: BatteryOptions & { shared: Sandbox; neighbour: Sandbox },
+): Promise<string | undefined> {
+  const { runtime, delta, platform, tool, shared, neighbour } = options
+  const own = 'own' in attack && attack.own !== undefined ? { ...attack.own, runtime } : undefined
+  const sandbox = own === undefined ? shared : await delta.sandboxes.create(enough(own))
+  const scene = makeScene(options)
+  const ground: StrongGround = { ...scene, isWeak: false, tool, runtime, delta, sandbox, neighbour, platform }
+  try {
+    if (own !== undefined) await bringProgram(sandbox, tool)
+    if (!('place' in attack)) return await attack.strong(ground)
+    const canary = await attack.place(ground)
+    try {
+      const { user = 'root', program = attack.name } = attack
+      const mayEnd = own !== undefined
+      return await attemptStrongly({ ground, user, args: [program, ...canary.args], mayEnd }, async (attempt) =>
+        canary.fell(attempt),
+      )
+    } finally {
+      await canary.end?.()
+    }
+  } finally {
+    if (own !== undefined) await sandbox.kill().catch(() => {})
+    rmSync(ground.folder, { recursive: true, force: true })
+  }
+}
+
+/** gVisor's own kernel lives within the sandbox's memory. */
+const enough = <T extends { memoryMb?: number; runtime: string }>(own: T): T =>
+  own.runtime === 'runsc' ? { ...own, memoryMb: Math.max(own.memoryMb ?? 512, 256) } : own
+
+async function attackWeakly(attack: Attack, options: BatteryOptions): Promise<string | undefined> {
+  const scene = makeScene(options)
+  const ground: Ground = { ...scene, isWeak: true, tool: options.tool, runtime: options.runtime }
+  try {
+    makeWeakRoot(ground.weakRoot, ground.tool)
+    if (!('place' in attack)) return await attack.weakly(ground)
+    const canary = await attack.place(ground)
+    try {
+      const { weak, program = attack.name } = attack
+      const args = [program, ...canary.args]
+      return await attemptWeakly({ ground, weak, helper: options.helper, args }, async (attempt) =>
+        canary.fell(attempt),
+      )
+    } finally {
+      await canary.end?.()
+    }
+  } finally {
+    rmSync(ground.folder, { recursive: true, force: true })
+  }
+}
+
+function makeScene({ scratch }: BatteryOptions): { folder: string; weakRoot: string } {
+  const folder = mkdtempSync(join(scratch, 'scene-'))
+  chmodSync(folder, 0o755)
+  const weakRoot = join(folder, 'root')
+  mkdirSync(weakRoot)
+  return { folder, weakRoot }
+}

@@ -1,0 +1,128 @@
+// npm run attack [-- --runtime crun|runc|runsc|all] [--only NAME] [--long] [--json FILE]
+import { execFileSync } from 'node:child_process'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { Delta } from '@delta-agents/sdk'
+import { leftovers } from '../e2e/leftovers.ts'
+import { startPlatform } from '../e2e/platform.ts'
+import type { RuntimeName } from './attack.ts'
+import { attacks, type Row, runBattery } from './battery.ts'
+import { count, line, matrix } from './matrix.ts'
+
+const root = resolve(import.meta.dirname, '..')
+const helper = join(root, '.build/bin/delta-helper')
+const runtimes = ['crun', 'runc', 'runsc'] as const
+
+const { values } = parseArgs({
+  options: {
+    runtime: { type: 'string', default: process.env['DELTA_RUNTIME'] ?? '' },
+    only: { type: 'string', multiple: true },
+    long: { type: 'boolean', default: false },
+    json: { type: 'string' },
+  },
+})
+
+if (process.getuid?.() !== 0) {
+  process.stderr.write(
+    'The battery makes real sandboxes and weak ones beside them, which needs root: run it with sudo.\n',
+  )
+  process.exit(2)
+}
+
+const chosen = attacks.filter(({ name, isLong }) =>
+  values.only === undefined ? !isLong || values.long : values.only.some((word) => name.startsWith(word)),
+)
+if (chosen.length === 0) {
+  process.stderr.write(
+    `There is no attack ${values.only?.join(', ')}. There are: ${attacks.map(({ name }) => name).join(', ')}\n`,
+  )
+  process.exit(2)
+}
+
+const tool = buildTool()
+const startedAt = performance.now()
+const results = new Map<RuntimeName, Row[]>()
+let left: string[] = []
+for (const runtime of wanted(values.runtime)) results.set(runtime, await attackRuntime(runtime))
+report()
+
+function wanted(name: string): readonly RuntimeName[] {
+  const isInstalled = (runtime: RuntimeName) =>
+    ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/bin', '/sbin', '/usr/local/sbin'].some((folder) =>
+      existsSync(join(folder, runtime)),
+    )
+  if (name === 'all') return runtimes.filter(isInstalled)
+  const found = name === '' ? runtimes.find(isInstalled) : runtimes.find((runtime) => runtime === name)
+  if (found !== undefined) return [found]
+  process.stderr.write(`--runtime is ${name}: use crun, runc, runsc or all\n`)
+  process.exit(2)
+}
+
+async function attackRuntime(runtime: RuntimeName): Promise<Row[]> {
+  process.stdout.write(`\n${runtime}\n`)
+  const dataDir = mkdtempSync(join(root, '.build/attack-'))
+  chmodSync(dataDir, 0o711)
+  // A real disk that strangers may pass into, as the host's own folders: what a box leaves there is within everybody's reach.
+  const scratch = mkdtempSync('/var/tmp/delta-attack-')
+  chmodSync(scratch, 0o755)
+  try {
+    const platform = await startPlatform({ dataDir, runtime })
+    try {
+      const delta = new Delta({ url: platform.url, apiKey: platform.key })
+      return await runBattery({
+        runtime,
+        delta,
+        platform,
+        tool,
+        helper,
+        scratch,
+        chosen,
+        onRow: (row) => process.stdout.write(line(row)),
+      })
+    } finally {
+      await platform.stop()
+      left = [...left, ...leftovers(dataDir)]
+    }
+  } finally {
+    rmSync(scratch, { recursive: true, force: true })
+    rmSync(dataDir, { recursive: true, force: true })
+  }
+}
+
+/** One static program, so that it runs in a box without anything else. */
+function buildTool(): string {
+  const sources = join(root, 'attack/programs')
+  const folder = join(root, '.build/attack')
+  const program = join(folder, 'attack')
+  const files = readdirSync(sources).map((name) => join(sources, name))
+  const isCurrent = existsSync(program) && files.every((file) => statSync(file).mtimeMs < statSync(program).mtimeMs)
+  if (isCurrent) return program
+  mkdirSync(folder, { recursive: true })
+  const code = files.filter((file) => file.endsWith('.c'))
+  execFileSync('cc', ['-O1', '-Wall', '-static', '-no-pie', '-Wno-unused-result', '-o', program, ...code, '-lrt'], {
+    stdio: 'inherit',
+  })
+  return program
+}
+
+function report(): void {
+  const all = [...results.values()].flat()
+  const { held, felt, failed, missing } = count(all)
+  process.stdout.write(`\n${matrix(results)}\n`)
+  for (const rest of left) process.stdout.write(`left behind: ${rest}\n`)
+  process.stdout.write(
+    `${held} held, ${felt} of the same shown to do harm without the defence, ${missing} not to be had here, ${failed + left.length} failed; ${Math.round((performance.now() - startedAt) / 1000)} s\n`,
+  )
+  const passed = held + felt
+  if (values.json !== undefined)
+    writeFileSync(
+      values.json,
+      JSON.stringify({ passed, failed: failed + left.length, missing, rows: all.map(plain) }, null, 2),
+    )
+  process.exitCode = failed + left.length === 0 && passed > 0 ? 0 : 1
+}
+
+function plain({ attack: { name, promise, tries }, strong, weak }: Row) {
+  return { name, promise, tries, strong, weak }
+}
