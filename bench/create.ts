@@ -14,17 +14,18 @@ export async function createToFirstExec(bench: Bench): Promise<Figure[]> {
     const scratch = mkdtempSync(join(tmpdir(), 'delta-rival-'))
     // The runtime sets the root up as the box's own uid, which must be able to walk there.
     chmodSync(scratch, 0o755)
-    const rival = await openRuntimeRival({
-      runtime,
-      helper: bench.helper,
-      lower: join(bench.templates, 'host/root'),
-      usr: '/usr',
-      scratch,
-    })
+    let rival: Awaited<ReturnType<typeof openRuntimeRival>> | undefined
     const ours: number[] = []
     const theirs: number[] = []
     const rounds = 60
     try {
+      rival = await openRuntimeRival({
+        runtime,
+        helper: bench.helper,
+        lower: join(bench.templates, 'host/root'),
+        usr: '/usr',
+        scratch,
+      })
       for (let round = -5; round < rounds; round++) {
         let id = ''
         const mine = await timed(async () => {
@@ -38,7 +39,7 @@ export async function createToFirstExec(bench: Bench): Promise<Figure[]> {
         theirs.push(alone)
       }
     } finally {
-      await rival.close()
+      await rival?.close()
       rmSync(scratch, { recursive: true, force: true })
     }
     figures.push(

@@ -141,6 +141,12 @@ fn builds_at_once_give_one_template_and_only_one_out_of_date_is_built_again() {
     build(&data.0, "host");
     assert!(!templates::list(&data.0)[0].detail.contains("out of date"));
     assert_eq!(fs::read_dir(data.0.join("templates/.old")).unwrap().count(), 1);
+    // A folder that several share is left alone: the others' boxes are not known.
+    let guest = data.0.join("other");
+    fs::create_dir(&guest).unwrap();
+    std::os::unix::fs::symlink(data.0.join("templates"), guest.join("templates")).unwrap();
+    templates::remove_old(&guest).unwrap();
+    assert!(data.0.join("templates/.old").exists());
     templates::remove_old(&data.0).unwrap();
     assert!(!data.0.join("templates/.old").exists());
 }

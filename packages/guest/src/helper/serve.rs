@@ -22,6 +22,7 @@ use super::protocol::{self, Lane};
 use super::reserve::{self, Room, Watch};
 use super::settings::Settings;
 use super::sys::{self, Epoll, EpollEvent};
+use super::templates;
 use super::workers::{Queue, Workers};
 use crate::wire::{put_frame, FrameDecoder};
 
@@ -303,6 +304,11 @@ fn open(settings: &Settings, epoll: &Arc<Epoll>, step: fn(&str)) -> Result<Boxes
     boxes.runtime(settings.kind)?;
     for warning in boxes.adopt()? {
         say(&warning);
+    }
+    if boxes.ids().is_empty() {
+        if let Err(error) = templates::remove_old(&settings.data) {
+            say(error);
+        }
     }
     Ok(boxes)
 }

@@ -314,8 +314,12 @@ fn put_in_place(templates: &Path, name: &str, work: &Path) -> Result<()> {
     ffi::sync_directory(templates).context(format_args!("flushing {}", templates.display()))
 }
 
-/// Removes replaced versions and what killed builds left. Only to be called while no box runs.
+/// Removes replaced versions and what killed builds left. Only to be called while no box runs. Does nothing where the folder is a link:
+/// then it is another data folder's too, whose boxes are not known here.
 pub fn remove_old(data: &Path) -> Result<()> {
+    if base(data).symlink_metadata().map_or(true, |found| !found.is_dir()) {
+        return Ok(());
+    }
     files::remove_tree(&base(data).join(".old"))?;
     for name in NAMES {
         if !is_building(data, name) {

@@ -176,6 +176,8 @@ export type Exec = {
   pid: number
   /** `unknown`: it is over, and how it ended can not be known */
   state: 'running' | 'exited' | 'signalled' | 'unknown'
+  /** Why how it ended is not known */
+  reason?: string
   /** Null while it runs, and when a signal or the timeout ended it */
   exitCode: number | null
   signal: string | null
@@ -213,6 +215,8 @@ export type ExecSummary = {
   pid: number
   /** `unknown`: it is over, and how it ended can not be known */
   state: 'running' | 'exited' | 'signalled' | 'unknown'
+  /** Why how it ended is not known */
+  reason?: string
   /** Null while it runs, and when a signal or the timeout ended it */
   exitCode: number | null
   signal: string | null
@@ -333,6 +337,8 @@ export type Sandbox = {
   reason: string | null
   /** The error behind the reason, where there was one */
   detail: string | null
+  /** Present while the server compares what it last knew with what is there, after its restart or a failure: the state may be another one in a moment */
+  unsettled?: true
   /** What keeps it apart from the host and from the others, as far as it is known */
   isolation: {
     driver: string

@@ -43,6 +43,26 @@ export async function whileMoving<T>(
   }
 }
 
+/** The same sequence, which fails when one of its parts lets wait for longer than `limitMs`. How long the reader takes does not count. */
+export function moving<T>(body: AsyncIterableIterator<T>, limitMs: number): AsyncIterableIterator<T> {
+  const all: AsyncIterableIterator<T> = {
+    next: () => {
+      const step = body.next()
+      let timer: NodeJS.Timeout | undefined
+      const late = new Promise<never>((_, reject) => {
+        timer = setTimeout(() => {
+          void body.return?.()
+          reject(noAnswer())
+        }, limitMs)
+      })
+      return Promise.race([step, late]).finally(() => clearTimeout(timer))
+    },
+    return: (value) => body.return?.(value) ?? Promise.resolve({ done: true, value }),
+    [Symbol.asyncIterator]: () => all,
+  }
+  return all
+}
+
 function noAnswer(): DeltaError {
   return new DeltaError('guest_timed_out', 'The sandbox did not answer in time; it may be paused or overloaded')
 }

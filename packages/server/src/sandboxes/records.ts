@@ -116,7 +116,7 @@ export function patched(record: SandboxRecord, wish: PatchSandbox, now: number):
 }
 
 /** What a caller sees. */
-export function viewOf(record: SandboxRecord, driver: DriverInfo): Sandbox {
+export function viewOf(record: SandboxRecord, driver: DriverInfo, { unsettled = false } = {}): Sandbox {
   return {
     id: record.id,
     state: record.state,
@@ -135,6 +135,7 @@ export function viewOf(record: SandboxRecord, driver: DriverInfo): Sandbox {
     endAt: record.endAt === null ? null : iso(record.endAt),
     reason: record.reason,
     detail: record.detail,
+    ...(unsettled && { unsettled }),
     isolation: isolationOf(record, driver),
   }
 }

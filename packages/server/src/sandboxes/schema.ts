@@ -145,6 +145,10 @@ export const sandboxSchema = z
     endAt: z.iso.datetime().nullable().openapi({ description: 'When `onTimeout` happens; null unless it runs' }),
     reason: z.string().nullable().openapi({ description: 'Why it is in this state', example: 'created' }),
     detail: z.string().nullable().openapi({ description: 'The error behind the reason, where there was one' }),
+    unsettled: z.literal(true).optional().openapi({
+      description:
+        'Present while the server compares what it last knew with what is there, after its restart or a failure: the state may be another one in a moment',
+    }),
     isolation: isolationSchema,
     timings: z
       .array(z.object({ phase: z.string(), micros: z.int() }))

@@ -729,6 +729,21 @@ testDatabases('sandboxes', (open) => {
       expect((await next.sandboxes.get(kept.id, caller)).state).toBe('running')
     })
 
+    test('what is not compared yet with what is there says so', async () => {
+      const { sandboxes, driver, world } = await start()
+      const gone = await sandboxes.create(wish(), caller)
+      const there = await sandboxes.create(wish(), caller)
+      await sandboxes.stop('leave')
+      await driver.end(driver.boxes.keys().next().value!, { keepUpper: true })
+      const next = await serve(world)
+      expect(await next.sandboxes.get(gone.id, caller)).toMatchObject({ state: 'running', unsettled: true })
+      expect(await next.sandboxes.get(there.id, caller)).not.toHaveProperty('unsettled')
+      await next.reconciled
+      const after = await next.sandboxes.get(gone.id, caller)
+      expect(after).toMatchObject({ state: 'stopped', reason: 'box_lost' })
+      expect(after).not.toHaveProperty('unsettled')
+    })
+
     test('beside an empty database, which is not theirs, nothing is removed', async () => {
       const { sandboxes, driver } = await start()
       await sandboxes.create(wish(), caller)

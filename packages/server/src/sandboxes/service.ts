@@ -88,7 +88,7 @@ export function createSandboxes(deps: SandboxesDeps) {
   }
 
   function view(record: SandboxRecord): Sandbox {
-    return viewOf(record, knownDriver())
+    return viewOf(record, knownDriver(), { unsettled: lifecycle.uneasy.has(record.id) })
   }
 
   function refuseWhenStopping(): void {

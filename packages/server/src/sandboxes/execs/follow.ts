@@ -3,6 +3,8 @@ import { GuestError } from '../../guest/client.ts'
 import type { ExecExit, ExecOutput, ExecStream, GuestConnection } from '../../guest/client.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import type { DoorCaller, SandboxDoor } from '../door.ts'
+import { endedBy, isConnectionLost, restarted } from '../ended.ts'
+import type { Asked } from '../ended.ts'
 
 const REOPEN_TRIES = 7
 const REOPEN_FIRST_WAIT_MS = 25
@@ -27,6 +29,8 @@ export interface Followed {
   lost: number
   lostAt: number
   fruitless: number
+  /** Why its end is not known, where that is known. */
+  unknownBecause: string | undefined
 }
 
 export interface Opening {
@@ -61,17 +65,17 @@ export async function follow(door: SandboxDoor, guest: GuestConnection, opening:
         lost: 0,
         lostAt: -1,
         fruitless: 0,
+        unknownBecause: undefined,
       }
     } catch (error) {
       if (!isConnectionLost(error) || tried === FRUITLESS_TRIES) throw error
       const next = await reopen(door, { sandboxId, caller, guest: current })
-      if (next === undefined) {
+      if (next instanceof DeltaError) {
+        const { context, cause } = next
         throw new DeltaError(
           'sandbox_ended',
           'The sandbox ended before it answered; whether the process was started is not known',
-          {
-            context: { execId },
-          },
+          { cause, context: { ...context, execId } },
         )
       }
       current = next
@@ -121,15 +125,12 @@ export function detach(followed: Followed): void {
   followed.stream.detach()
 }
 
-export function isConnectionLost(error: unknown): boolean {
-  return error instanceof GuestError && error.code === 'connection_lost'
-}
-
 async function reattach(door: SandboxDoor, followed: Followed): Promise<boolean> {
   for (;;) {
     await takeBreath(followed)
     const guest = followed.detached ? undefined : await reopen(door, followed)
-    if (guest === undefined || followed.detached) return false
+    if (guest instanceof DeltaError) followed.unknownBecause = String(guest.cause)
+    if (guest === undefined || guest instanceof DeltaError || followed.detached) return false
     try {
       const { position: from, stdin } = followed
       followed.stream = await guest.attach(followed.execId, { from, stdin })
@@ -158,22 +159,17 @@ async function takeBreath(followed: Followed): Promise<void> {
   if (waitMs > 0) await sleep(waitMs)
 }
 
-interface Lost {
-  sandboxId: string
-  caller: DoorCaller
-  guest: GuestConnection
-}
-
-/** A new connection to the same life of the guest; undefined when that life is over. Never wakes a sandbox. */
-async function reopen(door: SandboxDoor, { sandboxId, caller, guest }: Lost): Promise<GuestConnection | undefined> {
+/** A new connection to the same life of the guest, or why that life is over. Never wakes a sandbox. */
+async function reopen(door: SandboxDoor, { sandboxId, caller, guest }: Asked): Promise<GuestConnection | DeltaError> {
   for (let tried = 1; ; tried++) {
     try {
       const opened = await door.open(sandboxId, caller, { wake: false })
-      if (opened.guest.bootId !== guest.bootId) return undefined
+      if (opened.guest.bootId !== guest.bootId) return restarted(sandboxId)
       // The door may not have heard yet that this connection is gone.
       if (opened.guest !== guest) return opened.guest
     } catch (error) {
-      if (!(error instanceof DeltaError) || error.status < 500) return undefined
+      const ended = endedBy(sandboxId, error)
+      if (ended) return ended
       if (tried === REOPEN_TRIES) throw error
     }
     if (tried === REOPEN_TRIES)

@@ -101,6 +101,10 @@ const summaryFields = {
   id: z.string().openapi({ example: 'exe_p2m8c1d0z4q7v9k3x5b6' }),
   pid: z.int().openapi({ description: 'Inside the sandbox' }),
   state: z.enum(execStates).openapi({ description: '`unknown`: it is over, and how it ended can not be known' }),
+  reason: z
+    .string()
+    .optional()
+    .openapi({ description: 'Why how it ended is not known', example: 'Sandbox sbx_… is stopped (stop_requested)' }),
   exitCode: z
     .int()
     .nullable()

@@ -321,7 +321,7 @@ describe('when the connection is lost', () => {
     await started(guest)
     guest.refuse = new DeltaError('sandbox_not_running', 'stopped')
     guest.lose()
-    expect(await waiting).toMatchObject({ state: 'unknown', exitCode: null })
+    expect(await waiting).toMatchObject({ state: 'unknown', exitCode: null, reason: 'stopped' })
     expect(open.mock.calls.slice(1).map(([, , options]) => options)).toEqual([{ wake: false }])
   })
 
@@ -333,7 +333,8 @@ describe('when the connection is lost', () => {
       return true
     }
     const error = await refusal(run({ cmd: ['x'] }))
-    expect([error.code, error.context]).toEqual(['sandbox_ended', { execId: 'exe_1' }])
+    expect([error.code, error.context]).toMatchObject(['sandbox_ended', { execId: 'exe_1' }])
+    expect(error.cause).toMatch(/started again/)
   })
 
   test('over and over without a byte between, it is given up', async () => {

@@ -3,6 +3,7 @@ import { GuestError } from '../../guest/client.ts'
 import type { ExecExit, ExecInfo, ExecOutput, ExecRequest, GuestConnection } from '../../guest/client.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import type { DoorCaller, OpenDoor, SandboxDoor } from '../door.ts'
+import { explainLost } from '../ended.ts'
 import { GUEST_ANSWER_MS, inTime } from '../patience.ts'
 import type { ServerSentEvent } from './event-stream.ts'
 import { createOutputTexts } from './event-text.ts'
@@ -155,7 +156,7 @@ export function createExecs(deps: ExecsDeps) {
       return { ...liveSummary(followed, prepared.tag, exit), ...kept.encoded(prepared.body.encoding) }
     } catch (error) {
       if (late) throw lateAnswer(prepared.execId)
-      throw execRefusal(error, prepared.execId)
+      throw execRefusal(await explainLost(door, followed, error), prepared.execId)
     } finally {
       clearTimeout(timer)
       kept.release()
@@ -170,7 +171,8 @@ export function createExecs(deps: ExecsDeps) {
     try {
       started = await inTime(answerMs, (signal) => guest.start(request, { signal }))
     } catch (error) {
-      throw await explainStart(error, prepared, { guest, sandbox }, request)
+      const explained = await explainLost(door, { sandboxId, caller, guest }, error)
+      throw await explainStart(explained, prepared, { guest, sandbox }, request)
     }
     const nothingYet = createKept(budget).encoded(prepared.body.encoding)
     // Only a keyed id can be known: the others are new.
@@ -205,7 +207,7 @@ export function createExecs(deps: ExecsDeps) {
       if (info === undefined) throw execNotFound(execId)
       return { guest, info: kills.wasKilled(execId) ? { ...info, oomKilled: true } : info }
     } catch (error) {
-      throw execRefusal(error, execId)
+      throw execRefusal(await explainLost(door, { sandboxId, caller, guest }, error), execId)
     }
   }
 
@@ -242,7 +244,7 @@ export function createExecs(deps: ExecsDeps) {
           .filter(({ tag }) => tag !== INTERNAL_TAG)
           .map((info) => summaryOf(kills.wasKilled(info.execId) ? { ...info, oomKilled: true } : info))
       } catch (error) {
-        throw execRefusal(error, '')
+        throw execRefusal(await explainLost(door, { sandboxId, caller, guest }, error), '')
       }
     },
 
@@ -256,7 +258,7 @@ export function createExecs(deps: ExecsDeps) {
         const measured = exit === undefined ? {} : { durationMs: exit.durationMs, outputBytes: exit.outputBytes }
         return { ...summaryOf(info), ...outcome, ...measured, ...kept.encoded(encoding) }
       } catch (error) {
-        throw execRefusal(error, execId)
+        throw execRefusal(await explainLost(door, { sandboxId, caller, guest }, error), execId)
       } finally {
         kept.release()
       }
@@ -289,7 +291,7 @@ export function createExecs(deps: ExecsDeps) {
         })
         return live(followed, { mark, encoding, summary })
       } catch (error) {
-        throw execRefusal(error, execId)
+        throw execRefusal(await explainLost(door, { sandboxId, caller, guest }, error), execId)
       }
     },
 
@@ -325,7 +327,7 @@ export function createExecs(deps: ExecsDeps) {
         })
         return attachedExec(followed, { door, kills, mark, summary })
       } catch (error) {
-        throw execRefusal(error, execId)
+        throw execRefusal(await explainLost(door, { sandboxId, caller, guest }, error), execId)
       }
     },
 
@@ -344,7 +346,7 @@ export function createExecs(deps: ExecsDeps) {
       try {
         await pourStdin(guest, info, { body, close, stallMs: stdinStallMs })
       } catch (error) {
-        throw stdinRefusal(error, execId)
+        throw stdinRefusal(await explainLost(door, { sandboxId, caller, guest }, error), execId)
       }
     },
 
@@ -366,7 +368,7 @@ export function createExecs(deps: ExecsDeps) {
         const id = checkedId(execId)
         await inTime(answerMs, (patience) => guest.signal(id, number, scope, { signal: patience }))
       } catch (error) {
-        throw execRefusal(error, execId)
+        throw execRefusal(await explainLost(door, { sandboxId, caller, guest }, error), execId)
       }
     },
 
@@ -391,7 +393,7 @@ export function createExecs(deps: ExecsDeps) {
         attached.resize(cols, rows)
         attached.detach()
       } catch (error) {
-        throw execRefusal(error, execId)
+        throw execRefusal(await explainLost(door, { sandboxId, caller, guest }, error), execId)
       }
     },
   }
@@ -540,9 +542,10 @@ function createKept(budget: OutputBudget): Kept {
   }
 }
 
-function liveSummary({ execId, stream }: Followed, tag: string | null, exit: ExecExit): ExecSummary {
+function liveSummary({ execId, stream, unknownBecause }: Followed, tag: string | null, exit: ExecExit): ExecSummary {
   const { outputBytes, durationMs } = exit
-  return { id: execId, pid: stream.pid, ...outcomeOf(exit), durationMs, outputBytes, tag }
+  const why = exit.kind === 'unknown' && unknownBecause !== undefined ? { reason: unknownBecause } : {}
+  return { id: execId, pid: stream.pid, ...outcomeOf(exit), ...why, durationMs, outputBytes, tag }
 }
 
 function lateAnswer(execId: string): DeltaError {
@@ -631,14 +634,14 @@ function attachedExec(followed: Followed, { door, kills, mark, summary }: Holdin
         const { outputBytes, durationMs } = exit
         return { ...summary, ...outcomeOf(exit), durationMs, outputBytes }
       } catch (error) {
-        throw execRefusal(error, execId)
+        throw execRefusal(await explainLost(door, followed, error), execId)
       }
     },
     async write(bytes) {
       try {
         await followed.stream.writeStdin(bytes)
       } catch (error) {
-        throw execRefusal(error, execId)
+        throw execRefusal(await explainLost(door, followed, error), execId)
       }
     },
     resize: (cols, rows) => followed.stream.resize(cols, rows),

@@ -3,8 +3,10 @@ import { GuestError } from '../../guest/client.ts'
 import type { Entry, ExecExit, ExecOutput, ExecRequest, ExecStream, GuestConnection } from '../../guest/client.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import type { DoorCaller, SandboxDoor } from '../door.ts'
+import { explainLost } from '../ended.ts'
 import { pour } from '../execs/pour.ts'
 import { environmentOf, INTERNAL_TAG } from '../execs/rules.ts'
+import { inTime, moving, whileMoving } from '../patience.ts'
 import { fileRefusal } from './refusals.ts'
 import type { SandboxPath } from './rules.ts'
 
@@ -17,6 +19,8 @@ export interface ArchiveDeps {
   door: SandboxDoor
   newExecId(): string
   checkRoom(change: { grows: boolean }): void
+  /** How long the sandbox may let an archive wait. */
+  answerMs: number
 }
 
 interface ArchivePlace {
@@ -26,14 +30,14 @@ interface ArchivePlace {
 }
 
 /** Folders as tar streams, made and read by `tar` inside the sandbox, so that no archive of an enemy's making is ever parsed on the host. */
-export function createArchives({ door, newExecId, checkRoom }: ArchiveDeps) {
+export function createArchives({ door, newExecId, checkRoom, answerMs }: ArchiveDeps) {
   return {
     /** Resolves when tar has begun, so that what it refuses at once is an error and not a broken download. */
     async pack(at: ArchivePlace): Promise<AsyncIterableIterator<Buffer>> {
       const { path: folder } = at
       const { guest } = await door.open(at.sandboxId, at.caller)
       try {
-        const entry = await guest.stat(folder)
+        const entry = await inTime(answerMs, (signal) => guest.stat(folder, { signal }))
         if (entry.type !== 'directory') throw new GuestError('not_a_directory', `It is a ${entry.type}.`)
         // As root, since a download reads what a file download would.
         const request = tarRequest(newExecId(), {
@@ -41,10 +45,10 @@ export function createArchives({ door, newExecId, checkRoom }: ArchiveDeps) {
           arguments: ['-C', folder, '-cf', '-', '.'],
           keepStdin: false,
         })
-        const body = tarOutput(guest, await startTar(guest, request), request.execId)
-        return await begun(body)
+        const tar = await inTime(answerMs, (signal) => startTar(guest, request, signal))
+        return await begun(moving(tarOutput(guest, tar, request.execId), answerMs))
       } catch (error) {
-        throw fileRefusal(error, folder.toString())
+        throw fileRefusal(await explainLost(door, { ...at, guest }, error), folder.toString())
       }
     },
 
@@ -53,20 +57,20 @@ export function createArchives({ door, newExecId, checkRoom }: ArchiveDeps) {
       const { guest } = await door.open(at.sandboxId, at.caller)
       checkRoom({ grows: true })
       try {
-        await makeFolder(guest, folder)
-        const { tar, execId } = await startUnpacking(guest, folder, newExecId)
-        await feed(guest, { tar, execId, body })
-        return await guest.stat(folder)
+        await inTime(answerMs, (signal) => makeFolder(guest, folder, signal))
+        const { tar, execId } = await inTime(answerMs, (signal) => startUnpacking(guest, folder, newExecId, signal))
+        await whileMoving(body, answerMs, (signal) => feed(guest, { tar, execId, body, signal }))
+        return await inTime(answerMs, (signal) => guest.stat(folder, { signal }))
       } catch (error) {
-        throw fileRefusal(error, folder.toString())
+        throw fileRefusal(await explainLost(door, { ...at, guest }, error), folder.toString())
       }
     },
   }
 }
 
-async function makeFolder(guest: GuestConnection, folder: SandboxPath): Promise<void> {
+async function makeFolder(guest: GuestConnection, folder: SandboxPath, signal: AbortSignal): Promise<void> {
   try {
-    await guest.mkdir(folder, { parents: true })
+    await guest.mkdir(folder, { parents: true, signal })
   } catch (error) {
     const isOther = error instanceof GuestError && error.code === 'exists'
     throw isOther ? new GuestError('not_a_directory', 'There is something else at this path.') : error
@@ -84,9 +88,9 @@ function tarRequest(execId: string, { user, arguments: rest, keepStdin }: TarWis
   return { execId, argv: ['tar', ...rest], env, cwd: '/', user, timeoutMs: LONGEST_MS, keepStdin, tag: INTERNAL_TAG }
 }
 
-async function startTar(guest: GuestConnection, request: ExecRequest): Promise<ExecStream> {
+async function startTar(guest: GuestConnection, request: ExecRequest, signal: AbortSignal): Promise<ExecStream> {
   try {
-    return await guest.exec(request)
+    return await guest.exec(request, { signal })
   } catch (error) {
     if (!(error instanceof GuestError) || (error.code !== 'not_found' && error.code !== 'not_executable')) throw error
     throw new DeltaError('not_supported', 'There is no tar in this sandbox', { cause: 'tar is not installed inside' })
@@ -98,6 +102,7 @@ async function startUnpacking(
   guest: GuestConnection,
   folder: SandboxPath,
   newExecId: () => string,
+  signal: AbortSignal,
 ): Promise<{ tar: ExecStream; execId: string }> {
   const begin = async (user: string) => {
     const request = tarRequest(newExecId(), {
@@ -105,7 +110,7 @@ async function startUnpacking(
       arguments: ['-C', folder, '--no-same-owner', '-xf', '-'],
       keepStdin: true,
     })
-    return { tar: await startTar(guest, request), execId: request.execId }
+    return { tar: await startTar(guest, request, signal), execId: request.execId }
   }
   try {
     return await begin('user')
@@ -187,14 +192,17 @@ interface Feeding {
   tar: ExecStream
   execId: string
   body: Readable
+  signal: AbortSignal
 }
 
-async function feed(guest: GuestConnection, { tar, execId, body }: Feeding): Promise<void> {
+async function feed(guest: GuestConnection, { tar, execId, body, signal }: Feeding): Promise<void> {
   let complaint = ''
   const ended = tar.consume(({ stream, bytes }) => {
     if (stream === 'stderr') complaint = (complaint + bytes.toString('latin1')).slice(0, COMPLAINT_BYTES)
   })
   ended.catch(() => {})
+  const onAbort = () => tar.detach()
+  signal.addEventListener('abort', onAbort, { once: true })
   try {
     // tar may end before the body does: at a fault, or at the archive's own end with padding behind it.
     if (await pour(body, tar.writeStdin, tar.exit)) tar.closeStdin()
@@ -205,6 +213,8 @@ async function feed(guest: GuestConnection, { tar, execId, body }: Feeding): Pro
   } catch (error) {
     end(guest, tar, execId)
     throw error
+  } finally {
+    signal.removeEventListener('abort', onAbort)
   }
 }
 

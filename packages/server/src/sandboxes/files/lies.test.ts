@@ -101,6 +101,42 @@ describe('a download', () => {
   })
 })
 
+describe('a sandbox that was stopped while it was asked', () => {
+  test.each([
+    ['PUT', '/files?path=/f', 'content'],
+    ['GET', '/files?path=/f', undefined],
+    ['DELETE', '/files?path=/f', undefined],
+    ['POST', '/move', '{"from":"/a","to":"/b"}'],
+    ['GET', '/archive?path=/f', undefined],
+    ['PUT', '/archive?path=/f', 'content'],
+    ['POST', '/execs', '{"cmd":"true"}'],
+    ['POST', '/execs', '{"cmd":"true","background":true}'],
+    ['GET', '/execs', undefined],
+    ['POST', '/execs/exe_a/signal', '{"signal":15}'],
+  ])('is told as such, with the reason: %s %s', async (method, where, body) => {
+    const own = await startTestServer()
+    try {
+      own.guest.onAsked = () => {
+        const context = { state: 'stopped', reason: 'stop_requested' }
+        own.guest.refuse = new DeltaError('sandbox_not_running', 'Sandbox sbx_model is stopped (stop_requested)', {
+          context,
+        })
+        own.guest.lose()
+        return true
+      }
+      const response = await own.send(method, `/v1/sandboxes/sbx_model${where}`, {
+        ...(body !== undefined && { body }),
+      })
+      const { error } = (await response.json()) as { error: { code: string; cause: string; context: object } }
+      expect([response.status, error.code]).toEqual([409, 'sandbox_ended'])
+      expect(error.cause).toBe('Sandbox sbx_model is stopped (stop_requested)')
+      expect(error.context).toMatchObject({ state: 'stopped', reason: 'stop_requested' })
+    } finally {
+      await own.close()
+    }
+  })
+})
+
 describe('an upload', () => {
   test('into a full disk is 507 while it is still being sent', async () => {
     server.guest.onAsked = ({ op, peer, channel }) => {
@@ -149,6 +185,8 @@ describe('a guest that never answers, as one that is paused', () => {
     ['POST', '/directories', '{"path":"/d"}'],
     ['POST', '/move', '{"from":"/a","to":"/b"}'],
     ['GET', '/watch?path=/', undefined],
+    ['GET', '/archive?path=/f', undefined],
+    ['PUT', '/archive?path=/f', 'content'],
     ['POST', '/execs', '{"cmd":"true"}'],
     ['POST', '/execs', '{"cmd":"true","background":true}'],
     ['GET', '/execs', undefined],

@@ -6,7 +6,9 @@ import { DeltaError } from '../../kernel/errors.ts'
 import type { DoorCaller, SandboxDoor } from '../door.ts'
 import type { ServerSentEvent } from '../execs/event-stream.ts'
 import { createArchives } from './archive.ts'
-import { GUEST_ANSWER_MS, inTime, whileMoving } from '../patience.ts'
+import { endOf, explainLost, isConnectionLost } from '../ended.ts'
+import type { Asked } from '../ended.ts'
+import { GUEST_ANSWER_MS, inTime, moving, whileMoving } from '../patience.ts'
 import { fileRefusal, roomRefusal } from './refusals.ts'
 import {
   absolutePath,
@@ -69,7 +71,15 @@ export function createFiles({ door, newExecId, room, answerMs = GUEST_ANSWER_MS 
     const refused = roomRefusal(room(), { grows })
     if (refused) throw refused
   }
-  const archives = createArchives({ door, newExecId, checkRoom })
+  const archives = createArchives({ door, newExecId, checkRoom, answerMs })
+
+  async function refusing<T>(asked: Asked & { path: SandboxPath | undefined }, result: Promise<T>): Promise<T> {
+    try {
+      return await result
+    } catch (error) {
+      throw fileRefusal(await explainLost(door, asked, error), shown(asked.path ?? ''))
+    }
+  }
 
   /** For what may be asked twice: a connection that turns out to be gone is opened again, once. */
   async function ask<T>(at: Place, act: Act<T>): Promise<T> {
@@ -78,11 +88,13 @@ export function createFiles({ door, newExecId, room, answerMs = GUEST_ANSWER_MS 
     try {
       return await inTime(answerMs, (signal) => act(guest, path, signal))
     } catch (error) {
-      if (!(error instanceof GuestError) || error.code !== 'connection_lost') throw fileRefusal(error, shown(path))
+      if (!isConnectionLost(error)) throw fileRefusal(error, shown(path))
+      const ended = await endOf(door, { ...at, guest })
+      if (ended) throw ended
     }
     const again = await door.open(at.sandboxId, at.caller, { wake: false })
     return refusing(
-      path,
+      { ...at, guest: again.guest },
       inTime(answerMs, (signal) => act(again.guest, path, signal)),
     )
   }
@@ -93,7 +105,7 @@ export function createFiles({ door, newExecId, room, answerMs = GUEST_ANSWER_MS 
     const { guest } = await door.open(at.sandboxId, at.caller)
     checkRoom({ grows: false })
     return refusing(
-      path,
+      { ...at, guest },
       inTime(answerMs, (signal) => act(guest, path, signal)),
     )
   }
@@ -104,7 +116,7 @@ export function createFiles({ door, newExecId, room, answerMs = GUEST_ANSWER_MS 
     const { guest } = await door.open(at.sandboxId, at.caller)
     checkRoom({ grows: true })
     return refusing(
-      path,
+      { ...at, guest },
       whileMoving(body, answerMs, (signal) => act(guest, path, signal)),
     )
   }
@@ -112,7 +124,7 @@ export function createFiles({ door, newExecId, room, answerMs = GUEST_ANSWER_MS 
   return {
     async read(at: Place, wish: ReadWish): Promise<FileAnswer> {
       const range = parseRange(wish.range)
-      return ask(at, async (guest, path, signal) => {
+      const answer = await ask(at, async (guest, path, signal): Promise<FileAnswer> => {
         if (range !== undefined) return readPart(guest, path, range, { ...wish, signal })
         if (!wish.withBody) {
           const entry = regular(await guest.stat(path, { signal }))
@@ -120,6 +132,8 @@ export function createFiles({ door, newExecId, room, answerMs = GUEST_ANSWER_MS 
         }
         return readWhole(guest, path, { ...wish, signal })
       })
+      if (answer.kind === 'unchanged' || answer.body === undefined) return answer
+      return { ...answer, body: moving(answer.body, answerMs) }
     },
 
     write: (at: Place, body: Readable, wish: WriteWish): Promise<FileEntry> =>
@@ -226,14 +240,6 @@ function checked(path: SandboxPath | undefined): SandboxPath {
 
 function shown(path: PathInput): string {
   return path.toString()
-}
-
-async function refusing<T>(path: PathInput, result: Promise<T>): Promise<T> {
-  try {
-    return await result
-  } catch (error) {
-    throw fileRefusal(error, shown(path))
-  }
 }
 
 function checkedMode(mode: string | number, field: string): number {
