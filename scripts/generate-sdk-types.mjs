@@ -13,6 +13,7 @@ import { addExecRoutes } from '../packages/server/src/sandboxes/execs/routes.ts'
 import { addFileRoutes } from '../packages/server/src/sandboxes/files/routes.ts'
 import { sandboxesFeature } from '../packages/server/src/sandboxes/routes.ts'
 import { templatesFeature } from '../packages/server/src/templates/routes.ts'
+import { terminalsFeature } from '../packages/server/src/terminal/routes.ts'
 import { typesOf } from './openapi-types.ts'
 
 const target = resolve(import.meta.dirname, '../packages/sdk/src/generated/api.ts')
@@ -46,6 +47,7 @@ async function serverDocument() {
     sandboxesFeature(service),
     { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },
     { name: 'files', routes: (routes) => addFileRoutes(routes, service) },
+    terminalsFeature(service, service),
     templatesFeature({ templates: service }),
     operationsFeature({ driver: service }),
   ]

@@ -108,7 +108,7 @@ function tellEnd(io: Io, result: CommandResult): void {
   else if (result.state === 'unknown') note('how the command ended is unknown: its sandbox or guest is gone')
 }
 
-export function exitCodeOf(result: CommandResult): number {
+export function exitCodeOf(result: Pick<CommandResult, 'timedOut' | 'exitCode' | 'signal'>): number {
   if (result.timedOut) return exitCodes.timedOut
   if (result.exitCode !== null) return result.exitCode
   const number = (constants.signals as Record<string, number>)[result.signal ?? '']

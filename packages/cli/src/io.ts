@@ -3,12 +3,15 @@ import { styleText } from 'node:util'
 export interface OutputStream {
   isTTY?: boolean | undefined
   columns?: number | undefined
+  rows?: number | undefined
   write(data: string | Uint8Array): boolean
   once(event: 'drain', listener: () => void): unknown
 }
 
 export interface InputStream extends AsyncIterable<Uint8Array> {
   isTTY?: boolean | undefined
+  /** Only on a terminal: every key arrives as it is pressed, Ctrl-C among them. */
+  setRawMode?(on: boolean): unknown
 }
 
 /** Everything the command touches of its process, so that tests can stand in for it. */
@@ -20,7 +23,9 @@ export interface Io {
   stdout: OutputStream
   stderr: OutputStream
   /** Returns the function that stops listening. */
-  onSignal(signal: 'SIGINT' | 'SIGTERM', listener: () => void): () => void
+  onSignal(signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP', listener: () => void): () => void
+  /** Called when the terminal has another size; returns the function that stops listening. */
+  onResize(listener: () => void): () => void
   /** Called when nobody reads stdout any more, as after `| head`. */
   onClosedOutput(listener: () => void): void
 }

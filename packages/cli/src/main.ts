@@ -15,6 +15,10 @@ const io: Io = {
     process.on(signal, listener)
     return () => process.off(signal, listener)
   },
+  onResize(listener) {
+    process.stdout.on('resize', listener)
+    return () => process.stdout.off('resize', listener)
+  },
   onClosedOutput(listener) {
     closedListeners.push(listener)
   },

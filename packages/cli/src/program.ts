@@ -8,12 +8,15 @@ import {
   type TimeoutAction,
 } from '@delta-agents/sdk'
 import { copy } from './copy.ts'
+import { defaultDetachKeys, parseDetachKeys } from './detach-keys.ts'
 import { diagnose, showDiagnosis } from './doctor.ts'
 import { ClosedOutput, exec } from './exec.ts'
 import { CliError, exitCodes, report, UsageError } from './failure.ts'
 import { parseDuration, parseNumber, parsePair, table } from './format.ts'
 import { type Io, write } from './io.ts'
 import { findSandbox } from './resolve.ts'
+import { newShell } from './new-shell.ts'
+import { requireTerminal, shell } from './shell.ts'
 import { describeMetrics, describeSandbox, entryTable, sandboxTable, transitionTable } from './show.ts'
 
 /** What a command's action sees of the run it is part of. */
@@ -53,11 +56,11 @@ function failed(io: Io, error: unknown, args: string[]): number {
   return isExec(own) && exitCode !== exitCodes.usage ? exitCodes.execFailed : exitCode
 }
 
-const isExec = (args: string[]) =>
-  args
-    .filter((arg) => !arg.startsWith('-'))
-    .slice(0, 2)
-    .join(' ') === 'sandbox exec'
+/** Those whose exit code is the command's own. */
+const isExec = (args: string[]) => {
+  const [noun, verb] = args.filter((arg) => !arg.startsWith('-'))
+  return (noun === 'sandbox' || noun === 'sb') && (verb === 'exec' || verb === 'shell')
+}
 
 function createProgram(run: Run): Command {
   const program = new Command('delta')
@@ -74,7 +77,7 @@ function createProgram(run: Run): Command {
       `
 The key is taken from DELTA_API_KEY; for a server on this machine else from api-key in DELTA_DATA_DIR (./data).
 The beginning of a sandbox's id is enough where only one begins so.
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'sandbox exec' passes on the command's own.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'sandbox exec' and 'sandbox shell' pass on the command's own.`,
     )
   addSandboxCommands(program.command('sandbox').alias('sb').description('make, use and end sandboxes'), run)
   addFileCommands(program.command('files').description('look at and change files in a sandbox'), run)
@@ -158,6 +161,7 @@ function addSandboxCommands(parent: Command, run: Run): void {
   })
 
   addExec(parent, run)
+  addShell(parent, run)
 
   leaf(
     parent,
@@ -267,17 +271,62 @@ Input is passed on when it is piped. Ctrl-C interrupts the command, a second one
 Exit codes: the command's; 124 when it reached its timeout, 128 + n when signal n ended it, 125 when DELTA failed.`,
     )
     .action(async (id: string, words: string[], flags: ExecFlags, command: Command) => {
+      checkWords(words)
       const argv = words[0] === '--' ? words.slice(1) : words
-      if (words[0] !== '--' && words[0]?.startsWith('-')) {
-        throw new UsageError(
-          `'${words[0]}' comes after the sandbox: options go before it, a command that begins so after --`,
-        )
-      }
       if (argv.length === 0) throw new UsageError('There is no command to run')
       const { timeout, detach = false, json = false, ...rest } = flags
       const sandbox = await findSandbox(run.delta(command), id)
       const settings = { ...rest, ...(timeout === undefined ? {} : { timeoutMs: timeout }), detach, json }
       run.exitCode = await exec(run.io, sandbox, { command: argv, asIs: words[0] === '--', settings })
+    })
+}
+
+/** The words after the sandbox are the command's. */
+function checkWords([first]: string[]): void {
+  if (first === '--' || !first?.startsWith('-')) return
+  throw new UsageError(`'${first}' comes after the sandbox: options go before it, a command that begins so after --`)
+}
+
+interface ShellFlags {
+  user?: string
+  cwd?: string
+  env?: Record<string, string>
+  template?: string
+  keep?: boolean
+  attach?: string
+  readOnly?: boolean
+  detachKeys: string
+}
+
+function addShell(parent: Command, run: Run): void {
+  parent
+    .command('shell [sandbox] [command...]')
+    .description('open a terminal in a sandbox, or in a new one that ends with it; options go before the sandbox')
+    .option('-u, --user <name>', 'default: user')
+    .option('-w, --cwd <path>', 'default: /workspace')
+    .option('-e, --env <name=value>', 'may be repeated', parsePair)
+    .option('-t, --template <name>', 'of a new sandbox (default: host)')
+    .option('--keep', 'leave a new sandbox running')
+    .option('-a, --attach <terminal>', 'come back to a terminal that runs')
+    .option('--read-only', 'with --attach: watch, and type nothing')
+    .option('--detach-keys <keys>', "leave the terminal running; 'none' for no keys", defaultDetachKeys)
+    .passThroughOptions()
+    .addHelpText(
+      'after',
+      `
+Without a command it is a login shell. Ctrl-P Ctrl-Q leaves it running.
+Exit codes: the program's; 128 + n when signal n ended it, 125 when DELTA failed.`,
+    )
+    .action(async (id: string | undefined, words: string[], flags: ShellFlags, command: Command) => {
+      const { template, keep = false, detachKeys, ...rest } = flags
+      checkWords(words)
+      if (id === undefined && flags.attach !== undefined) throw new UsageError('--attach needs the sandbox')
+      requireTerminal(run.io)
+      const keys = parseDetachKeys(detachKeys)
+      const settings = { ...rest, command: words[0] === '--' ? words.slice(1) : words, detachKeys: keys }
+      const delta = run.delta(command)
+      if (id === undefined) run.exitCode = await newShell(run.io, delta, { template, keep, settings })
+      else run.exitCode = (await shell(run.io, await findSandbox(delta, id), settings)).exitCode
     })
 }
 

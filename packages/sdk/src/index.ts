@@ -22,5 +22,7 @@ export {
 export type { OutputChunk } from './output.ts'
 export { Pages } from './pages.ts'
 export { type CreateSandboxOptions, Sandbox, type UpdateSandboxOptions } from './sandbox.ts'
+export { Terminal, type TerminalExit, type TerminalGap, type TerminalSize } from './terminal.ts'
+export { type CreateTerminalOptions, type ConnectTerminalOptions, Terminals } from './terminals.ts'
 export type * from './types.ts'
 export { Watcher } from './watcher.ts'

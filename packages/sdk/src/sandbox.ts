@@ -4,6 +4,7 @@ import { Commands, type RunCodeOptions } from './commands.ts'
 import { Delta } from './delta.ts'
 import { Files } from './files.ts'
 import { Pages } from './pages.ts'
+import { Terminals } from './terminals.ts'
 import type { Transport } from './transport.ts'
 import type { Page, SandboxInfo, SandboxMetrics, SandboxState, TimeoutAction, Transition } from './types.ts'
 
@@ -55,6 +56,7 @@ export interface UpdateSandboxOptions {
 export class Sandbox implements AsyncDisposable {
   readonly commands: Commands
   readonly files: Files
+  readonly terminal: Terminals
   readonly accessTokens: AccessTokens
   /** Leave it running when `await using` ends. */
   keep: boolean
@@ -69,6 +71,7 @@ export class Sandbox implements AsyncDisposable {
     this.keep = keep
     this.commands = new Commands(transport, info.id)
     this.files = new Files(transport, info.id)
+    this.terminal = new Terminals(transport, info.id)
     this.accessTokens = new AccessTokens(transport, info.id)
   }
 

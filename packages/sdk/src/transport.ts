@@ -45,6 +45,8 @@ export interface DeltaRequest {
 
 export interface Transport {
   readonly url: string
+  /** The API key, for what is not sent as a request. */
+  key(): Promise<string>
   /** The answer, its body unread; throws for any status that is not 2xx. */
   send(request: DeltaRequest): Promise<Response>
   /** The answer's JSON. The time limit covers the body too. */
@@ -116,6 +118,7 @@ export function createTransport(options: TransportOptions): Transport {
 
   return {
     url,
+    key,
     send: (request) => withRetries(request, asItIs),
     json: <T>(request: DeltaRequest) => withRetries(request, parsed<T>),
     done: (request) => withRetries(request, async (response) => void (await response.body?.cancel())),

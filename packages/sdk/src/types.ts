@@ -11,6 +11,8 @@ export type ExecInfo = api.ExecSummary
 export type ExecState = ExecInfo['state']
 /** A command with what is kept of its output. */
 export type ExecResult = api.Exec
+/** A terminal as the server knows it. */
+export type TerminalInfo = api.Terminal
 export type Entry = api.Entry
 export type EntryType = Entry['type']
 export type TemplateInfo = api.Template

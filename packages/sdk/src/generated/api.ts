@@ -69,6 +69,22 @@ export type CreateSandbox = {
   runtime?: 'crun' | 'runc' | 'runsc'
 }
 
+export type CreateTerminal = {
+  cols?: number
+  rows?: number
+  /** A text is run by `/bin/bash -l -c`, an array as it is; without it a login shell */
+  cmd?: string | string[]
+  user?: string
+  /** A relative path starts at /workspace */
+  cwd?: string
+  /** Variables on top of the sandbox’s own */
+  env?: Record<string, string>
+  /** Your own name for it */
+  tag?: string
+  /** At its end everything in the terminal gets SIGTERM, 2 s later SIGKILL. 0 is none */
+  timeoutMs?: number
+}
+
 export type Entry = {
   /** Absolute; bytes that are not UTF-8 are shown as U+FFFD */
   path: string
@@ -413,6 +429,24 @@ export type TemplateList = {
   nextCursor: null
 }
 
+export type Terminal = ExecSummary & {
+  /** Null where the server was restarted since it was last set */
+  cols: number | null
+  rows: number | null
+  /** Connections that watch it now */
+  viewers: number
+}
+
+export type TerminalList = {
+  data: Terminal[]
+  nextCursor: null
+}
+
+export type TerminalSize = {
+  cols: number
+  rows: number
+}
+
 export interface Operations {
   /** Build a template and wait until it is ready, which may take minutes */
   buildTemplate: {
@@ -439,6 +473,27 @@ export interface Operations {
     body: ChangeMode
     responses: {
       '200': Entry
+      default: Error
+    }
+  }
+  /** Watch a terminal and type into it (WebSocket) */
+  connectTerminal: {
+    path: {
+      id: string
+      terminalId: string
+    }
+    query: {
+      from?: number
+      scrollback?: number
+      readOnly?: '0' | '1' | 'true' | 'false'
+      cols?: number
+      rows?: number
+      ahead?: number
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '101': undefined
       default: Error
     }
   }
@@ -484,6 +539,21 @@ export interface Operations {
       default: Error
     }
   }
+  /** Open a terminal */
+  createTerminal: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: {
+      'idempotency-key'?: string
+    }
+    body: CreateTerminal
+    responses: {
+      '201': Terminal
+      default: Error
+    }
+  }
   /** Download a directory as tar */
   downloadArchive: {
     path: {
@@ -496,6 +566,20 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Uint8Array
+      default: Error
+    }
+  }
+  /** End a terminal */
+  endTerminal: {
+    path: {
+      id: string
+      terminalId: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '204': undefined
       default: Error
     }
   }
@@ -665,6 +749,19 @@ export interface Operations {
       default: Error
     }
   }
+  /** Terminals that run, and those that ended within the hour */
+  listTerminals: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': TerminalList
+      default: Error
+    }
+  }
   /** Make a directory */
   makeDirectory: {
     path: {
@@ -765,6 +862,20 @@ export interface Operations {
     body: ResizeExec
     responses: {
       '204': undefined
+      default: Error
+    }
+  }
+  /** Change the size of a terminal */
+  resizeTerminal: {
+    path: {
+      id: string
+      terminalId: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: TerminalSize
+    responses: {
+      '200': Terminal
       default: Error
     }
   }

@@ -1,15 +1,15 @@
 import { DeltaError } from '../kernel/errors.ts'
-import { newId } from '../kernel/ids.ts'
 import type { AttachedExec } from '../sandboxes/execs/service.ts'
 import type { ExecSummary } from '../sandboxes/execs/schema.ts'
-import { closeCodeOf, closeCodes, exitNotice } from './rules.ts'
+import { errorNotice, exitNotice } from './notices.ts'
+import { closeCodeOf, closeCodes } from './rules.ts'
 import { terminalLimits } from './schema.ts'
 import type { TerminalSize } from './schema.ts'
 import { createSeat } from './viewer.ts'
 import type { Seat, ViewerSocket } from './viewer.ts'
 import { createOutputWindow } from './window.ts'
 
-const { windowBytes, aheadBytes, resizeEveryMs, viewersPerTerminal } = terminalLimits
+const { windowBytes, paceBytes, resizeEveryMs, viewersPerTerminal } = terminalLimits
 
 export interface HubDeps {
   terminalId: string
@@ -29,6 +29,8 @@ export interface Joining {
   /** The output so far, as far as the caller knows. */
   end: number
   readOnly: boolean
+  /** See `SeatDeps`. */
+  aheadBytes: number | undefined
 }
 
 /** A viewer's hold on the terminal. */
@@ -36,6 +38,7 @@ export interface Watching {
   /** Resolves when there is room for more; undefined where there is nothing to wait for. */
   write(bytes: Buffer): Promise<void> | undefined
   resize(size: TerminalSize): void
+  taken(offset: number): void
   leave(): void
 }
 
@@ -66,7 +69,7 @@ export function createHub(deps: HubDeps): Hub {
     if (viewers.size === 0) return false
     let fastest = 0
     for (const { position } of viewers.values()) fastest = Math.max(fastest, position)
-    return window.end - fastest >= aheadBytes
+    return window.end - fastest >= paceBytes
   }
 
   const onProgress = (): void => {
@@ -111,7 +114,7 @@ export function createHub(deps: HubDeps): Hub {
   }
 
   const fail = (socket: ViewerSocket, error: DeltaError): void => {
-    socket.send({ type: 'error', error: error.toBody(newId('req')).error })
+    socket.send(errorNotice(error))
     socket.close(closeCodeOf(error), error.code)
     remove(socket)
   }
@@ -135,7 +138,7 @@ export function createHub(deps: HubDeps): Hub {
   )
 
   return {
-    join(socket, { from, end, readOnly }) {
+    join(socket, { from, end, readOnly, aheadBytes }) {
       if (viewers.size >= viewersPerTerminal) {
         throw new DeltaError('too_many_requests', `${viewersPerTerminal} viewers watch this terminal already`, {
           context: { limit: viewersPerTerminal },
@@ -153,7 +156,7 @@ export function createHub(deps: HubDeps): Hub {
       }
       socket.send({ type: 'ready', ...ready })
       const onEnd = (): void => sayGoodbye(socket)
-      const seat = createSeat({ socket, window, from, openHistory, onProgress, onEnd })
+      const seat = createSeat({ socket, window, from, aheadBytes, openHistory, onProgress, onEnd })
       viewers.set(socket, seat)
       if (failure) fail(socket, failure)
       else seat.pump()
@@ -168,6 +171,7 @@ export function createHub(deps: HubDeps): Hub {
           if (readOnly) throw readOnlyRefusal()
           resize(size, socket)
         },
+        taken: seat.taken,
         leave: () => remove(socket),
       }
     },

@@ -22,7 +22,7 @@ test('what is typed runs, and what it says comes back', async () => {
   const viewer = server.view(await shell())
   expect(await viewer.notice('ready')).toMatchObject({ offset: 0, cols: 80, rows: 24, readOnly: false })
   viewer.write('echo $((6 * 7))\n')
-  await viewer.until(/\n42\r\n/)
+  await viewer.until(/\b42\r\n/)
 })
 
 test('the program sees a new size, and the other viewers hear of it', async () => {
@@ -32,12 +32,12 @@ test('the program sees a new size, and the other viewers hear of it', async () =
   one.control({ type: 'resize', cols: 123, rows: 45 })
   expect(await other.notice('resized')).toEqual({ type: 'resized', cols: 123, rows: 45 })
   one.write('stty size\n')
-  await Promise.all([one.until(/\n45 123\r\n/), other.until(/\n45 123\r\n/)])
+  await Promise.all([one.until(/\b45 123\r\n/), other.until(/\b45 123\r\n/)])
   expect(one.notices.filter(({ type }) => type === 'resized')).toEqual([])
   const answer = await server.send('PATCH', `/${id}`, { cols: 99, rows: 9 })
   expect(await answer.json()).toMatchObject({ id, cols: 99, rows: 9, viewers: 2, state: 'running' })
   one.write('stty size\n')
-  await one.until(/\n9 99\r\n/)
+  await one.until(/\b9 99\r\n/)
 })
 
 test('a viewer hears the last of the output and how the terminal ended', async () => {
@@ -45,7 +45,7 @@ test('a viewer hears the last of the output and how the terminal ended', async (
   await viewer.notice('ready')
   viewer.write('echo by""e; exit 7\n')
   expect(await viewer.closed).toEqual({ code: 1000, reason: 'the terminal has ended' })
-  expect(viewer.text).toMatch(/\nbye\r\n/)
+  expect(viewer.text).toMatch(/\bbye\r\n/)
   expect(viewer.notices.at(-1)).toMatchObject({ type: 'exit', state: 'exited', exitCode: 7, offset: viewer.bytes })
 })
 

@@ -84,9 +84,9 @@ const connectRoute = createRoute({
   tags,
   summary: 'Watch a terminal and type into it (WebSocket)',
   description:
-    'Binary frames are bytes, both ways. Text frames are JSON: to the server `{"type":"resize","cols","rows"}` and `{"type":"ping"}`; from it `ready` (terminalId, pid, offset of the first byte, end of what is replayed, cols, rows, readOnly), `gap` (bytes, offset), `resized` (cols, rows; to the other viewers), `exit` (state, exitCode, signal, timedOut, oomKilled, offset), `error` (the error of the REST API) and `pong`. ' +
+    'Binary frames are bytes, both ways. Text frames are JSON: to the server `{"type":"resize","cols","rows"}`, `{"type":"taken","offset"}` (with `ahead`) and `{"type":"ping"}`; from it `ready` (terminalId, pid, offset of the first byte, end of what is replayed, cols, rows, readOnly), `gap` (bytes, offset), `resized` (cols, rows; to the other viewers), `exit` (state, exitCode, signal, timedOut, oomKilled, offset), `error` (the error of the REST API) and `pong`. ' +
     'Close codes: 1000 the terminal ended, 1001 the server stops, 1007 a text frame that is no JSON, 1009 a frame too large, 1011 the server or the sandbox failed, 4401 credentials expired or revoked, 4408 the viewer does not read, otherwise 4000 + the status of the error. ' +
-    'The key, or an access token of the scope `terminal`, goes in the Authorization header (the key alone) or as one of the offered protocols: `delta.terminal.v1` and `delta.bearer.<base64url of it>`; a token also as `?token=`.',
+    'The key, or an access token of the scope `terminal`, goes in the Authorization header or as one of the offered protocols: `delta.terminal.v1` and `delta.bearer.<base64url of it>`; a token also as `?token=`.',
   request: { params, query: connectQuerySchema },
   responses: { 101: { description: 'Switching to the WebSocket protocol' } },
 })

@@ -53,8 +53,9 @@ describe('credentials', () => {
       authorization: 'Bearer key',
     })
   })
-  test('a token among the protocols or in the query', () => {
+  test('a token in the header, among the protocols or in the query', () => {
     const token = { kind: 'token', token: 'dat_x.y' }
+    expect(credentialOf({ ...nothing, authorization: 'Bearer dat_x.y' })).toEqual(token)
     expect(credentialOf({ ...nothing, protocols: offered('dat_x.y') })).toEqual(token)
     expect(credentialOf({ ...nothing, token: 'dat_x.y' })).toEqual(token)
   })

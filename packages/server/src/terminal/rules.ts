@@ -1,4 +1,3 @@
-import type { ExecSummary } from '../sandboxes/execs/schema.ts'
 import type { DeltaError } from '../kernel/errors.ts'
 import { controlSchema, terminalLimits } from './schema.ts'
 import type { ConnectQuery, Control } from './schema.ts'
@@ -65,7 +64,10 @@ export function credentialOf(shown: {
   protocols: string | undefined
   token: string | null
 }): Credential | undefined {
-  if (shown.authorization !== undefined) return { kind: 'header', authorization: shown.authorization }
+  if (shown.authorization !== undefined) {
+    const token = /^Bearer +(dat_\S+)$/i.exec(shown.authorization)?.[1]
+    return token === undefined ? { kind: 'header', authorization: shown.authorization } : { kind: 'token', token }
+  }
   for (const protocol of shown.protocols?.split(',') ?? []) {
     const word = protocol.trim()
     if (!word.startsWith(bearerProtocol)) continue
@@ -97,10 +99,4 @@ export function readControl(data: Buffer): ReadControl {
   const [issue] = result.error.issues
   const field = issue === undefined || issue.path.length === 0 ? 'frame' : issue.path.join('.')
   return { ok: false, fatal: false, reason: `${field}: ${issue?.message ?? 'is not valid'}`.slice(0, 300) }
-}
-
-/** How a terminal ended, as its viewers are told. */
-export function exitNotice(end: ExecSummary) {
-  const { state, exitCode, signal, timedOut, oomKilled, outputBytes } = end
-  return { type: 'exit', state, exitCode, signal, timedOut, oomKilled, offset: outputBytes } as const
 }

@@ -15,7 +15,7 @@ export const terminalLimits = {
   /** Output the hub of a watched terminal keeps, for viewers that are not all equally fast. */
   windowBytes: 1 * mib,
   /** The program is held back when even the fastest viewer is this far behind. */
-  aheadBytes: 256 * kib,
+  paceBytes: 256 * kib,
   /** Output waiting for one viewer's socket; more is not given to it before it has taken some. */
   viewerQueueBytes: 256 * kib,
   /** What answers to its own frames may add for a viewer that does not read; then it is closed. */
@@ -23,6 +23,8 @@ export const terminalLimits = {
   /** A viewer that was too slow goes on this far before the end. */
   afterGapBytes: 64 * kib,
   outputFrameBytes: 64 * kib,
+  /** What a viewer may ask to be sent before it confirms. */
+  ahead: { min: 64 * kib, max: 16 * mib },
   /** Older output is fetched from the sandbox in such pieces. */
   historyBytes: 256 * kib,
   /** What the guest keeps of one terminal. */
@@ -110,12 +112,22 @@ export const connectQuerySchema = z.object({
   readOnly: z.enum(['0', '1', 'true', 'false']).default('0').openapi({ description: 'Watch, and type nothing' }),
   cols: sideText.openapi({ type: 'integer', description: 'With `rows`: the size to give the terminal at once' }),
   rows: sideText.openapi({ type: 'integer' }),
+  ahead: wholeNumber(terminalLimits.ahead.max)
+    .refine((value) => value === undefined || value >= terminalLimits.ahead.min, `at least ${terminalLimits.ahead.min}`)
+    .openapi({
+      type: 'integer',
+      minimum: terminalLimits.ahead.min,
+      maximum: terminalLimits.ahead.max,
+      description:
+        'Send at most so many bytes that the viewer has not confirmed with `taken`; without it, as much as the connection takes',
+    }),
 })
 export type ConnectQuery = z.output<typeof connectQuerySchema>
 
 /** What a viewer may say in a text frame. */
 export const controlSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('resize'), cols: side, rows: side }),
+  z.strictObject({ type: z.literal('taken'), offset: z.int().min(0) }),
   z.strictObject({ type: z.literal('ping') }),
 ])
 export type Control = z.output<typeof controlSchema>
@@ -149,4 +161,4 @@ export type Notice =
       /** Where the output ends. */
       offset: number
     }
-  | { type: 'error'; error: object }
+  | { type: 'error'; status: number; error: object }

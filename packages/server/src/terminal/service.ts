@@ -185,7 +185,7 @@ export function createTerminals({ execs, killAfterMs: patienceMs = killAfterMs }
       }
       const hub = await hubOf(sandboxId, caller, known, place.from)
       const readOnly = query.readOnly === '1' || query.readOnly === 'true'
-      const watching = hub.join(socket, { from: place.from, end: kept.end, readOnly })
+      const watching = hub.join(socket, { from: place.from, end: kept.end, readOnly, aheadBytes: query.ahead })
       const { cols, rows } = query
       if (cols !== undefined && rows !== undefined && !readOnly) watching.resize({ cols, rows })
       return watching

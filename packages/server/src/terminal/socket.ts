@@ -1,8 +1,8 @@
 import type { WebSocket } from 'ws'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
-import { newId } from '../kernel/ids.ts'
 import type { Watching } from './hub.ts'
+import { errorNotice } from './notices.ts'
 import { closeCodeOf, closeCodes, readControl } from './rules.ts'
 import { terminalLimits } from './schema.ts'
 import type { Control, Notice } from './schema.ts'
@@ -56,7 +56,7 @@ export function createTerminalSocket(
     if (ws.bufferedAmount > viewerQueueMostBytes) close(closeCodes.tooSlow, 'does not read')
   }
 
-  const complain = (error: DeltaError): void => send({ type: 'error', error: error.toBody(newId('req')).error })
+  const complain = (error: DeltaError): void => send(errorNotice(error))
 
   const refuse = (error: DeltaError, code = closeCodeOf(error)): void => {
     complain(error)
@@ -100,6 +100,7 @@ export function createTerminalSocket(
 
   const onControl = (control: Control): void => {
     if (control.type === 'ping') send({ type: 'pong' })
+    else if (control.type === 'taken') watching?.taken(control.offset)
     else watching?.resize({ cols: control.cols, rows: control.rows })
   }
 

@@ -22,8 +22,9 @@ export async function startTerminalServer(
   door: SandboxDoor,
   {
     killAfterMs = 2_000,
+    port = 0,
     ...more
-  }: Partial<Omit<ConnectionsDeps, 'terminals' | 'authenticate'>> & { killAfterMs?: number } = {},
+  }: Partial<Omit<ConnectionsDeps, 'terminals' | 'authenticate'>> & { killAfterMs?: number; port?: number } = {},
 ) {
   const execs = createExecs({ door, newExecId: () => newId('exe') })
   const terminals = createTerminals({ execs, killAfterMs })
@@ -50,7 +51,7 @@ export async function startTerminalServer(
     checkDatabase: async () => {},
     settings: { version: 'test', ...settings, environment: 'production', installation: () => ({}) },
   })
-  const server = await listen(app.api, { port: 0, host: '127.0.0.1', fronts: [connections.front] })
+  const server = await listen(app.api, { port, host: '127.0.0.1', fronts: [connections.front] })
   const base = `127.0.0.1:${server.port}/v1/sandboxes/sbx_test/terminals`
   const headers = { authorization: `Bearer ${testKey}`, 'content-type': 'application/json' }
   const viewers: TestViewer[] = []

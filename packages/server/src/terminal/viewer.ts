@@ -1,6 +1,6 @@
 import { DeltaError } from '../kernel/errors.ts'
-import { newId } from '../kernel/ids.ts'
 import type { AttachedExec } from '../sandboxes/execs/service.ts'
+import { errorNotice } from './notices.ts'
 import { terminalLimits } from './schema.ts'
 import type { Notice } from './schema.ts'
 import type { OutputWindow } from './window.ts'
@@ -25,6 +25,8 @@ export interface SeatDeps {
   window: OutputWindow
   /** Where it begins. */
   from: number
+  /** Output it may be sent before it says that it has taken some; undefined: as much as the socket takes. */
+  aheadBytes: number | undefined
   /** Another channel to the same output, for what the window does not hold any more. */
   openHistory(from: number): Promise<AttachedExec>
   /** The viewer has taken something. */
@@ -39,16 +41,23 @@ export interface Seat {
   readonly position: number
   /** Gives it what there is and it has room for. */
   pump(): void
+  /** The viewer has dealt with the output up to here. */
+  taken(offset: number): void
   leave(): void
 }
 
-export function createSeat({ socket, window, from, openHistory, onProgress, onEnd }: SeatDeps): Seat {
+export function createSeat({ socket, window, from, aheadBytes = Infinity, ...deps }: SeatDeps): Seat {
+  const { openHistory, onProgress, onEnd } = deps
   let position = from
+  let takenUpTo = from
   let left = false
   let behind = from < window.base
   let onRoom: (() => void) | undefined
 
   const isLagging = (): boolean => !left && position < window.base
+
+  const room = (queueBytes = viewerQueueBytes): boolean =>
+    socket.queuedBytes < queueBytes && position - takenUpTo < aheadBytes
 
   const send = (bytes: Buffer): void => {
     position += bytes.length
@@ -57,23 +66,27 @@ export function createSeat({ socket, window, from, openHistory, onProgress, onEn
 
   const onTaken = (): void => {
     if (left) return
-    if (socket.queuedBytes < viewerQueueBytes / 2) onRoom?.()
+    if (room(viewerQueueBytes / 2)) onRoom?.()
     pump()
     onProgress()
   }
 
   const jump = (to: number): void => {
-    socket.send({ type: 'gap', bytes: to - position, offset: to })
+    const bytes = to - position
+    socket.send({ type: 'gap', bytes, offset: to })
     position = to
+    // Nobody has to take what was never sent.
+    takenUpTo += bytes
   }
 
   const pump = (): void => {
     if (left || behind) return
-    while (socket.queuedBytes < viewerQueueBytes) {
+    while (room()) {
       if (position < window.base) jump(Math.max(window.base, window.end - afterGapBytes))
-      if (position >= window.end) return onEnd()
+      if (position >= window.end) break
       send(window.read(position, outputFrameBytes))
     }
+    if (position >= window.end) onEnd()
   }
 
   /** What was said before the window begins comes from the guest, in pieces, so that it holds back nobody else. */
@@ -87,7 +100,7 @@ export function createSeat({ socket, window, from, openHistory, onProgress, onEn
       }
       // Overwritten inside meanwhile.
       if (position < target) break
-      if (!left && socket.queuedBytes >= viewerQueueBytes) await new Promise<void>((resolve) => (onRoom = resolve))
+      if (!left && !room()) await new Promise<void>((resolve) => (onRoom = resolve))
     }
     if (left) return
     if (position < window.base) jump(window.base)
@@ -102,7 +115,7 @@ export function createSeat({ socket, window, from, openHistory, onProgress, onEn
     catchUp().then(live, (error: unknown) => {
       if (left) return
       // What is gone is told as a gap; that it could not be asked for is told too.
-      if (error instanceof DeltaError) socket.send({ type: 'error', error: error.toBody(newId('req')).error })
+      if (error instanceof DeltaError) socket.send(errorNotice(error))
       if (position < window.base) jump(window.base)
       live()
     })
@@ -113,6 +126,10 @@ export function createSeat({ socket, window, from, openHistory, onProgress, onEn
       return position
     },
     pump,
+    taken(offset) {
+      takenUpTo = Math.max(takenUpTo, Math.min(offset, position))
+      onTaken()
+    },
     leave() {
       left = true
       onRoom?.()
