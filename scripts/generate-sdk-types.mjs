@@ -9,6 +9,7 @@ import { systemClock } from '../packages/server/src/kernel/clock.ts'
 import { createLogger } from '../packages/server/src/kernel/log.ts'
 import { createMetrics } from '../packages/server/src/kernel/metrics.ts'
 import { operationsFeature } from '../packages/server/src/operations/routes.ts'
+import { addEgressRoutes } from '../packages/server/src/sandboxes/egress/routes.ts'
 import { addExecRoutes } from '../packages/server/src/sandboxes/execs/routes.ts'
 import { addFileRoutes } from '../packages/server/src/sandboxes/files/routes.ts'
 import { sandboxesFeature } from '../packages/server/src/sandboxes/routes.ts'
@@ -45,6 +46,7 @@ async function serverDocument() {
   const features = [
     accessFeature({ tokens: service, findSandbox: service }),
     sandboxesFeature(service),
+    { name: 'egress', routes: (routes) => addEgressRoutes(routes, { sandboxes: service, egress: service }) },
     { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },
     { name: 'files', routes: (routes) => addFileRoutes(routes, service) },
     terminalsFeature(service, service),

@@ -1,5 +1,7 @@
+import { lookup } from 'node:dns/promises'
 import { Socket } from 'node:net'
 import { openAccessTokens } from './access/access-tokens.ts'
+import { networkInterfaces } from 'node:os'
 import { createApiKeyAuthentication } from './access/api-key.ts'
 import type { Authenticate } from './access/api-key.ts'
 import { accessMigrations } from './access/migrations.ts'
@@ -26,6 +28,14 @@ import { createLogger } from './kernel/log.ts'
 import type { Logger } from './kernel/log.ts'
 import { createMetrics } from './kernel/metrics.ts'
 import { operationsFeature } from './operations/routes.ts'
+import { createAddressGuard } from './sandboxes/egress/addresses.ts'
+import { connectSocket } from './sandboxes/egress/connect.ts'
+import { createNames } from './sandboxes/egress/names.ts'
+import { createOutward } from './sandboxes/egress/outward.ts'
+import { egressFeature } from './sandboxes/egress/routes.ts'
+import { createEgress } from './sandboxes/egress/service.ts'
+import type { Egress } from './sandboxes/egress/service.ts'
+import { createUpstream } from './sandboxes/egress/upstream.ts'
 import { addExecRoutes } from './sandboxes/execs/routes.ts'
 import { createExecs } from './sandboxes/execs/service.ts'
 import { addFileRoutes } from './sandboxes/files/routes.ts'
@@ -71,7 +81,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
     exit(1)
   })
   const [database, info] = await Promise.all([openStores(config, log), driver.info()])
-  const sandboxes = createSandboxes({ database, driver, clock, log, maxSandboxes: config.maxSandboxes })
+  const egress = buildEgress({ config, database, log })
+  const sandboxes = createSandboxes({ database, driver, clock, log, egress, maxSandboxes: config.maxSandboxes })
   const { door } = sandboxes
   const accessTokens = await openAccessTokens({ database, clock })
   sandboxes.events.on('sandbox.changed', ({ sandboxId, to }) => {
@@ -83,6 +94,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const terminals = createTerminals({ execs })
   const features: Feature[] = [
     accessFeature({ tokens: accessTokens, findSandbox: sandboxes.get }),
+    egressFeature({ sandboxes, egress }),
     sandboxesFeature(sandboxes),
     { name: 'execs', routes: (api) => addExecRoutes(api, execs) },
     { name: 'files', routes: (api) => addFileRoutes(api, createFiles({ door, newExecId, room })) },
@@ -113,6 +125,20 @@ function openStores(config: Config, log: Logger): Promise<Database> {
     // A new process opens it anew; this one could only refuse.
     onLost: () => exit(1),
   })
+}
+
+function buildEgress({ config, database, log }: Pick<AppParts, 'config' | 'database' | 'log'>): Egress {
+  const { allowCidrs, hosts, proxy } = config.egress
+  const ownAddresses = () =>
+    Object.values(networkInterfaces()).flatMap((each) => each?.filter(({ internal }) => !internal) ?? [])
+  const connectOutward = createOutward({
+    names: createNames({ lookup: (name) => lookup(name, { all: true }), hosts, monotonic: clock.monotonic }),
+    guard: createAddressGuard({ allowCidrs, ownAddresses: () => ownAddresses().map(({ address }) => address) }),
+    connect: connectSocket,
+    clock,
+    upstream: proxy && createUpstream(proxy),
+  })
+  return createEgress({ database, clock, log, connectOutward })
 }
 
 interface AppParts {

@@ -7,6 +7,12 @@ export type AccessToken = {
   expiresAt: string
 }
 
+export type AllowEgress = {
+  hosts?: string[]
+  /** Named lists: `packages` (package registries), `git` (code hosts), `models` (model APIs) */
+  presets?: ('packages' | 'git' | 'models')[]
+}
+
 export type ChangeMode = {
   /** Octal digits as a text, or a number */
   mode: string | number
@@ -59,6 +65,7 @@ export type CreateSandbox = {
   metadata?: Record<string, string>
   /** Variables of every command in the sandbox; never returned */
   env?: Record<string, string>
+  network?: SetNetwork
   /** Cores */
   cpu?: number
   memoryMb?: number
@@ -83,6 +90,32 @@ export type CreateTerminal = {
   tag?: string
   /** At its end everything in the terminal gets SIGTERM, 2 s later SIGKILL. 0 is none */
   timeoutMs?: number
+}
+
+export type EgressConnection = {
+  id: string
+  /** When it was asked for */
+  at: string
+  host: string
+  port: number
+  /** What the host connected to; null where it did not, or a proxy did */
+  address: string | null
+  /** `connect` and `http`: through the proxy inside. `tcp`: by a program that knows of no proxy */
+  via: 'connect' | 'http' | 'tcp'
+  outcome: 'allowed' | 'refused' | 'failed'
+  /** How it ended, or why it did not begin */
+  reason: string
+  /** From the sandbox */
+  bytesUp: number
+  bytesDown: number
+  durationMs: number
+  /** Above 1: so many that were refused or failed in a short time, of which this is the last */
+  count: number
+}
+
+export type EgressConnectionList = {
+  data: EgressConnection[]
+  nextCursor: string | null
 }
 
 export type Entry = {
@@ -289,6 +322,16 @@ export type Move = {
   overwrite?: boolean
 }
 
+export type Network = {
+  /** What programs inside may connect to: nothing, everything public, or a list */
+  egress:
+    | ('none' | 'all')
+    | {
+        hosts: string[]
+        presets: ('packages' | 'git' | 'models')[]
+      }
+}
+
 export type PatchSandbox = {
   /** Counts from now */
   timeoutMs?: number
@@ -345,6 +388,7 @@ export type Sandbox = {
   timeoutMs: number
   onTimeout: 'kill' | 'stop' | 'pause'
   autoResume: boolean
+  network: Network
   createdAt: string
   startedAt: string | null
   /** When `onTimeout` happens; null unless it runs */
@@ -409,6 +453,17 @@ export type SandboxMetrics = {
   uptimeMs: number
 }
 
+export type SetNetwork = {
+  /** What programs inside may connect to: nothing, everything public, or a list */
+  egress:
+    | ('none' | 'all')
+    | {
+        hosts?: string[]
+        /** Named lists: `packages` (package registries), `git` (code hosts), `models` (model APIs) */
+        presets?: ('packages' | 'git' | 'models')[]
+      }
+}
+
 export type SignalExec = {
   /** A name or a number */
   signal: string | number
@@ -448,6 +503,19 @@ export type TerminalSize = {
 }
 
 export interface Operations {
+  /** Let a sandbox connect to more hosts */
+  allowEgress: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: AllowEgress
+    responses: {
+      '200': Network
+      default: Error
+    }
+  }
   /** Build a template and wait until it is ready, which may take minutes */
   buildTemplate: {
     path: {
@@ -637,6 +705,19 @@ export interface Operations {
       default: Error
     }
   }
+  /** What a sandbox may connect to */
+  getNetwork: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Network
+      default: Error
+    }
+  }
   /** Look at a sandbox */
   getSandbox: {
     path: {
@@ -689,6 +770,22 @@ export interface Operations {
     body: undefined
     responses: {
       '204': undefined
+      default: Error
+    }
+  }
+  /** Connections of a sandbox to the outside that have ended, newest first */
+  listEgress: {
+    path: {
+      id: string
+    }
+    query: {
+      limit?: number
+      cursor?: string
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': EgressConnectionList
       default: Error
     }
   }
@@ -929,6 +1026,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': FindingList
+      default: Error
+    }
+  }
+  /** Change what a sandbox may connect to */
+  setNetwork: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: SetNetwork
+    responses: {
+      '200': Network
       default: Error
     }
   }

@@ -31,6 +31,7 @@ import type { GuestLog, Link } from './link.ts'
 import type { Entry, ExecInfo, ExecRequest, GuestMetrics, Hello, PathInput, WriteOptions } from './messages.ts'
 
 export { GuestError } from './errors.ts'
+export type { Backlog, Bridge, BridgeEnd } from './bridge.ts'
 export type { CallOptions } from './call.ts'
 export type { EgressRequest } from './dial.ts'
 export type { GuestErrorCode, GuestErrorName } from './errors.ts'
@@ -57,6 +58,8 @@ export interface ConnectOptions {
   /** Only on TCP. */
   token?: Buffer | undefined
   signal?: AbortSignal | undefined
+  /** As `onEgress`, from the first frame on: a guest one comes back to may want connections at once. */
+  onEgress?: ((request: EgressRequest) => void) | undefined
 }
 
 /**
@@ -116,6 +119,7 @@ export interface GuestConnection {
 export async function connectGuest(stream: Duplex, options: ConnectOptions = {}): Promise<GuestConnection> {
   const { log, token, signal, helloTimeoutMs = defaultHelloTimeoutMs } = options
   const link = createLink(stream, { log, token })
+  listenForEgress(link, options.onEgress)
   const timer = setTimeout(() => {
     link.close(new GuestError('timed_out', `The guest did not say HELLO within ${helloTimeoutMs} ms.`))
   }, helloTimeoutMs)
@@ -168,13 +172,7 @@ function createConnection(link: Link, hello: Hello): GuestConnection {
     metrics: (options) => call(link, writeBare(ops.metrics), readMetrics, options),
     sync: (options) => call(link, writeBare(ops.sync), readNothing, options),
     clock: async (unixNanos, options) => call(link, writeClock(unixNanos), readNothing, options),
-    onEgress(handler) {
-      if (!handler) return link.onGuestOpen(undefined)
-      link.onGuestOpen((open) => {
-        if (open.op !== ops.egress) return open.refuse('not_supported', `This host knows no operation ${open.op}.`)
-        handler(egressRequest(link, open))
-      })
-    },
+    onEgress: (handler) => listenForEgress(link, handler),
     async ping(timeoutMs) {
       const started = performance.now()
       const { answer, forget } = link.ping()
@@ -195,6 +193,14 @@ function createConnection(link: Link, hello: Hello): GuestConnection {
       link.close(new GuestError('connection_lost', 'The connection was closed here.'))
     },
   }
+}
+
+function listenForEgress(link: Link, handler: ((request: EgressRequest) => void) | undefined): void {
+  if (!handler) return link.onGuestOpen(undefined)
+  link.onGuestOpen((open) => {
+    if (open.op !== ops.egress) return open.refuse('not_supported', `This host knows no operation ${open.op}.`)
+    handler(egressRequest(link, open))
+  })
 }
 
 function readNothing(): void {}

@@ -1,9 +1,12 @@
 import { Duplex } from 'node:stream'
+import type { Socket as NetSocket } from 'node:net'
+import { bridgeChannel } from './bridge.ts'
 import { canceled, ignore } from './call.ts'
 import { GuestError } from './errors.ts'
 import { createInbox } from './inbox.ts'
 import { violation } from './channel.ts'
 import { readEgress, writeDial } from './messages.ts'
+import type { Bridge, BridgeOptions } from './bridge.ts'
 import type { CallOptions } from './call.ts'
 import type { GuestErrorName } from './errors.ts'
 import type { Channel, ChannelOwner } from './channel.ts'
@@ -40,26 +43,19 @@ export function dialPort(link: Link, port: number, { signal }: CallOptions = {})
 
 /** A connection that code inside the sandbox wants to the outside. Answer once. */
 export interface EgressRequest extends EgressTarget {
-  accept(): Duplex
+  /** Accepts, and joins it with a socket that is connected to where it wants to go. Throws where the guest gave it up meanwhile. */
+  join(socket: NetSocket, options: BridgeOptions): Bridge
   refuse(code: GuestErrorName, message: string): void
+  /** Called when the guest gives it up before it was answered, or its connection ends. */
+  onAbandoned(listener: () => void): void
 }
 
 export function egressRequest(link: Link, open: GuestOpen): EgressRequest {
   return {
     ...readEgress(open.reader),
-    accept() {
-      const socket = createSocket(
-        link,
-        () => channel,
-        (error) => {
-          link.closeAccepted(channel, 'io', error?.message ?? 'The connection was given up.')
-        },
-        () => link.closeAccepted(channel, undefined, ''),
-      )
-      const channel: Channel = open.accept(socket.owner)
-      return socket.duplex
-    },
+    join: (socket, options) => bridgeChannel(link, open.accept, socket, options),
     refuse: open.refuse,
+    onAbandoned: open.onAbandoned,
   }
 }
 
@@ -68,21 +64,11 @@ interface Socket {
   owner: ChannelOwner
 }
 
-/** A channel of raw bytes both ways as a Duplex. `finished` is called when both directions have ended well. */
-function createSocket(
-  link: Link,
-  channel: () => Channel,
-  giveUp: (error?: GuestError) => void,
-  finished?: () => void,
-): Socket {
+/** A channel of raw bytes both ways as a Duplex. */
+function createSocket(link: Link, channel: () => Channel, giveUp: (error?: GuestError) => void): Socket {
   let received = 0
   let over = false
   const inbox = createInbox((bytes) => link.consumed(channel(), bytes))
-  const settle = (): void => {
-    if (over || !finished || !channel().peerEnded || channel().end !== 'sent') return
-    over = true
-    finished()
-  }
 
   const duplex = new Duplex({
     allowHalfOpen: true,
@@ -106,7 +92,6 @@ function createSocket(
     },
     final(done) {
       link.sendEnd(channel())
-      settle()
       done()
     },
     destroy(error, done) {
@@ -131,10 +116,7 @@ function createSocket(
         received += bytes.length
         inbox.push({ stream: socketStream, offset, bytes, gap: 0 })
       },
-      ended() {
-        inbox.close()
-        settle()
-      },
+      ended: () => inbox.close(),
       closed() {
         over = true
         inbox.close()

@@ -41,6 +41,8 @@ export interface GuestOpen {
   reader: Reader
   accept(owner: ChannelOwner): Channel
   refuse(code: GuestErrorName, message: string): void
+  /** Called when the guest gives it up before it was answered, or the connection ends. */
+  onAbandoned(listener: () => void): void
 }
 
 export interface Link {
@@ -138,7 +140,8 @@ export function createLink(
     if (!guestOpenHandler) return refuse('not_supported', 'This host takes no connections from the guest.')
     guestChannels += 1
     // Until it is answered the channel exists: what the guest sends ahead is counted, and refused by the empty list of streams.
-    const channel = addChannel(channelId, { streams: [], closed: ignore, failed: ignore }, 'opening')
+    let abandoned = ignore
+    const channel = addChannel(channelId, { streams: [], closed: ignore, failed: () => abandoned() }, 'opening')
     guestOpenHandler({
       op,
       reader,
@@ -154,6 +157,9 @@ export function createLink(
         if (channel.state !== 'opening') return
         removeChannel(channel)
         if (!error) out.put(createWriter().u16(guestErrorNumber(code)).str(message).frame(frameTypes.close, channelId))
+      },
+      onAbandoned(listener) {
+        abandoned = listener
       },
     })
   }

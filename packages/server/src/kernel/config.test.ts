@@ -17,6 +17,7 @@ test('everything but the key has a default', () => {
     runtime: undefined,
     maxSandboxes: 1_000,
     wireDir: resolve('data/wire'),
+    egress: { allowCidrs: [], hosts: new Map(), proxy: undefined },
     logLevel: 'info',
     environment: 'production',
   })

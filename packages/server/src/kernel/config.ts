@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
 import { DeltaError } from './errors.ts'
@@ -18,9 +19,20 @@ export interface Config {
   maxSandboxes: number
   /** Where the sandboxes' sockets lie, as this process sees it. */
   wireDir: string
+  egress: EgressConfig
   logLevel: 'debug' | 'info' | 'warn' | 'error'
   /** `development` opens CORS and nothing else. */
   environment: 'development' | 'production'
+}
+
+/** How sandboxes reach the outside; the operator's part of it. */
+export interface EgressConfig {
+  /** Addresses that are allowed though they are not public. */
+  allowCidrs: { address: string; prefix: number; family: 4 | 6 }[]
+  /** Names with addresses of the operator's choice. */
+  hosts: Map<string, string[]>
+  /** An HTTP proxy through which everything goes. */
+  proxy: { host: string; port: number; authorization?: string } | undefined
 }
 
 const text = z.string().trim().min(1)
@@ -37,9 +49,59 @@ const variables = z.object({
   DELTA_RUNTIME: z.enum(['crun', 'runc', 'runsc']).optional(),
   DELTA_MAX_SANDBOXES: z.coerce.number().int().min(1).max(4_000).default(1_000),
   DELTA_WIRE_DIR: text.optional(),
+  DELTA_EGRESS_ALLOW_CIDRS: z.string().default('').transform(readCidrs),
+  DELTA_EGRESS_HOSTS: z.string().default('').transform(readHosts),
+  DELTA_EGRESS_PROXY: z
+    .url({ protocol: /^http$/, error: 'must be an http:// URL, with credentials where it needs some' })
+    .transform(readProxy)
+    .optional(),
   LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
   DELTA_ENV: z.enum(['development', 'production']).default('production'),
 })
+
+function items(list: string): string[] {
+  return list
+    .split(',')
+    .map((item) => item.trim())
+    .filter((item) => item !== '')
+}
+
+/** `10.1.0.0/16, fd00::/8, 203.0.113.7`: an address alone is itself. */
+function readCidrs(list: string, context: z.core.$RefinementCtx): EgressConfig['allowCidrs'] {
+  return items(list).map((item) => {
+    const [address = '', length, ...more] = item.split('/')
+    const family = isIP(address) as 0 | 4 | 6
+    const bits = family === 4 ? 32 : 128
+    const prefix = length === undefined ? bits : /^[0-9]{1,3}$/.test(length) ? Number(length) : Infinity
+    if (family !== 0 && !address.includes('%') && prefix <= bits && more.length === 0)
+      return { address, prefix, family }
+    context.addIssue({ code: 'custom', message: `has '${item}', which is no address and no CIDR such as 10.1.0.0/16` })
+    return { address: '0.0.0.0', prefix: 32, family: 4 }
+  })
+}
+
+/** `mirror.example=10.1.2.3, mirror.example=10.1.2.4`: a name with several addresses is there several times. */
+function readHosts(list: string, context: z.core.$RefinementCtx): EgressConfig['hosts'] {
+  const hosts = new Map<string, string[]>()
+  for (const item of items(list)) {
+    const [, name, address = ''] = /^([a-z0-9._-]+)=(.+)$/i.exec(item) ?? []
+    if (name === undefined || isIP(address) === 0 || address.includes('%')) {
+      context.addIssue({ code: 'custom', message: `has '${item}', which is not name=address` })
+      continue
+    }
+    const key = name.toLowerCase()
+    hosts.set(key, [...(hosts.get(key) ?? []), address])
+  }
+  return hosts
+}
+
+function readProxy(url: string): NonNullable<EgressConfig['proxy']> {
+  const { hostname, port, username, password } = new URL(url)
+  const host = hostname.replace(/^\[(.*)\]$/, '$1')
+  if (username === '') return { host, port: Number(port || 80) }
+  const credentials = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`
+  return { host, port: Number(port || 80), authorization: `Basic ${Buffer.from(credentials).toString('base64')}` }
+}
 
 type Environment = Record<string, string | undefined>
 
@@ -63,6 +125,11 @@ export function readConfig(env: Environment): Config {
     runtime: found.DELTA_RUNTIME,
     maxSandboxes: found.DELTA_MAX_SANDBOXES,
     wireDir: resolve(found.DELTA_WIRE_DIR ?? join(dataDir, 'wire')),
+    egress: {
+      allowCidrs: found.DELTA_EGRESS_ALLOW_CIDRS,
+      hosts: found.DELTA_EGRESS_HOSTS,
+      proxy: found.DELTA_EGRESS_PROXY,
+    },
     logLevel: found.LOG_LEVEL,
     environment: found.DELTA_ENV,
   }

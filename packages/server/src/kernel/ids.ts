@@ -1,6 +1,6 @@
 import { randomFillSync } from 'node:crypto'
 
-export type IdPrefix = 'sbx' | 'exe' | 'upp' | 'req' | 'evt' | 'key' | 'acc'
+export type IdPrefix = 'sbx' | 'exe' | 'upp' | 'req' | 'evt' | 'key' | 'acc' | 'egc'
 
 const alphabet = 'abcdefghijklmnopqrstuvwxyz0123456789'
 const idLength = 20

@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream'
 import type { BoxStatus, Driver } from '../drivers/driver.ts'
-import { type ConnectOptions, type GuestConnection, GuestError } from '../guest/client.ts'
+import { type ConnectOptions, type EgressRequest, type GuestConnection, GuestError } from '../guest/client.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Events } from '../kernel/events.ts'
@@ -27,6 +27,8 @@ export interface LifecycleDeps {
   entries: Entries
   deadlines: Deadlines
   gate: Gate
+  /** What takes the connections that programs in the sandbox want to the outside. */
+  egressOf?: ((entry: Entry) => (request: EgressRequest) => void) | undefined
   /** How long a guest may take from the connection to its hello. */
   helloTimeoutMs: number
   /** Throws once the server is stopping, so that nothing new is made meanwhile. */
@@ -94,7 +96,8 @@ export function createLifecycle(deps: LifecycleDeps) {
     const stream = await driver.connect(boxId!, { signal })
     let guest: GuestConnection
     try {
-      guest = await deps.connectGuest(stream, { log: log.child({ sandboxId: id }), helloTimeoutMs, signal })
+      const onEgress = deps.egressOf?.(entry)
+      guest = await deps.connectGuest(stream, { log: log.child({ sandboxId: id }), helloTimeoutMs, signal, onEgress })
     } catch (cause) {
       stream.destroy()
       if (cause instanceof GuestError && cause.code === 'protocol_error') {

@@ -62,4 +62,29 @@ export const sandboxMigrations: Migration[] = [
     ],
   },
   { name: 'sandboxes-2-user-namespace', up: () => ['alter table sandboxes add column user_namespace text'] },
+  {
+    name: 'sandboxes-3-egress',
+    up: () => [
+      `alter table sandboxes add column network text not null default '{"egress":"none"}'`,
+      // Without a reference to its sandbox, which it outlives: what code did is asked about later.
+      `create table egress_connections (
+        id text primary key,
+        sandbox_id text not null,
+        account_id text not null,
+        at bigint not null,
+        host text not null,
+        port integer not null,
+        address text,
+        via text not null,
+        outcome text not null,
+        reason text not null,
+        bytes_up bigint not null,
+        bytes_down bigint not null,
+        duration_ms bigint not null,
+        count integer not null
+      )`,
+      'create index egress_connections_by_sandbox on egress_connections (sandbox_id, at, id)',
+      'create index egress_connections_by_age on egress_connections (at)',
+    ],
+  },
 ]

@@ -1,4 +1,5 @@
 import { z } from '@hono/zod-openapi'
+import { networkSchema, setNetworkSchema } from './egress/schema.ts'
 import { sandboxStates } from './states.ts'
 
 /** Bounds of what a caller may ask for. What the machine has is the driver's business. */
@@ -73,6 +74,7 @@ export const createSandboxSchema = z
       .openapi({ description: 'Whether a command or file access brings a paused or stopped sandbox back' }),
     metadata: metadataSchema.default({}),
     env: envSchema.default({}),
+    network: setNetworkSchema.default({ egress: 'none' }),
     cpu: z
       .number()
       .min(sandboxLimits.cpu.min)
@@ -140,6 +142,7 @@ export const sandboxSchema = z
     timeoutMs: z.int(),
     onTimeout: z.enum(onTimeoutActions),
     autoResume: z.boolean(),
+    network: networkSchema,
     createdAt: z.iso.datetime(),
     startedAt: z.iso.datetime().nullable(),
     endAt: z.iso.datetime().nullable().openapi({ description: 'When `onTimeout` happens; null unless it runs' }),
@@ -218,11 +221,15 @@ export const listQuerySchema = z.object({
     .pipe(z.array(z.enum(sandboxStates)).min(1))
     .optional()
     .openapi({ param: { name: 'state', in: 'query' }, type: 'string', example: 'running,paused' }),
-  limit: queryInt('limit', sandboxLimits.listLimit),
-  cursor: cursorSchema,
+  ...pageQuery(sandboxLimits.listLimit),
 })
 
-export const logsQuerySchema = z.object({ limit: queryInt('limit', sandboxLimits.logsLimit), cursor: cursorSchema })
+/** What a page of a list is asked for by. */
+export function pageQuery(limit: { max: number; default: number }) {
+  return { limit: queryInt('limit', limit), cursor: cursorSchema }
+}
+
+export const logsQuerySchema = z.object(pageQuery(sandboxLimits.logsLimit))
 
 export const sandboxIdParamSchema = z.object({
   id: z

@@ -9,6 +9,10 @@ import type { StopMode } from '../kernel/http/api.ts'
 import { isId, newId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
 import { createDeadlines } from './deadlines.ts'
+import type { AllowEgress, Network } from './egress/schema.ts'
+import { ruleLimits } from './egress/rule-text.ts'
+import { widened } from './egress/rules.ts'
+import type { Egress } from './egress/service.ts'
 import type { DoorCaller, DoorOptions, OpenDoor, SandboxDoor } from './door.ts'
 import { createEntries, type Entry } from './entries.ts'
 import type { SandboxEvents } from './events.ts'
@@ -29,6 +33,8 @@ export interface SandboxesDeps {
   maxSandboxes?: number
   /** How long a guest may take to say hello: gVisor on a busy machine needs seconds. @default 15000 */
   helloTimeoutMs?: number
+  /** Takes the connections to the outside. Without it every one is refused. */
+  egress?: Pick<Egress, 'handlerFor' | 'enforce' | 'endAll'>
   /** For tests in which nobody speaks to the guest. */
   connectGuest?: ConnectGuest
 }
@@ -78,8 +84,19 @@ export function createSandboxes(deps: SandboxesDeps) {
     entries,
     deadlines,
     gate: makeGate,
+    egressOf: deps.egress && egressOf,
     helloTimeoutMs: deps.helloTimeoutMs ?? 15_000,
     refuseWhenStopping,
+  })
+
+  /** The policy is read anew for each connection: the entry's record is always the row as it is. */
+  function egressOf(entry: Entry) {
+    const { id: sandboxId, accountId } = entry.record
+    return deps.egress!.handlerFor({ sandboxId, accountId, policy: () => entry.record.network.egress })
+  }
+
+  events.on('sandbox.changed', ({ sandboxId, to }) => {
+    if (to === 'paused' || to === 'stopping' || to === 'killed') deps.egress?.endAll(sandboxId, to)
   })
 
   function knownDriver(): DriverInfo {
@@ -181,6 +198,33 @@ export function createSandboxes(deps: SandboxesDeps) {
   }
 
   async function patch(sandboxId: string, wish: PatchSandbox, caller: DoorCaller): Promise<Sandbox> {
+    return view(await change(sandboxId, caller, (record) => patched(record, wish, clock.now())))
+  }
+
+  async function setNetwork(sandboxId: string, network: Network, caller: DoorCaller): Promise<Network> {
+    const after = await change(sandboxId, caller, (record) => ({ ...record, network }))
+    deps.egress?.enforce(sandboxId)
+    return after.network
+  }
+
+  async function allowEgress(sandboxId: string, more: AllowEgress, caller: DoorCaller): Promise<Network> {
+    const after = await change(sandboxId, caller, (record) => {
+      const egress = widened(record.network.egress, more)
+      const hosts = typeof egress === 'string' ? 0 : egress.hosts.length
+      if (hosts <= ruleLimits.hosts) return { ...record, network: { egress } }
+      throw new DeltaError('invalid_request', 'The request is not valid at body.hosts', {
+        cause: `body.hosts: with those it has, ${hosts} hosts; at most ${ruleLimits.hosts}`,
+      })
+    })
+    return after.network
+  }
+
+  /** Changes settings, which are no transition. */
+  async function change(
+    sandboxId: string,
+    caller: DoorCaller,
+    changed: (record: SandboxRecord) => SandboxRecord,
+  ): Promise<SandboxRecord> {
     const entry = await entryFor(sandboxId, caller)
     return entries.inTurn(entry, async () => {
       const before = entry.record
@@ -189,19 +233,23 @@ export function createSandboxes(deps: SandboxesDeps) {
           context: { sandboxId, state: before.state },
         })
       }
-      const after = patched(before, wish, clock.now())
+      const after = changed(before)
       if (!(await store.patch(before, after))) {
         lifecycle.uneasy.add(sandboxId)
         throw new DeltaError('sandbox_state_conflict', `Sandbox ${sandboxId} was changed by something else`)
       }
       entries.put(entry, after)
       lifecycle.arm(after)
-      return view(after)
+      return after
     })
   }
 
   async function get(sandboxId: string, { accountId }: DoorCaller): Promise<Sandbox> {
     return view(await recordOf(sandboxId, accountId))
+  }
+
+  async function getNetwork(sandboxId: string, { accountId }: DoorCaller): Promise<Network> {
+    return (await recordOf(sandboxId, accountId)).network
   }
 
   async function recordOf(sandboxId: string, accountId: string): Promise<SandboxRecord> {
@@ -420,6 +468,9 @@ export function createSandboxes(deps: SandboxesDeps) {
     get,
     list,
     patch,
+    getNetwork,
+    setNetwork,
+    allowEgress,
     metrics,
     logs,
     pause: (id: string, caller: DoorCaller) => actOn(id, caller, 'pause', 'pause_requested'),

@@ -1,5 +1,6 @@
 import type { CompiledQuery } from 'kysely'
 import type { BatchStep, Database } from '../kernel/db/database.ts'
+import type { Network } from './egress/schema.ts'
 import type { OnTimeout } from './schema.ts'
 import type { SandboxState, TransitionReason } from './states.ts'
 
@@ -24,6 +25,7 @@ export interface SandboxRecord {
   autoResume: boolean
   metadata: Record<string, string>
   env: Record<string, string>
+  network: Network
   upperId: string
   /** Set from before the box is made until it is known to be gone. */
   boxId: string | null
@@ -79,6 +81,7 @@ interface SandboxesTable {
   auto_resume: number
   metadata: string
   env: string
+  network: string
   upper_id: string
   box_id: string | null
   user_namespace: string | null
@@ -171,7 +174,7 @@ export function createSandboxStore(database: Database) {
       return (await db.batch([{ query, mustChange: 1 }, transitionInsert(after, before.state)])).applied
     },
 
-    /** Changes what is no transition: timeout, metadata. False when the row is no longer as `before` says. */
+    /** Changes what is no transition: timeout, metadata, network. False when the row is no longer as `before` says. */
     async patch(before: SandboxRecord, after: SandboxRecord): Promise<boolean> {
       const query = sql
         .updateTable('sandboxes')
@@ -180,6 +183,7 @@ export function createSandboxStore(database: Database) {
           on_timeout: after.onTimeout,
           auto_resume: Number(after.autoResume),
           metadata: JSON.stringify(after.metadata),
+          network: JSON.stringify(after.network),
           end_at: after.endAt,
         })
         .where('id', '=', before.id)
@@ -349,6 +353,7 @@ function toRow(record: SandboxRecord): SandboxesTable {
     auto_resume: Number(record.autoResume),
     metadata: JSON.stringify(record.metadata),
     env: JSON.stringify(record.env),
+    network: JSON.stringify(record.network),
     upper_id: record.upperId,
     box_id: record.boxId,
     user_namespace: record.userNamespace,
@@ -380,6 +385,7 @@ function toRecord(row: SandboxesTable): SandboxRecord {
     autoResume: row.auto_resume === 1,
     metadata: JSON.parse(row.metadata) as Record<string, string>,
     env: JSON.parse(row.env) as Record<string, string>,
+    network: JSON.parse(row.network) as Network,
     upperId: row.upper_id,
     boxId: row.box_id,
     userNamespace: row.user_namespace,

@@ -81,6 +81,13 @@ test('the exec’s variables lie over the sandbox’s, and these over the defaul
     LOGNAME: 'root',
     LANG: 'C.UTF-8',
     SHELL: '/bin/bash',
+    HTTP_PROXY: 'http://127.0.0.1:3129',
+    HTTPS_PROXY: 'http://127.0.0.1:3129',
+    http_proxy: 'http://127.0.0.1:3129',
+    https_proxy: 'http://127.0.0.1:3129',
+    NO_PROXY: 'localhost,127.0.0.1,::1',
+    no_proxy: 'localhost,127.0.0.1,::1',
+    NODE_USE_ENV_PROXY: '1',
     A: 's',
     B: 'e',
   })

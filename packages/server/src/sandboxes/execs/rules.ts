@@ -64,6 +64,19 @@ export function codeCommandOf(language: CodeLanguage, source: string): Command {
   return { ok: true, argv: script ? ['node', '--preserve-symlinks-main', SCRIPT] : ['node', '-e', source], ...script }
 }
 
+/** The guest's proxy (docs/guest-protocol.md), the way out for programs that know of proxies. Node heeds it when told to. */
+const proxy = 'http://127.0.0.1:3129'
+const noProxy = 'localhost,127.0.0.1,::1'
+const proxyEnvironment = {
+  HTTP_PROXY: proxy,
+  HTTPS_PROXY: proxy,
+  http_proxy: proxy,
+  https_proxy: proxy,
+  NO_PROXY: noProxy,
+  no_proxy: noProxy,
+  NODE_USE_ENV_PROXY: '1',
+}
+
 /** The variables of an exec: defaults of its user, the sandbox's own above them, the exec's on top. */
 export function environmentOf(
   user: string,
@@ -81,6 +94,7 @@ export function environmentOf(
     LOGNAME: name,
     LANG: 'C.UTF-8',
     SHELL: '/bin/bash',
+    ...proxyEnvironment,
   }
   if (layers.pty) env['TERM'] = 'xterm-256color'
   return Object.assign(env, layers.sandbox, layers.exec)

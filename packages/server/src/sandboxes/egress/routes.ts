@@ -1,0 +1,104 @@
+import { createRoute, z } from '@hono/zod-openapi'
+import type { Api, Feature } from '../../kernel/http/api.ts'
+import { pageQuery, sandboxIdParamSchema } from '../schema.ts'
+import type { Sandboxes } from '../service.ts'
+import { allowSchema, egressListSchema, egressPageLimit, networkSchema, setNetworkSchema } from './schema.ts'
+import type { Egress } from './service.ts'
+
+const tags = ['network']
+const params = sandboxIdParamSchema
+const networkAnswer = {
+  200: { description: 'The network', content: { 'application/json': { schema: networkSchema } } },
+}
+
+const getRoute = createRoute({
+  method: 'get',
+  path: '/v1/sandboxes/{id}/network',
+  operationId: 'getNetwork',
+  tags,
+  summary: 'What a sandbox may connect to',
+  request: { params },
+  responses: networkAnswer,
+})
+
+const setRoute = createRoute({
+  method: 'put',
+  path: '/v1/sandboxes/{id}/network',
+  operationId: 'setNetwork',
+  tags,
+  summary: 'Change what a sandbox may connect to',
+  description: 'At once: open connections that the new policy refuses are cut. Also on paused and stopped sandboxes.',
+  request: { params, body: { required: true, content: { 'application/json': { schema: setNetworkSchema } } } },
+  responses: networkAnswer,
+})
+
+const allowRoute = createRoute({
+  method: 'post',
+  path: '/v1/sandboxes/{id}/network/allow',
+  operationId: 'allowEgress',
+  tags,
+  summary: 'Let a sandbox connect to more hosts',
+  description: 'Adds to what it may connect to already.',
+  request: { params, body: { required: true, content: { 'application/json': { schema: allowSchema } } } },
+  responses: networkAnswer,
+})
+
+const listRoute = createRoute({
+  method: 'get',
+  path: '/v1/sandboxes/{id}/egress',
+  operationId: 'listEgress',
+  tags,
+  summary: 'Connections of a sandbox to the outside that have ended, newest first',
+  description: 'Kept for seven days, about 10,000 for each sandbox; refused ones too.',
+  request: { params, query: z.object(pageQuery(egressPageLimit)) },
+  responses: { 200: { description: 'A page of them', content: { 'application/json': { schema: egressListSchema } } } },
+})
+
+interface EgressRouteDeps {
+  sandboxes: Pick<Sandboxes, 'get' | 'getNetwork' | 'setNetwork' | 'allowEgress'>
+  egress: Egress
+}
+
+export function addEgressRoutes(api: Api, { sandboxes, egress }: EgressRouteDeps): void {
+  api.openapi(getRoute, async (c) => c.json(await sandboxes.getNetwork(c.req.valid('param').id, c.var.caller), 200))
+  api.openapi(setRoute, async (c) =>
+    c.json(await sandboxes.setNetwork(c.req.valid('param').id, c.req.valid('json'), c.var.caller), 200),
+  )
+  api.openapi(allowRoute, async (c) =>
+    c.json(await sandboxes.allowEgress(c.req.valid('param').id, c.req.valid('json'), c.var.caller), 200),
+  )
+  api.openapi(listRoute, async (c) => {
+    const { id } = c.req.valid('param')
+    const page = await egress.list(id, c.var.caller.accountId, c.req.valid('query'))
+    // The log outlives its sandbox. Where there is nothing, the sandbox must at least exist.
+    if (page.data.length === 0) await sandboxes.get(id, c.var.caller)
+    return c.json(page, 200)
+  })
+}
+
+export function egressFeature(deps: EgressRouteDeps): Feature {
+  const { egress } = deps
+  return {
+    name: 'egress',
+    routes: (api) => addEgressRoutes(api, deps),
+    metrics(metrics) {
+      const ends = metrics.counter(
+        'delta_egress_connections_total',
+        'Connections to the outside that ended, by outcome',
+      )
+      const bytes = metrics.counter(
+        'delta_egress_bytes_total',
+        'Bytes of connections that ended, by outcome and direction',
+      )
+      egress.events.on('egress.ended', ({ outcome, bytesUp, bytesDown }) => {
+        ends.add({ outcome })
+        if (bytesUp > 0) bytes.add({ outcome, direction: 'up' }, bytesUp)
+        if (bytesDown > 0) bytes.add({ outcome, direction: 'down' }, bytesDown)
+      })
+      metrics.gauge('delta_egress_connections_open', 'Connections to the outside that are open', egress.open)
+      metrics.counterFrom('delta_egress_rows_lost_total', 'Log rows the database did not take in time', egress.lostRows)
+    },
+    health: () => ({ open: egress.open() }),
+    stop: egress.stop,
+  }
+}
