@@ -359,3 +359,65 @@ test('sandbox token prints a token for the scopes given, and --revoke ends them 
   expect(await run(['sandbox', 'token', id, '--revoke'])).toMatchObject({ exitCode: 0, stdout: '' })
   expect(requests[3]).toMatchObject({ method: 'DELETE', target: `/v1/sandboxes/${id}/access-tokens` })
 })
+
+test('egress is set, added to and shown; what contradicts itself is not sent', async () => {
+  const list = { egress: { hosts: ['a.example', '*.b.example:22'], presets: ['packages'] } }
+  const { requests } = await start(json(200, list))
+  expect((await run(['egress', 'set', id, 'a.example', '*.b.example:22', '-p', 'packages'])).stdout).toBe(
+    'preset packages\na.example\n*.b.example:22\n',
+  )
+  await run(['egress', 'set', id, 'none'])
+  await run(['egress', 'allow', id, '--preset', 'git'])
+  await run(['egress', 'show', id])
+  const sent = requests.filter(({ target }) => target.includes('network'))
+  expect(sent.map(({ method, body }) => [method, body === '' ? undefined : JSON.parse(body)])).toEqual([
+    ['PUT', { egress: { hosts: ['a.example', '*.b.example:22'], presets: ['packages'] } }],
+    ['PUT', { egress: 'none' }],
+    ['POST', { hosts: [], presets: ['git'] }],
+    ['GET', undefined],
+  ])
+  for (const wrong of [
+    ['set', id],
+    ['set', id, 'all', 'a.example'],
+    ['set', id, 'none', '-p', 'git'],
+    ['allow', id],
+    ['log', id, '-n', '0'],
+  ]) {
+    expect((await run(['egress', ...wrong])).exitCode).toBe(2)
+  }
+})
+
+test('create says what the sandbox may connect to', async () => {
+  const { requests } = await start(json(201, info))
+  await run(['sandbox', 'create', '--egress', 'a.example', '--egress', 'b.example', '--preset', 'git'])
+  await run(['sandbox', 'create', '--egress', 'all'])
+  expect(requests.map(({ body }) => JSON.parse(body))).toEqual([
+    { network: { egress: { hosts: ['a.example', 'b.example'], presets: ['git'] } } },
+    { network: { egress: 'all' } },
+  ])
+})
+
+test('the log of connections is a table of as many as asked for', async () => {
+  const row = {
+    at: '2030-01-01T00:00:00.000Z',
+    host: '2001:db8::1',
+    port: 443,
+    via: 'tcp',
+    outcome: 'refused',
+    reason: 'policy',
+    bytesUp: 0,
+    bytesDown: 2048,
+    durationMs: 12,
+    count: 3,
+  }
+  const page = json(200, { data: [row, { ...row, host: 'a\u001b.example' }, row], nextCursor: 'more' })
+  // The first answer is to the question whose sandbox it is.
+  await start(json(200, info), page)
+  const { stdout } = await run(['egress', 'log', id, '-n', '2'])
+  expect(stdout.split('\n')).toEqual([
+    expect.stringMatching(/^AT +TO +VIA +OUTCOME +REASON +UP +DOWN +TOOK$/),
+    expect.stringMatching(/ \[2001:db8::1\]:443 +tcp +refused \(3 times\) +policy +0 B +2\.0 KiB +12 ms$/),
+    expect.stringContaining('a\\x1b.example:443'),
+    '',
+  ])
+})

@@ -10,6 +10,7 @@ import {
 import { copy } from './copy.ts'
 import { defaultDetachKeys, parseDetachKeys } from './detach-keys.ts'
 import { diagnose, showDiagnosis } from './doctor.ts'
+import { addEgressCommands, collect, policyOf } from './egress.ts'
 import { ClosedOutput, exec } from './exec.ts'
 import { CliError, exitCodes, report, UsageError } from './failure.ts'
 import { parseDuration, parseNumber, parsePair, table } from './format.ts'
@@ -81,6 +82,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'sandbox exec
     )
   addSandboxCommands(program.command('sandbox').alias('sb').description('make, use and end sandboxes'), run)
   addFileCommands(program.command('files').description('look at and change files in a sandbox'), run)
+  const egress = program.command('egress').description('what a sandbox may connect to, and did')
+  addEgressCommands({
+    leaf: (usage, description) => leaf(egress, usage, description),
+    sandbox: (id, command) => findSandbox(run.delta(command), id),
+    print: run.print,
+  })
   addTemplateCommands(program.command('template').description('what sandboxes start from'), run)
   addDoctor(program, run)
   return program
@@ -91,8 +98,6 @@ const leaf = (parent: Command, usage: string, description: string): Command =>
   parent.command(usage).description(description).option('--json', 'print JSON')
 
 const onTimeout = () => new Option('--on-timeout <action>', 'what its timeout does').choices(['kill', 'stop', 'pause'])
-
-const collect = (text: string, before: string[] = []): string[] => [...before, text]
 
 interface TokenFlags {
   scope?: string[]
@@ -107,6 +112,8 @@ interface CreateFlags {
   autoResume: boolean
   metadata?: Record<string, string>
   env?: Record<string, string>
+  egress?: string[]
+  preset?: string[]
   cpu?: number
   memory?: number
   disk?: number
@@ -122,6 +129,8 @@ function addSandboxCommands(parent: Command, run: Run): void {
     .option('--no-auto-resume', 'refuse commands while paused or stopped instead of waking it')
     .option('-m, --metadata <name=value>', 'to find it by; may be repeated', parsePair)
     .option('-e, --env <name=value>', 'environment of every command; may be repeated', parsePair)
+    .option('--egress <what>', 'none, all or a host it may connect to; may be repeated (default: none)', collect)
+    .option('--preset <name>', 'hosts it may connect to: packages, git or models; may be repeated', collect)
     .option('--cpu <cores>', 'default: 1', parseNumber)
     .option('--memory <MB>', 'default: 512', parseNumber)
     .option('--disk <MB>', 'default: 4096', parseNumber)
@@ -228,6 +237,7 @@ function createOptions(flags: CreateFlags): CreateSandboxOptions {
     onTimeout: rest.onTimeout,
     metadata: rest.metadata,
     env: rest.env,
+    network: rest.egress || rest.preset ? { egress: policyOf(rest.egress ?? [], rest.preset) } : undefined,
     cpu: rest.cpu,
     processes: rest.processes,
     runtime: rest.runtime,

@@ -1,4 +1,5 @@
 import type { Entry, Sandbox, SandboxInfo, SandboxMetrics, Transition } from '@delta-agents/sdk'
+import { describePolicy } from './egress.ts'
 import { showBytes, showDuration, table } from './format.ts'
 
 export function describeSandbox(info: SandboxInfo, nowMs: number): string {
@@ -8,6 +9,7 @@ export function describeSandbox(info: SandboxInfo, nowMs: number): string {
     ['template', info.template],
     ['runtime', info.runtime],
     ['limits', `${info.cpu} CPU, ${info.memoryMb} MB memory, ${info.diskMb} MB disk, ${info.processes} processes`],
+    ['egress', describePolicy(info.network).trim().replaceAll('\n', ', ')],
     ['created', info.createdAt],
     ['ends', endOf(info, nowMs)],
     ...Object.entries(info.metadata).map(([name, value]): [string, string] => [`metadata ${name}`, value]),

@@ -19,6 +19,7 @@ export {
   type TransferOptions,
   type WriteOptions,
 } from './files.ts'
+export { type AllowOptions, Network } from './network.ts'
 export type { OutputChunk } from './output.ts'
 export { Pages } from './pages.ts'
 export { type CreateSandboxOptions, Sandbox, type UpdateSandboxOptions } from './sandbox.ts'

@@ -3,10 +3,19 @@ import type { CommandResult } from './command-handle.ts'
 import { Commands, type RunCodeOptions } from './commands.ts'
 import { Delta } from './delta.ts'
 import { Files } from './files.ts'
+import { Network } from './network.ts'
 import { Pages } from './pages.ts'
 import { Terminals } from './terminals.ts'
 import type { Transport } from './transport.ts'
-import type { Page, SandboxInfo, SandboxMetrics, SandboxState, TimeoutAction, Transition } from './types.ts'
+import type {
+  EgressPolicy,
+  Page,
+  SandboxInfo,
+  SandboxMetrics,
+  SandboxState,
+  TimeoutAction,
+  Transition,
+} from './types.ts'
 
 export interface CreateSandboxOptions {
   /** @default "host" */
@@ -18,6 +27,8 @@ export interface CreateSandboxOptions {
   /** Commands and file calls resume a paused and start a stopped sandbox. @default true */
   autoResume?: boolean
   metadata?: Record<string, string>
+  /** What it may connect to. @default { egress: 'none' } */
+  network?: { egress: EgressPolicy }
   /** Environment of every command. */
   env?: Record<string, string>
   /** Cores. @default 1 */
@@ -56,6 +67,7 @@ export interface UpdateSandboxOptions {
 export class Sandbox implements AsyncDisposable {
   readonly commands: Commands
   readonly files: Files
+  readonly network: Network
   readonly terminal: Terminals
   readonly accessTokens: AccessTokens
   /** Leave it running when `await using` ends. */
@@ -71,6 +83,7 @@ export class Sandbox implements AsyncDisposable {
     this.keep = keep
     this.commands = new Commands(transport, info.id)
     this.files = new Files(transport, info.id)
+    this.network = new Network(transport, info.id, (network) => (this.#info = { ...this.#info, network }))
     this.terminal = new Terminals(transport, info.id)
     this.accessTokens = new AccessTokens(transport, info.id)
   }

@@ -2,6 +2,12 @@ import type * as api from './generated/api.ts'
 
 export type SandboxInfo = api.Sandbox
 export type SandboxState = SandboxInfo['state']
+/** What a sandbox may connect to, as it is said: `none`, `all`, or hosts and presets. */
+export type EgressPolicy = api.SetNetwork['egress']
+export type NetworkInfo = api.Network
+export type PresetName = Extract<NetworkInfo['egress'], object>['presets'][number]
+/** A connection to the outside that has ended, or was refused. */
+export type EgressConnection = api.EgressConnection
 export type TimeoutAction = SandboxInfo['onTimeout']
 export type SandboxMetrics = api.SandboxMetrics
 /** A change of state and why it happened. */

@@ -124,6 +124,7 @@ export const sandboxInfo = {
   timeoutMs: 300_000,
   onTimeout: 'kill',
   autoResume: true,
+  network: { egress: 'none' },
   createdAt: '2030-01-01T00:00:00.000Z',
   startedAt: '2030-01-01T00:00:00.000Z',
   endAt: '2030-01-01T00:05:00.000Z',
