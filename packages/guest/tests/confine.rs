@@ -94,6 +94,8 @@ fn the_server_is_an_unprivileged_pid_1_with_nothing_to_gain() {
         assert_eq!(line(set).split_whitespace().nth(1), Some("0000000000000000"), "{}", set);
     }
     assert_eq!(line("NoNewPrivs:").split_whitespace().nth(1), Some("1"));
+    // A filter, not merely the strict mode of old.
+    assert_eq!(line("Seccomp:").split_whitespace().nth(1), Some("2"));
     assert_eq!(line("Groups:").split_whitespace().count(), 1);
     let id = UID.to_string();
     assert_eq!(line("Uid:").split_whitespace().skip(1).collect::<Vec<_>>(), [id.as_str(); 4]);
@@ -169,6 +171,21 @@ fn what_an_attacker_in_the_server_would_try_is_refused() {
     );
     let (said, _) = data.run(&script, |_| {});
     assert_eq!(said.lines().collect::<Vec<_>>(), ["false,false,false", "EPERM", "EPERM", "EPERM", "no such process", "child 0"]);
+}
+
+#[test]
+fn what_the_server_writes_it_cannot_run() {
+    let data = Data::new("noexec");
+    let script = format!(
+        "{}const {{ spawnSync }} = require('child_process'); const own = {:?} + '/data/server/';
+        fs.copyFileSync(process.execPath, own + 'program'); fs.chmodSync(own + 'program', 0o755); say(spawnSync(own + 'program', ['-v']).error?.code ?? 'it ran');
+        const library = ['/usr/lib/x86_64-linux-gnu', '/usr/lib/aarch64-linux-gnu', '/usr/lib64'].map((folder) => folder + '/libm.so.6').find((path) => fs.existsSync(path));
+        fs.copyFileSync(library, own + 'module.node'); try {{ process.dlopen({{ exports: {{}} }}, own + 'module.node'); say('it was loaded') }} catch (error) {{ say(/failed to map|not permitted/i.test(error.message) ? 'refused' : error.message) }}",
+        SAY,
+        data.0.to_string_lossy()
+    );
+    let (said, ending) = data.run(&script, |_| {});
+    assert_eq!((said.as_str(), ending), ("EACCES\nrefused\n", Ending::Exited(0)));
 }
 
 #[test]

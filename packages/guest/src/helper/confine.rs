@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{code, Context};
 use super::ffi;
+use super::seccomp;
 use super::sha256;
 
 pub use super::error::{Error, Result};
@@ -143,6 +144,7 @@ pub fn spawn_server(options: &ServerOptions) -> Result<Server> {
         argv: child::pointers(&argv),
         environment: child::pointers(&environment),
         uid: options.uid,
+        filter: seccomp::server_filter(),
         helper_socket: options.helper_socket,
         report: report.as_raw_fd(),
     };

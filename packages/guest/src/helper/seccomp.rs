@@ -4,7 +4,7 @@
 //! programs fall back to what they did before. The table and the rules below are the only source; from them come the filter the
 //! kernel runs (crun) and the OCI profile (runc).
 
-use super::seccomp_table::{ALLOWED, CHECKED};
+use super::seccomp_table::{ALLOWED, CHECKED, NOT_FOR_SERVER};
 
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
@@ -45,8 +45,10 @@ const ARCHITECTURE: (u32, &str) = (0xc000_003e, "SCMP_ARCH_X86_64");
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: (u32, &str) = (0xc000_00b7, "SCMP_ARCH_AARCH64");
 
+/// As the kernel's `struct sock_filter`.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Instruction {
+pub struct Instruction {
     code: u16,
     yes: u8,
     no: u8,
@@ -164,7 +166,8 @@ struct Leaf {
     code: Vec<Instruction>,
 }
 
-fn leaves() -> Vec<Leaf> {
+/// `refused` are calls of the table that this program does without.
+fn leaves(refused: &[&str]) -> Vec<Leaf> {
     let mut answers: Vec<Option<Vec<Instruction>>> = vec![None; LAST_KNOWN as usize + 1];
     for row in ALLOWED {
         if let Some(number) = here(row) {
@@ -174,6 +177,11 @@ fn leaves() -> Vec<Leaf> {
     for row in CHECKED {
         if let Some(number) = here(row) {
             answers[number as usize] = Some(check_code(row.0));
+        }
+    }
+    for row in ALLOWED.iter().chain(CHECKED).filter(|row| refused.contains(&row.0)) {
+        if let Some(number) = here(row) {
+            answers[number as usize] = None;
         }
     }
     let mut leaves: Vec<Leaf> = Vec::new();
@@ -206,7 +214,7 @@ fn search(leaves: &[Leaf]) -> Vec<Instruction> {
     code
 }
 
-fn program() -> Vec<Instruction> {
+fn program(refused: &[&str]) -> Vec<Instruction> {
     // Another ABI (32-bit calls on this kernel, x32) has other numbers for the same calls: none of it is served.
     let mut code = vec![
         op(LOAD, 4),
@@ -214,7 +222,7 @@ fn program() -> Vec<Instruction> {
         refuse(ENOSYS),
         op(LOAD, 0),
     ];
-    code.extend(search(&leaves()));
+    code.extend(search(&leaves(refused)));
     code
 }
 
@@ -234,12 +242,17 @@ fn base64(bytes: &[u8]) -> String {
 /// The filter as the kernel takes it, for crun's annotation.
 pub fn filter_base64() -> String {
     let mut bytes = Vec::new();
-    for instruction in program() {
+    for instruction in program(&[]) {
         bytes.extend_from_slice(&instruction.code.to_ne_bytes());
         bytes.extend_from_slice(&[instruction.yes, instruction.no]);
         bytes.extend_from_slice(&instruction.value.to_ne_bytes());
     }
     base64(&bytes)
+}
+
+/// The HTTP process's filter: a sandbox's, without what no server of Node's needs.
+pub fn server_filter() -> Vec<Instruction> {
+    program(NOT_FOR_SERVER)
 }
 
 /// `value` is the mask and `valueTwo` what must be left of the argument under it.
@@ -374,12 +387,12 @@ mod tests {
     fn answer(name: &str, arguments: &[u64]) -> u32 {
         let mut all = [0; 6];
         all[..arguments.len()].copy_from_slice(arguments);
-        run(&program(), ARCHITECTURE.0, number(name), all)
+        run(&program(&[]), ARCHITECTURE.0, number(name), all)
     }
 
     #[test]
     fn every_listed_call_is_allowed_and_every_other_is_not() {
-        let code = program();
+        let code = program(&[]);
         let mut allowed = 0;
         for call in 0..LAST_KNOWN + 1 {
             let listed = ALLOWED.iter().any(|row| here(row) == Some(call));
@@ -400,8 +413,68 @@ mod tests {
     }
 
     #[test]
+    fn the_numbers_are_those_of_the_kernels_headers() {
+        let headers = [
+            ("/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "#define __NR_", 1),
+            ("/usr/include/asm-generic/unistd.h", "#define __NR_", 2),
+            ("/usr/include/asm-generic/unistd.h", "#define __NR3264_", 2),
+        ];
+        let mut compared = 0;
+        for (path, prefix, column) in headers {
+            let text = match std::fs::read_to_string(path) {
+                Ok(text) => text,
+                Err(_) => continue,
+            };
+            for line in text.lines() {
+                let mut words = line.strip_prefix(prefix).unwrap_or("").split_whitespace();
+                let (name, number) = (words.next().unwrap_or(""), words.next().and_then(|word| word.parse::<i32>().ok()));
+                // Where a call has a name for 64 bits of its own, the header gives it beside the old one.
+                let name = match name {
+                    "fstatat" => "newfstatat",
+                    other => other,
+                };
+                let row = ALLOWED.iter().chain(CHECKED).find(|row| row.0 == name);
+                if let (Some(row), Some(number)) = (row, number) {
+                    let known = if column == 1 { row.1 } else { row.2 };
+                    assert!(known == number, "{} is {} in {}, {} in the table", name, number, path, known);
+                    compared += 1;
+                }
+            }
+        }
+        // Without the headers of libc there is nothing to compare with, and nothing could have been built.
+        assert!(compared > 200, "{} numbers compared", compared);
+    }
+
+    #[test]
+    fn no_call_is_listed_twice_and_what_the_server_does_without_is_in_the_table() {
+        let names: Vec<&str> = ALLOWED.iter().chain(CHECKED).map(|row| row.0).collect();
+        let different: std::collections::HashSet<&str> = names.iter().copied().collect();
+        assert_eq!(different.len(), names.len());
+        for name in NOT_FOR_SERVER {
+            assert!(different.contains(name), "{}", name);
+        }
+    }
+
+    #[test]
+    fn the_server_gets_less_than_a_sandbox() {
+        let code = server_filter();
+        for name in NOT_FOR_SERVER {
+            assert_eq!(run(&code, ARCHITECTURE.0, number(name), [0; 6]), ERRNO | EPERM, "{}", name);
+        }
+        for name in ["read", "write", "execve", "epoll_wait", "futex", "mmap", "pwrite64", "clone"] {
+            assert_eq!(run(&code, ARCHITECTURE.0, number(name), [0; 6]), ALLOW, "{}", name);
+        }
+        // mount, bpf, keyctl, kexec_load, perf_event_open, setns, io_uring_setup, userfaultfd are in no table.
+        for name in ["mount", "bpf", "keyctl", "kexec_load", "perf_event_open", "setns", "io_uring_setup", "userfaultfd"] {
+            assert!(ALLOWED.iter().chain(CHECKED).all(|row| row.0 != name), "{}", name);
+        }
+        assert_eq!(run(&code, ARCHITECTURE.0, number("clone"), [0x1000_0000, 0, 0, 0, 0, 0]), ERRNO | EPERM);
+        assert_eq!(run(&code, 0x4000_0003, number("write"), [0; 6]), ERRNO | ENOSYS);
+    }
+
+    #[test]
     fn calls_of_another_abi_are_refused() {
-        let code = program();
+        let code = program(&[]);
         assert_eq!(run(&code, 0x4000_0003, number("write"), [0; 6]), ERRNO | ENOSYS);
         assert_eq!(
             run(&code, ARCHITECTURE.0, 0x4000_0000 | number("write"), [0; 6]),

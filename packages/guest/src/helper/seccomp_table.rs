@@ -74,3 +74,14 @@ pub const CHECKED: &[(&str, i32, i32)] = &[
     ("clone", 56, 220), ("clone3", 435, 435), ("unshare", 272, 97), ("ioctl", 16, 29), ("socket", 41, 198),
     ("socketpair", 53, 199), ("personality", 135, 92), ("io_setup", 206, 0),
 ];
+
+/// What of the above the HTTP process does without: it neither looks into other processes nor changes who or where it is, and shares
+/// memory with nobody.
+#[rustfmt::skip]
+pub const NOT_FOR_SERVER: &[&str] = &[
+    "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "pidfd_getfd", "kcmp", "unshare",
+    "chroot", "mknod", "mknodat", "execveat", "personality", "adjtimex", "name_to_handle_at", "remap_file_pages", "memfd_secret",
+    "setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups", "capset",
+    "vmsplice", "tee", "msgctl", "msgget", "msgrcv", "msgsnd", "semctl", "semget", "semop", "semtimedop", "shmat", "shmctl",
+    "shmdt", "shmget", "mq_getsetattr", "mq_notify", "mq_open", "mq_timedreceive", "mq_timedsend", "mq_unlink",
+];

@@ -8,6 +8,7 @@ use std::ptr;
 
 use super::plan::{Plan, Step};
 use crate::helper::ffi;
+use crate::helper::seccomp::Instruction;
 
 const CLONE_NEWNS: c_long = 0x0002_0000;
 const CLONE_NEWUTS: c_long = 0x0400_0000;
@@ -24,6 +25,13 @@ const PR_CAP_AMBIENT_CLEAR_ALL: c_ulong = 4;
 const PR_SET_SECUREBITS: c_int = 28;
 /// NOROOT and its lock, NO_SETUID_FIXUP's lock, KEEP_CAPS' lock, NO_CAP_AMBIENT_RAISE and its lock: no uid ever brings capabilities back.
 const SECUREBITS: c_ulong = 0b1110_1011;
+const SECCOMP_SET_MODE_FILTER: c_long = 1;
+/// Without it some kernels slow down every program that has a filter.
+const SECCOMP_FILTER_FLAG_SPEC_ALLOW: c_long = 4;
+#[cfg(target_arch = "x86_64")]
+const SYS_SECCOMP: c_long = 317;
+#[cfg(target_arch = "aarch64")]
+const SYS_SECCOMP: c_long = 277;
 const RLIMIT_CORE: c_int = 4;
 const RLIMIT_NOFILE: c_int = 7;
 pub const F_DUPFD_CLOEXEC: c_int = 1030;
@@ -39,7 +47,7 @@ const ROOT_OPTIONS: &[u8] = b"mode=0755,size=1m,nr_inodes=1024\0";
 const HIDE_OPTIONS: &[u8] = b"mode=0755,size=64k,nr_inodes=64\0";
 
 /// Steps of the child that are not in the plan, by number; those of the plan count from 100.
-const STEPS: [&str; 16] = [
+const STEPS: [&str; 17] = [
     "starting",
     "making a session of its own",
     "keeping its mounts to itself",
@@ -52,6 +60,7 @@ const STEPS: [&str; 16] = [
     "dropping capabilities",
     "becoming its uid",
     "setting no_new_privs",
+    "setting its system call filter",
     "handing over the helper's socket",
     "closing other descriptors",
     "entering its folder",
@@ -67,6 +76,7 @@ pub struct Start<'a> {
     pub argv: Vec<*const c_char>,
     pub environment: Vec<*const c_char>,
     pub uid: u32,
+    pub filter: Vec<Instruction>,
     pub helper_socket: RawFd,
     pub report: RawFd,
 }
@@ -168,13 +178,14 @@ unsafe fn run(start: &Start, clones: &mut [RawFd; CLONES_MAX]) -> ! {
     make_read_only(start);
     raise_limits(start);
     drop_rights(start);
-    must(start, 12, ffi::dup2(socket, HELPER_FD));
+    filter_calls(start);
+    must(start, 13, ffi::dup2(socket, HELPER_FD));
     let cloexec = ffi::syscall(ffi::SYS_CLOSE_RANGE, 4 as c_long, u32::MAX as c_long, CLOSE_RANGE_CLOEXEC);
-    must_long(start, 13, cloexec);
+    must_long(start, 14, cloexec);
     ffi::umask(0o077);
-    must(start, 14, ffi::chdir(start.own.as_ptr()));
+    must(start, 15, ffi::chdir(start.own.as_ptr()));
     ffi::execve(start.node.as_ptr(), start.argv.as_ptr(), start.environment.as_ptr());
-    fail(start, 15)
+    fail(start, 16)
 }
 
 /// A mask or an ignored signal of the helper's threads would stay with the program.
@@ -284,4 +295,19 @@ unsafe fn drop_rights(start: &Start) {
     must_long(start, 10, ffi::syscall(ffi::SYS_SETRESGID, id, id, id));
     must_long(start, 10, ffi::syscall(ffi::SYS_SETRESUID, id, id, id));
     must(start, 11, ffi::prctl(PR_SET_NO_NEW_PRIVS, 1 as c_ulong, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong));
+}
+
+/// As the kernel's `struct sock_fprog`.
+#[repr(C)]
+struct FilterProgram {
+    length: u16,
+    instructions: *const Instruction,
+}
+
+/// After no_new_privs, without which only root may set one. What the child still calls until `execve` is allowed by it.
+unsafe fn filter_calls(start: &Start) {
+    let program = FilterProgram { length: start.filter.len() as u16, instructions: start.filter.as_ptr() };
+    let flags = SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    let pointer = &program as *const FilterProgram;
+    must_long(start, 12, ffi::syscall(SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, pointer));
 }

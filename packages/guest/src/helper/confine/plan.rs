@@ -222,7 +222,8 @@ pub fn make(data: &Path, node: &Path, readable: &[PathBuf], uid: u32) -> Result<
         }
         builder.clone_at(folder, folder, folder.is_dir(), LOCKED)?;
     }
-    let writable = ffi::MOUNT_ATTR_NOSUID | ffi::MOUNT_ATTR_NODEV;
+    // What it writes it cannot run: whoever takes it over brings no program and no native module along.
+    let writable = ffi::MOUNT_ATTR_NOSUID | ffi::MOUNT_ATTR_NODEV | ffi::MOUNT_ATTR_NOEXEC;
     builder.clone_at(&own, &own, true, writable)?;
     let passwd =
         format!("root:x:0:0:root:/:/usr/sbin/nologin\ndelta:x:{0}:{0}:delta:{1}:/usr/sbin/nologin\n", uid, own.display());
