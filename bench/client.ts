@@ -22,6 +22,12 @@ export function createClient({ url, key }: { url: string; key: string }) {
     return (text === '' ? undefined : JSON.parse(text)) as T
   }
 
+  async function page(path: string): Promise<string> {
+    const { status, body } = await send('GET', path)
+    if (status !== 200) throw new Error(`GET ${path} answered ${status}: ${body.slice(0, 500)}`)
+    return body
+  }
+
   function send(method: string, path: string, body?: Buffer): Promise<Answer<string>> {
     return new Promise((done, fail) => {
       const sent = request(
@@ -48,7 +54,7 @@ export function createClient({ url, key }: { url: string; key: string }) {
     })
   }
 
-  return { call, agent, hostname, port, key, close: () => agent.destroy() }
+  return { call, page, agent, hostname, port, key, close: () => agent.destroy() }
 }
 
 export interface SandboxAnswer {

@@ -9,6 +9,7 @@ import { execTrueFigure } from './exec.ts'
 import { type Figure, table } from './figures.ts'
 import { bigFile } from './files.ts'
 import { idleSandboxes } from './idle.ts'
+import { poolMisses, warmCreate } from './pool.ts'
 import { idleServer } from './server.ts'
 
 /** A running platform as a figure sees it. */
@@ -27,14 +28,17 @@ export interface Bench {
   templates: string
   /** The helper's program. */
   helper: string
-  /** The platform on that runtime; started once and kept, unless `anew`. */
-  platform(options: { runtime: string; anew?: boolean }): Promise<Target>
+  /** The platform on that runtime; started once and kept, unless `anew`. Without a pool nothing but what is measured makes boxes. */
+  platform(options: { runtime: string; anew?: boolean; pool?: boolean }): Promise<Target>
 }
 
 const root = resolve(import.meta.dirname, '..')
 const all: Record<string, (bench: Bench) => Promise<Figure[]>> = {
   server: idleServer,
   create: createToFirstExec,
+  'pool-crun': (bench) => warmCreate(bench, 'crun'),
+  'pool-runc': (bench) => warmCreate(bench, 'runc'),
+  'pool-misses': (bench) => poolMisses(bench, 'crun'),
   exec: execTrueFigure,
   crowd,
   files: bigFile,
@@ -51,7 +55,7 @@ if (chosen.length === 0) {
 }
 
 const templates = join(root, '.build/templates')
-let current: { runtime: string; platform: Platform; target: Target } | undefined
+let current: { runtime: string; pool: boolean; platform: Platform; target: Target } | undefined
 const figures: Figure[] = []
 try {
   for (const [name, measure] of chosen) {
@@ -67,14 +71,14 @@ writeFileSync(join(root, 'bench/results.json'), `${JSON.stringify(results, null,
 putIntoReadme(results)
 process.exitCode = figures.every(({ holds }) => holds) ? 0 : 1
 
-async function platform({ runtime, anew = false }: { runtime: string; anew?: boolean }): Promise<Target> {
-  if (current?.runtime === runtime && !anew) return current.target
+async function platform({ runtime, anew = false, pool = false }: Parameters<Bench['platform']>[0]): Promise<Target> {
+  if (current?.runtime === runtime && current.pool === pool && !anew) return current.target
   await stopCurrent()
   const dataDir = mkdtempSync(join(root, '.build/bench-'))
   // gVisor's gofer walks to its bundle as nobody.
   chmodSync(dataDir, 0o755)
   const startedAt = performance.now()
-  const started = await startPlatform({ dataDir, runtime })
+  const started = await startPlatform({ dataDir, runtime, env: pool ? {} : { DELTA_POOL_SIZE: '0' } })
   const target: Target = {
     client: createClient({ url: started.url, key: started.key }),
     dataDir,
@@ -83,7 +87,7 @@ async function platform({ runtime, anew = false }: { runtime: string; anew?: boo
     pool: join(dataDir, 'pool'),
     startMs: performance.now() - startedAt,
   }
-  current = { runtime, platform: started, target }
+  current = { runtime, pool, platform: started, target }
   return target
 }
 

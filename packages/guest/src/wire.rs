@@ -67,6 +67,7 @@ pub mod op {
     pub const METRICS: u8 = 30;
     pub const SYNC: u8 = 31;
     pub const CLOCK: u8 = 32;
+    pub const MEMORY: u8 = 33;
 }
 
 /// How a connection to the outside came to the guest: the last field of EGRESS.

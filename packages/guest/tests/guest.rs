@@ -1082,6 +1082,26 @@ mod connections {
         assert_eq!(egress.map(drop), Err(code::NOT_SUPPORTED));
     }
 
+    /// What is kept of ended execs' output tells how much may be kept: a smaller limit makes room as new output comes.
+    #[test]
+    fn output_kept_follows_a_memory_limit_that_is_changed_later() {
+        let guest = Guest::start();
+        let mut wire = guest.connect();
+        assert_eq!(wire.paths(op::MEMORY, |w| w.u32(0)).map(drop), Err(code::INVALID));
+        let kept = |wire: &mut Wire, limit_mb: u32, round: &str| {
+            assert_eq!(wire.paths(op::MEMORY, |w| w.u32(limit_mb)).map(drop), Ok(()));
+            let ids: Vec<String> = (0..6).map(|number| format!("{round}{number}")).collect();
+            for id in &ids {
+                wire.run(&sh(id, "head -c 4194304 /dev/zero"));
+            }
+            ids.iter().filter(|id| wire.paths(op::FORGET, |w| w.str(id)).is_ok()).count()
+        };
+        // An eighth: 16 MiB hold four rings of 4 MiB, 32 MiB all six.
+        assert_eq!(kept(&mut wire, 128, "small"), 4);
+        assert_eq!(kept(&mut wire, 256, "large"), 6);
+        assert_eq!(kept(&mut wire, 64, "tiny"), 2);
+    }
+
     #[test]
     fn everything_opened_is_closed() {
         let guest = Guest::start();

@@ -354,6 +354,7 @@ fn good() -> Vec<Good> {
     open("open metrics", op::METRICS, "METRICS", 33, vec![], ToGuest);
     open("open sync", op::SYNC, "SYNC", 35, vec![], ToGuest);
     open("open clock", op::CLOCK, "CLOCK", 37, vec![("unixNanos", U64(1_700_000_000_000_000_000))], ToGuest);
+    open("open memory", op::MEMORY, "MEMORY", 41, vec![("limitMb", U32(2048))], ToGuest);
 
     let mut reply = |name, kind, op_name, channel, fields| add(name, ToHost, kind, channel, with_op(op_name, fields));
     let opened = |known| Struct(vec![("pid", U32(7)), ("known", U8(known)), ("start", U64(4096))]);
@@ -421,6 +422,7 @@ fn good() -> Vec<Good> {
     );
     reply("close sync", wire::CLOSE, "SYNC", 35, close(vec![]));
     reply("close clock", wire::CLOSE, "CLOCK", 37, close(vec![]));
+    reply("close memory", wire::CLOSE, "MEMORY", 41, close(vec![]));
     for code in 1..=23u16 {
         let name: &'static str = Box::leak(format!("close with error {code}").into_boxed_str());
         add(name, ToHost, wire::CLOSE, 39, Struct(vec![("code", U16(code)), ("message", s("No such file: /a."))]));

@@ -72,6 +72,8 @@ function startMain(env: Record<string, string> = {}) {
     stdio: ['ignore', 'pipe', 'inherit', 'pipe'],
     env: {
       PORT: '0',
+      // This helper makes no boxes.
+      DELTA_POOL_SIZE: '0',
       DELTA_DATA_DIR: dataDir,
       DELTA_API_KEY_SHA256: createHash('sha256').update(key).digest('hex'),
       ...env,

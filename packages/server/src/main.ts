@@ -82,7 +82,15 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   const [database, info] = await Promise.all([openStores(config, log), driver.info()])
   const egress = buildEgress({ config, database, log })
-  const sandboxes = createSandboxes({ database, driver, clock, log, egress, maxSandboxes: config.maxSandboxes })
+  const sandboxes = createSandboxes({
+    database,
+    driver,
+    clock,
+    log,
+    egress,
+    maxSandboxes: config.maxSandboxes,
+    poolSize: config.poolSize,
+  })
   const { door } = sandboxes
   const accessTokens = await openAccessTokens({ database, clock })
   sandboxes.events.on('sandbox.changed', ({ sandboxId, to }) => {
@@ -112,8 +120,11 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const server = await listen(app.api, { port: config.port, host: config.host, fronts })
   log.info('listening', { port: server.port, host: config.host, startMs: Math.round(process.uptime() * 1000) })
   const startedMs = clock.monotonic()
-  void reconciled.then(() => log.info('reconciled', { durationMs: Math.round(clock.monotonic() - startedMs) }))
-  stopWhenAsked({ app, server, features, database, driver, log })
+  void reconciled.then(() => {
+    log.info('reconciled', { durationMs: Math.round(clock.monotonic() - startedMs) })
+    sandboxes.warmUp().catch((error: unknown) => log.error('pool_not_started', { error }))
+  })
+  stopWhenAsked({ app, server, features, database, driver, log, onStopping: sandboxes.rest })
 }
 
 function openStores(config: Config, log: Logger): Promise<Database> {
@@ -197,6 +208,8 @@ interface Running {
   database: Database
   driver: OciDriver
   log: Logger
+  /** While requests are still being finished. */
+  onStopping: () => void
 }
 
 function stopWhenAsked(running: Running): void {
@@ -213,13 +226,14 @@ function stopWhenAsked(running: Running): void {
 }
 
 async function stop(running: Running, mode: () => StopMode): Promise<void> {
-  const { app, server, features, database, log } = running
+  const { app, server, features, database, log, onStopping } = running
   const startedMs = clock.monotonic()
   setTimeout(() => {
     log.error('shutdown_too_slow', { limitMs: limits.shutdownMs })
     exit(1)
   }, limits.shutdownMs).unref()
   server.stopAccepting()
+  onStopping()
   await clock.sleep(limits.shutdownOrderMs)
   log.info('stopping', { mode: mode(), pending: app.pending() })
   await drained(app, mode() === 'leave' ? limits.shutdownRequestsMs : 0)

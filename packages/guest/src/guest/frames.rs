@@ -164,6 +164,7 @@ impl Guest {
                 self.refuse(at, Failure::new(code::NOT_SUPPORTED, "Only the guest opens EGRESS channels."))
             }
             Request::Clock { unix_nanos } => self.set_clock(at, unix_nanos),
+            Request::Memory { limit_mb } => self.set_memory(at, limit_mb),
             Request::Metrics => self.open_metrics(at),
             request => self.open_file_request(at, request),
         }

@@ -57,6 +57,7 @@ pub enum Request {
     Metrics,
     Sync,
     Clock { unix_nanos: u64 },
+    Memory { limit_mb: u32 },
 }
 
 impl Request {
@@ -89,6 +90,7 @@ impl Request {
             op::METRICS => Request::Metrics,
             op::SYNC => Request::Sync,
             op::CLOCK => Request::Clock { unix_nanos: r.u64()? },
+            op::MEMORY => Request::Memory { limit_mb: r.u32()? },
             _ => return Err(WireError::BadValue),
         };
         Ok(request)

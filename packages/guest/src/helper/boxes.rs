@@ -19,7 +19,7 @@ use super::error::{code, Context, Error, Result};
 use super::ffi;
 use super::overlay::{Layers, Stage};
 use super::pool::Pool;
-use super::record::{check_id, Life, Record, Request};
+use super::record::{check_id, BoxLimits, Life, Record, Request};
 use super::runtime::{Kind, Run, Runtime};
 use super::spec;
 use super::sys::{self, Epoll};
@@ -71,7 +71,9 @@ struct View {
 }
 
 struct Slot {
+    /// As the box was made; `limits` may have changed since.
     record: Record,
+    limits: Mutex<BoxLimits>,
     /// Held by the operation that changes the box; at most one does.
     busy: Mutex<()>,
     view: Mutex<View>,
@@ -302,6 +304,7 @@ impl Boxes {
                 limits: request.limits,
                 guest: self.guest.clone(),
             },
+            limits: Mutex::new(request.limits),
             busy: Mutex::new(()),
             view: Mutex::new(View {
                 state: State::Making,
@@ -532,6 +535,14 @@ impl Boxes {
         Ok(file)
     }
 
+    /// Of a box that was made: nobody waits for the lock on its file any more.
+    fn replace_spec(&self, record: &Record) -> Result<()> {
+        let folder = self.box_folder(&record.box_id);
+        let fresh = folder.join("spec.new");
+        write_file(&fresh, &record.encode())?;
+        fs::rename(&fresh, folder.join("spec")).context(format_args!("changing {}", folder.join("spec").display()))
+    }
+
     fn wire_name(&self, kind: Kind, box_id: &str) -> String {
         match kind {
             Kind::Runsc => format!("{}/wire", wire_folder_name(box_id)),
@@ -713,6 +724,30 @@ impl Boxes {
         Ok(())
     }
 
+    /// Gives a box other limits than it was made with. Where one of them cannot be set, others may be changed already: whoever asked ends
+    /// the box.
+    pub fn limit(&self, box_id: &str, limits: BoxLimits) -> Result<()> {
+        let slot = self.slot(box_id).ok_or_else(|| unknown(box_id))?;
+        let _busy = lock(&slot.busy);
+        match lock(&slot.view).state {
+            State::Making => return Err(Error::new(code::BUSY, format!("{} is being made", box_id))),
+            State::Dead => return Err(unknown(box_id)),
+            State::Running | State::Frozen => {}
+        }
+        if *lock(&slot.limits) == limits {
+            return Ok(());
+        }
+        let record = Record {
+            limits,
+            ..slot.record.clone()
+        };
+        self.replace_spec(&record)?;
+        self.cgroups.limit(box_id, &limits.cgroup())?;
+        // Known before it is set: whoever adapts all uppers to the room meanwhile must not bring the old one back.
+        *lock(&slot.limits) = limits;
+        self.pool.adapt(&slot.record.upper_id, u64::from(limits.disk_mb) << 20)
+    }
+
     /// Counters, and the upper's bytes (None: not counted) and limit.
     pub fn stats(&self, box_id: &str) -> Result<(Stats, Option<u64>, u64)> {
         let slot = self.slot(box_id).ok_or_else(|| unknown(box_id))?;
@@ -721,7 +756,7 @@ impl Boxes {
         let limit = if limit > 0 {
             limit
         } else {
-            u64::from(slot.record.limits.disk_mb) << 20
+            u64::from(lock(&slot.limits).disk_mb) << 20
         };
         Ok((stats, used, limit))
     }
@@ -771,10 +806,10 @@ impl Boxes {
     pub fn adapt_uppers(&self, low: bool) -> Vec<String> {
         // First this: a box whose upper is opened from here on adapts it itself.
         self.pool.set_low(low);
-        let records: Vec<Record> = lock(&self.table).boxes.values().map(|slot| slot.record.clone()).collect();
+        let slots: Vec<Arc<Slot>> = lock(&self.table).boxes.values().cloned().collect();
         let adapt = |by: &dyn Fn(&str, u64) -> Result<()>| -> Vec<String> {
-            let each = records.iter();
-            each.filter_map(|record| match by(&record.upper_id, u64::from(record.limits.disk_mb) << 20) {
+            let each = slots.iter().map(|slot| (slot, lock(&slot.limits).disk_mb));
+            each.filter_map(|(slot, disk_mb)| match by(&slot.record.upper_id, u64::from(disk_mb) << 20) {
                 // Ended meanwhile, or not yet made.
                 Err(error) if error.code != code::NOT_FOUND => Some(error.message),
                 _ => None,
@@ -839,7 +874,7 @@ impl Boxes {
             template: String::new(),
             kind: self.options.default_kind,
             range: 0,
-            limits: super::record::BoxLimits {
+            limits: BoxLimits {
                 cpu_milli: 0,
                 memory_mb: 0,
                 disk_mb: 0,
@@ -859,6 +894,7 @@ impl Boxes {
         };
         let slot = Arc::new(Slot {
             record: record.clone(),
+            limits: Mutex::new(record.limits),
             busy: Mutex::new(()),
             view: Mutex::new(View {
                 state: State::Making,

@@ -339,9 +339,14 @@ impl Cgroups {
             return put(&group.join("cpu.max"), &format!("{} {}", quota, CPU_PERIOD_MICROS));
         }
         let group = folder("memory")?;
-        put(&group.join("memory.limit_in_bytes"), &memory)?;
-        // Memory and swap together are limited to the memory: no swap.
-        put_if_there(&group.join("memory.memsw.limit_in_bytes"), &memory)?;
+        let (alone, together) = (group.join("memory.limit_in_bytes"), group.join("memory.memsw.limit_in_bytes"));
+        // Memory and swap together are limited to the memory: no swap. That limit may at no moment be below the other.
+        let grows = read_number(&alone).map_or(false, |now| now < u64::from(limits.memory_mb) << 20);
+        if grows {
+            put_if_there(&together, &memory)?;
+        }
+        put(&alone, &memory)?;
+        put_if_there(&together, &memory)?;
         put_if_there(&group.join("memory.swappiness"), "0")?;
         put(&folder("pids")?.join("pids.max"), &limits.processes.to_string())?;
         let group = folder("cpu")?;

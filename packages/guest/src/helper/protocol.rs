@@ -4,7 +4,7 @@ use super::boxes::Boxes;
 use super::doctor;
 use super::error::{code, Error, Result};
 use super::overlay::Stage;
-use super::record::{check_id, Request};
+use super::record::{check_id, BoxLimits, Request};
 use super::settings::Settings;
 use super::templates;
 use crate::wire::{Reader, WireError, Writer};
@@ -21,6 +21,7 @@ pub const TEMPLATES: u8 = 9;
 pub const BUILD_TEMPLATE: u8 = 10;
 pub const DOCTOR: u8 = 11;
 pub const USAGE: u8 = 12;
+pub const LIMITS: u8 = 13;
 pub const BOX_DIED: u8 = 100;
 pub const SHUTDOWN: u8 = 101;
 pub const ROOM: u8 = 102;
@@ -84,6 +85,10 @@ pub fn answer(boxes: &Boxes, settings: &Settings, stage: Option<&Stage>, kind: u
         }
         FREEZE => boxes.freeze(id(&mut reader)?, true)?,
         THAW => boxes.freeze(id(&mut reader)?, false)?,
+        LIMITS => {
+            let id = id(&mut reader)?;
+            boxes.limit(id, BoxLimits::read(&mut reader)?)?;
+        }
         STATS => {
             let (stats, used, limit) = boxes.stats(id(&mut reader)?)?;
             for value in [

@@ -38,6 +38,22 @@ pub struct BoxLimits {
 }
 
 impl BoxLimits {
+    /// The four numbers as they stand in CREATE and LIMITS, each within its bounds.
+    pub fn read(reader: &mut Reader<'_>) -> Result<BoxLimits> {
+        let mut number = || reader.u32().map_err(|_| Error::new(code::INVALID, "the request is cut short or malformed"));
+        let limits = BoxLimits {
+            cpu_milli: number()?,
+            memory_mb: number()?,
+            disk_mb: number()?,
+            processes: number()?,
+        };
+        check_range("cpuMilli", limits.cpu_milli, CPU_MILLI)?;
+        check_range("memoryMb", limits.memory_mb, MEMORY_MB)?;
+        check_range("diskMb", limits.disk_mb, DISK_MB)?;
+        check_range("processes", limits.processes, PROCESSES)?;
+        Ok(limits)
+    }
+
     pub fn cgroup(&self) -> Limits {
         Limits {
             cpu_milli: self.cpu_milli,
@@ -105,12 +121,7 @@ impl Request {
         let fresh = reader.u8().map_err(bad)?;
         let template = reader.str().map_err(bad)?.to_string();
         let runtime = reader.str().map_err(bad)?;
-        let limits = BoxLimits {
-            cpu_milli: reader.u32().map_err(bad)?,
-            memory_mb: reader.u32().map_err(bad)?,
-            disk_mb: reader.u32().map_err(bad)?,
-            processes: reader.u32().map_err(bad)?,
-        };
+        let limits = BoxLimits::read(reader)?;
         let hostname = reader.str().map_err(bad)?.to_string();
         check_id(&box_id)?;
         check_id(&upper_id)?;
@@ -123,10 +134,6 @@ impl Request {
         } else {
             Some(Kind::parse(runtime)?)
         };
-        check_range("cpuMilli", limits.cpu_milli, CPU_MILLI)?;
-        check_range("memoryMb", limits.memory_mb, MEMORY_MB)?;
-        check_range("diskMb", limits.disk_mb, DISK_MB)?;
-        check_range("processes", limits.processes, PROCESSES)?;
         check_name("hostname", &hostname, HOSTNAME_BYTES, b"-.")?;
         Ok(Request {
             box_id,

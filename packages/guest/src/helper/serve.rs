@@ -43,6 +43,8 @@ const INSTANCE_WAIT: Duration = Duration::from_secs(10);
 const QUICK_DEATH: Duration = Duration::from_secs(10);
 const QUICK_DEATHS_MAX: u32 = 5;
 const RESTART_FIRST: Duration = Duration::from_millis(100);
+/// How long to wait before looking again whether what the last HTTP process asked for is done. Each request has bounds of its own.
+const MAKING_PAUSE: Duration = Duration::from_millis(5);
 const RESTART_LAST: Duration = Duration::from_secs(5);
 /// What the HTTP process still gets once a second SIGINT has come.
 const HURRIED_WAIT: Duration = Duration::from_secs(1);
@@ -114,6 +116,8 @@ struct Shared {
     slow: AtomicUsize,
     /// As last looked at; None before the first look.
     room: Mutex<Option<(Room, Usage)>>,
+    /// Requests on the lane of boxes that are being worked on.
+    making: AtomicUsize,
 }
 
 impl Shared {
@@ -155,6 +159,15 @@ impl Shared {
                 writer.u64(usage.reserve);
             });
         }
+    }
+
+    /// On the lane of boxes. Whom nobody answers any more, nothing is made for.
+    fn work_on_boxes(&self, stage: &Stage, job: Job) {
+        self.making.fetch_add(1, Ordering::SeqCst);
+        if job.life == self.life.load(Ordering::SeqCst) {
+            self.work(Some(stage), job);
+        }
+        self.making.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn work(&self, stage: Option<&Stage>, job: Job) {
@@ -224,7 +237,7 @@ impl Lanes {
             worker_count(),
             &boxes,
             move || Stage::enter(&data, &view),
-            move |stage: &Stage, job| one.work(Some(stage), job),
+            move |stage: &Stage, job| one.work_on_boxes(stage, job),
         )?;
         let answers = Workers::start(
             "delta-quick",
@@ -344,6 +357,7 @@ pub fn serve(mut settings: Settings, peer: Peer, step: fn(&str)) -> Result<i32> 
         life: AtomicUsize::new(0),
         slow: AtomicUsize::new(0),
         room: Mutex::new(None),
+        making: AtomicUsize::new(0),
     });
     // The first look is made here: no request is answered before the limits fit the room.
     shared.look_at_room();
@@ -744,6 +758,11 @@ impl Helper {
 
     fn restart_server(&mut self) {
         if !self.supervises || self.restart_at.map_or(true, |at| Instant::now() < at) {
+            return;
+        }
+        // A box that is still being made for the last one would appear after the next has asked what there is, and be nobody's.
+        if self.shared.making.load(Ordering::SeqCst) > 0 {
+            self.restart_at = Some(Instant::now() + MAKING_PAUSE);
             return;
         }
         self.restart_at = None;

@@ -274,6 +274,57 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
       expect((await bomb.guest.execs()).length).toBe(1)
     })
 
+    needs('memory', 'limits changed while it runs hold like those it was made with', async () => {
+      const { spec, guest, cwd } = await make({ memoryMb: 128, processes: 300 })
+      const limits = { cpuMilli: 500, memoryMb: 384, diskMb: 64, processes: 40 }
+      await driver.setLimits(spec.boxId, limits)
+      const room = await exec(guest, cwd, 'x=$(head -c 150000000 /dev/zero | tr "\\0" x); echo ${#x}')
+      expect(room.stdout, 'more memory than it was made with').toBe('150000000\n')
+      if (lacks.processes === undefined) {
+        await exec(guest, cwd, 'i=0; while [ $i -lt 100 ]; do sleep 20 & i=$((i+1)); done')
+        expect((await driver.stats(spec.boxId)).processes).toBeLessThanOrEqual(40)
+      }
+      await driver.setLimits(spec.boxId, { ...limits, memoryMb: 128, processes: 200 })
+      const bomb = await exec(guest, cwd, 'head -c 2000000000 /dev/zero | tail > /dev/null; exit ${PIPESTATUS:-$?}')
+      expect(bomb.value).not.toBe(0)
+      const stats = await driver.stats(spec.boxId)
+      expect(stats.memoryLimitBytes).toBe(128 * 1024 * 1024)
+      expect(stats.oomKills).toBeGreaterThan(0)
+      await driver.end(spec.boxId, { keepUpper: false })
+      await expect(driver.setLimits(spec.boxId, limits)).rejects.toThrow()
+    })
+
+    needs('disk', 'a disk that is made smaller or larger while it is used has that size', async () => {
+      const { spec, guest, cwd } = await make({ memoryMb: 512, diskMb: 512 })
+      const limits = { cpuMilli: 1_000, memoryMb: 512, diskMb: 64, processes: 512 }
+      await driver.setLimits(spec.boxId, limits)
+      expect((await driver.stats(spec.boxId)).diskLimitBytes).toBe(64 * 1024 * 1024)
+      if ((await driver.info()).pool !== 'folder') {
+        const full = await exec(guest, cwd, 'head -c 100000000 /dev/urandom > big')
+        expect(full.stderr).toMatch(/No space left|quota exceeded/i)
+      }
+      await driver.setLimits(spec.boxId, { ...limits, diskMb: 300 })
+      const fits = await exec(guest, cwd, 'head -c 100000000 /dev/urandom > big; sync')
+      expect(fits).toMatchObject({ value: 0, stderr: '' })
+      expect(await guest.stat(`${cwd}/big`)).toMatchObject({ size: 100_000_000 })
+      expect((await driver.stats(spec.boxId)).diskLimitBytes).toBe(300 * 1024 * 1024)
+    })
+
+    test(
+      'limits of what is not there are refused',
+      async () => {
+        const limits = { cpuMilli: 500, memoryMb: 128, diskMb: 64, processes: 40 }
+        await expect(driver.setLimits('box_neverwas', limits)).rejects.toThrow()
+        const { spec, guest, cwd } = await make()
+        for (const wrong of [{ memoryMb: 0 }, { cpuMilli: 0 }, { processes: 0 }, { diskMb: 0 }]) {
+          await expect(driver.setLimits(spec.boxId, { ...limits, ...wrong })).rejects.toThrow()
+        }
+        expect((await driver.stats(spec.boxId)).memoryLimitBytes).toBe(spec.memoryMb * 1024 * 1024)
+        expect((await exec(guest, cwd, 'echo fine')).stdout).toBe('fine\n')
+      },
+      slowMs,
+    )
+
     needs(
       'isolation',
       'whatever a memory or fork bomb does to its own box, the neighbour does not notice',

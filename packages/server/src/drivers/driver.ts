@@ -19,6 +19,9 @@ export interface BoxSpec {
   hostname: string
 }
 
+/** What a box may use; can be changed while it runs. */
+export type BoxLimits = Pick<BoxSpec, 'cpuMilli' | 'memoryMb' | 'diskMb' | 'processes'>
+
 export interface Box {
   boxId: string
   /** Host pid of the guest, where there is one. */
@@ -111,6 +114,8 @@ export interface Driver {
   end(boxId: string, options: { keepUpper: boolean }): Promise<void>
   freeze(boxId: string): Promise<void>
   thaw(boxId: string): Promise<void>
+  /** Replaces the limits of a living box. After a failure some may be changed and others not: end the box. */
+  setLimits(boxId: string, limits: BoxLimits): Promise<void>
   stats(boxId: string): Promise<BoxStats>
   /** What exists, for reconciliation: boxes, and uppers that no box uses. */
   list(): Promise<{ boxes: BoxStatus[]; upperIds: string[] }>

@@ -17,6 +17,7 @@ import {
   writeClock,
   writeExec,
   writeForget,
+  writeMemory,
   writeMkdir,
   writeMove,
   writePathFlag,
@@ -108,6 +109,8 @@ export interface GuestConnection {
   /** Everything written inside is on the disk when it resolves. */
   sync(options?: CallOptions): Promise<void>
   clock(unixNanos: bigint, options?: CallOptions): Promise<void>
+  /** Tells the guest of a memory limit that was changed after it had started: the output it keeps follows it. */
+  setMemory(limitMb: number, options?: CallOptions): Promise<void>
   /** Without a handler every connection to the outside is refused. */
   onEgress(handler: ((request: EgressRequest) => void) | undefined): void
   /** Milliseconds there and back. Rejects with `timed_out`; the connection stays. */
@@ -172,6 +175,7 @@ function createConnection(link: Link, hello: Hello): GuestConnection {
     metrics: (options) => call(link, writeBare(ops.metrics), readMetrics, options),
     sync: (options) => call(link, writeBare(ops.sync), readNothing, options),
     clock: async (unixNanos, options) => call(link, writeClock(unixNanos), readNothing, options),
+    setMemory: async (limitMb, options) => call(link, writeMemory(limitMb), readNothing, options),
     onEgress: (handler) => listenForEgress(link, handler),
     async ping(timeoutMs) {
       const started = performance.now()

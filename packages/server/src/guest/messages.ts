@@ -22,6 +22,7 @@ export const ops = {
   metrics: 30,
   sync: 31,
   clock: 32,
+  memory: 33,
 } as const
 
 const maxPathBytes = 4096
@@ -232,6 +233,10 @@ export function writeBare(op: number): Writer {
 
 export function writeDial(port: number): Writer {
   return createWriter(8).u8(ops.dial).u16(port)
+}
+
+export function writeMemory(limitMb: number): Writer {
+  return createWriter(8).u8(ops.memory).u32(limitMb)
 }
 
 export function writeClock(unixNanos: bigint): Writer {

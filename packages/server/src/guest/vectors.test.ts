@@ -36,6 +36,7 @@ import {
   writeForget,
   writeHello,
   writeList,
+  writeMemory,
   writeMkdir,
   writeMove,
   writePathFlag,
@@ -114,6 +115,7 @@ const openWriters: Record<string, (frame: any) => Writer> = {
   METRICS: () => writeBare(ops.metrics),
   SYNC: () => writeBare(ops.sync),
   CLOCK: (f) => writeClock(BigInt(f.unixNanos)),
+  MEMORY: (f) => writeMemory(f.limitMb),
 }
 
 /** How the host writes each other frame. */

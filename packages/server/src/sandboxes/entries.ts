@@ -39,6 +39,8 @@ export interface Entries {
   inTurnAlways<T>(entry: Entry, work: () => Promise<T>): Promise<T>
   /** Runs `work`, which makes a sandbox hold a box, if there may be one more. */
   withRoom<T>(work: () => Promise<T>): Promise<T>
+  /** Sandboxes that may still come to hold a box. */
+  room(): number
   counts(): Partial<Record<SandboxState, number>>
 }
 
@@ -111,6 +113,7 @@ export function createEntries({ maxSandboxes }: { maxSandboxes: number }): Entri
         reserved -= 1
       }
     },
+    room: () => maxSandboxes - holding - reserved,
     counts() {
       const counts: Partial<Record<SandboxState, number>> = {}
       for (const { record } of entries.values()) counts[record.state] = (counts[record.state] ?? 0) + 1

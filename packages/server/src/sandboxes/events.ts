@@ -11,4 +11,8 @@ export interface SandboxEvents {
     reason: TransitionReason
     at: number
   }
+  /** A box was made to be kept ready. */
+  'warm.made': { runtime: string; template: string; durationMs: number }
+  /** What became of a create in the pool: served, or not because none of a kept kind was ready, or because its kind is not kept. */
+  'warm.asked': { outcome: 'hit' | 'empty' | 'not_kept' }
 }

@@ -1,5 +1,5 @@
 import type { Duplex } from 'node:stream'
-import type { BoxStatus, Driver } from '../drivers/driver.ts'
+import type { Box, BoxSpec, BoxStatus, Driver } from '../drivers/driver.ts'
 import { type ConnectOptions, type EgressRequest, type GuestConnection, GuestError } from '../guest/client.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
@@ -17,6 +17,8 @@ import type { SandboxRecord, SandboxStore } from './store.ts'
 
 export type ConnectGuest = (stream: Duplex, options: ConnectOptions) => Promise<GuestConnection>
 
+type OnEgress = (request: EgressRequest) => void
+
 export interface LifecycleDeps {
   store: SandboxStore
   driver: Driver
@@ -27,10 +29,13 @@ export interface LifecycleDeps {
   entries: Entries
   deadlines: Deadlines
   gate: Gate
+  endGate: Gate
   /** What takes the connections that programs in the sandbox want to the outside. */
-  egressOf?: ((entry: Entry) => (request: EgressRequest) => void) | undefined
+  egressOf?: ((entry: Entry) => OnEgress) | undefined
   /** How long a guest may take from the connection to its hello. */
   helloTimeoutMs: number
+  /** Gives up what is kept for later where a caller finds no room now. True when trying again may help. */
+  makeRoom: () => Promise<boolean>
   /** Throws once the server is stopping, so that nothing new is made meanwhile. */
   refuseWhenStopping: () => void
 }
@@ -56,11 +61,13 @@ export type Lifecycle = ReturnType<typeof createLifecycle>
  * called wherever the call makes or ends something, so that a crash in between leaves a row that tells what to look for.
  */
 export function createLifecycle(deps: LifecycleDeps) {
-  const { store, driver, clock, log, events, entries, deadlines, gate, helloTimeoutMs } = deps
+  const { store, driver, clock, log, events, entries, deadlines, gate, endGate, helloTimeoutMs } = deps
   /** Sandboxes of which row and box may differ, because something failed half-way. The janitor mends them. */
   const uneasy = new Set<string>()
   /** What is left of sandboxes that are over, by sandbox id or, for strays, by its own. */
   const remains = new Map<string, Remains>()
+  /** Boxes of sandboxes of which it is not known whether their row was written. The janitor looks. */
+  const doubts = new Map<string, Remains>()
 
   async function move(entry: Entry, change: Change): Promise<void> {
     const before = entry.record
@@ -90,14 +97,17 @@ export function createLifecycle(deps: LifecycleDeps) {
     else deadlines.clear(record.id)
   }
 
-  async function connect(entry: Entry): Promise<Link> {
-    const { id, boxId, env, template, memoryMb } = entry.record
+  /** A new connection to a box's guest, which has said hello. */
+  async function reach(id: string, boxId: string, onEgress?: OnEgress): Promise<GuestConnection> {
     const signal = AbortSignal.timeout(helloTimeoutMs)
-    const stream = await driver.connect(boxId!, { signal })
-    let guest: GuestConnection
+    const stream = await driver.connect(boxId, { signal })
     try {
-      const onEgress = deps.egressOf?.(entry)
-      guest = await deps.connectGuest(stream, { log: log.child({ sandboxId: id }), helloTimeoutMs, signal, onEgress })
+      return await deps.connectGuest(stream, {
+        log: log.child({ sandboxId: id }),
+        helloTimeoutMs,
+        signal,
+        onEgress,
+      })
     } catch (cause) {
       stream.destroy()
       if (cause instanceof GuestError && cause.code === 'protocol_error') {
@@ -105,6 +115,27 @@ export function createLifecycle(deps: LifecycleDeps) {
       }
       throw new DeltaError('guest_unreachable', `The guest of sandbox ${id} did not say hello`, { cause })
     }
+  }
+
+  /** The guest was told at its start how much memory there is; `tellMemory` when that is no longer so. */
+  async function tellMemory(guest: GuestConnection, memoryMb: number): Promise<void> {
+    await guest.setMemory(memoryMb, { signal: AbortSignal.timeout(helloTimeoutMs) })
+  }
+
+  async function connect(entry: Entry): Promise<Link> {
+    const { id, boxId } = entry.record
+    // Given with the connection: what waits inside for a way out comes with the guest's first word.
+    return attach(entry, await reach(id, boxId!, deps.egressOf?.(entry)))
+  }
+
+  /** A connection that was opened before anything could run in the box is this sandbox's from now on. */
+  function takeOver(entry: Entry, guest: GuestConnection): void {
+    guest.onEgress(deps.egressOf?.(entry))
+    attach(entry, guest)
+  }
+
+  function attach(entry: Entry, guest: GuestConnection): Link {
+    const { id, boxId, env, template, memoryMb } = entry.record
     const door: OpenDoor = { guest, sandbox: { id, env, template, memoryMb } }
     const link: Link = { boxId: boxId!, guest, door: Promise.resolve(door) }
     entry.link = link
@@ -120,7 +151,7 @@ export function createLifecycle(deps: LifecycleDeps) {
     return gate.pass(async () => {
       deps.refuseWhenStopping()
       const waited = clock.monotonic()
-      const box = await driver.create(specOf(entry.record, fresh))
+      const box = await createWithRoom(specOf(entry.record, fresh))
       const made = clock.monotonic()
       await connect(entry)
       const timings = [
@@ -130,6 +161,15 @@ export function createLifecycle(deps: LifecycleDeps) {
       ]
       return { timings, userNamespace: box.uids && `${box.uids.first}+${box.uids.count}` }
     })
+  }
+
+  async function createWithRoom(spec: BoxSpec): Promise<Box> {
+    try {
+      return await driver.create(spec)
+    } catch (error) {
+      if (!isShortage(error) || !(await deps.makeRoom())) throw error
+      return driver.create(spec)
+    }
   }
 
   async function create(entry: Entry): Promise<Phase[]> {
@@ -305,13 +345,52 @@ export function createLifecycle(deps: LifecycleDeps) {
       ...strays.strayBoxes.map(({ boxId, upperId }): [string, Remains] => [boxId, { boxId, upperId }]),
       ...strays.strayUppers.map((upperId): [string, Remains] => [upperId, { boxId: null, upperId }]),
     ]
-    for (const [key, what] of all) {
+    const each = async ([key, what]: [string, Remains]): Promise<void> => {
       log.info('stray_removed', { ...what })
       await clear(key, what).catch((error: unknown) => log.error('stray_left', { ...what, error }))
     }
+    await Promise.all(all.map((stray) => endGate.pass(() => each(stray))))
   }
 
-  return { create, act, open, announce, buryDead, mend, clear, clearStrays, arm, uneasy, remains }
+  /** The row of this new sandbox may have been written or not. */
+  function doubt(sandboxId: string, what: Remains): void {
+    doubts.set(sandboxId, what)
+    uneasy.add(sandboxId)
+  }
+
+  /** The row is there, or it is not: then neither may the box be. */
+  async function settleDoubt(sandboxId: string, { hasRow }: { hasRow: boolean }): Promise<void> {
+    const what = doubts.get(sandboxId)
+    doubts.delete(sandboxId)
+    if (hasRow) return
+    uneasy.delete(sandboxId)
+    if (what) await clear(sandboxId, what)
+  }
+
+  const doubtful = { doubt, settleDoubt }
+  return {
+    create,
+    act,
+    open,
+    announce,
+    buryDead,
+    mend,
+    clear,
+    clearStrays,
+    arm,
+    reach,
+    takeOver,
+    tellMemory,
+    uneasy,
+    remains,
+    ...doubtful,
+  }
+}
+
+const shortages: readonly string[] = ['capacity_exhausted', 'disk_full']
+
+function isShortage(error: unknown): boolean {
+  return error instanceof DeltaError && shortages.includes(error.code)
 }
 
 export function dropLink(entry: Entry): void {

@@ -87,4 +87,8 @@ export const sandboxMigrations: Migration[] = [
       'create index egress_connections_by_age on egress_connections (at)',
     ],
   },
+  {
+    name: 'sandboxes-warm-pool-1',
+    up: () => ['create table sandbox_pool (one integer primary key check (one = 1), since bigint not null)'],
+  },
 ]

@@ -1,5 +1,5 @@
-import type { BoxSpec, DriverInfo } from '../drivers/driver.ts'
-import type { CreateSandbox, PatchSandbox, Sandbox } from './schema.ts'
+import type { BoxLimits, BoxSpec, DriverInfo } from '../drivers/driver.ts'
+import { type CreateSandbox, createSandboxSchema, type PatchSandbox, type Sandbox } from './schema.ts'
 import { mayMove, type SandboxState, type TransitionReason } from './states.ts'
 import type { SandboxRecord } from './store.ts'
 
@@ -52,13 +52,20 @@ export function specOf(record: SandboxRecord, fresh: boolean): BoxSpec {
     fresh,
     template: record.template,
     runtime: record.runtime,
-    cpuMilli: record.cpuMilli,
-    memoryMb: record.memoryMb,
-    diskMb: record.diskMb,
-    processes: record.processes,
+    ...limitsOf(record),
     // A host name has no underscores.
     hostname: record.id.replace('_', '-'),
   }
+}
+
+/** The box of a sandbox whose caller asks for nothing but this. */
+export function warmSpecOf(sandboxId: string, { runtime, template }: { runtime: string; template: string }): BoxSpec {
+  const wish = createSandboxSchema.parse({ template })
+  return specOf(newRecord(wish, { id: sandboxId, accountId: '', runtime, now: 0 }), true)
+}
+
+export function limitsOf({ cpuMilli, memoryMb, diskMb, processes }: SandboxRecord): BoxLimits {
+  return { cpuMilli, memoryMb, diskMb, processes }
 }
 
 export interface Change {

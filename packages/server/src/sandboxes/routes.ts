@@ -143,6 +143,8 @@ export function addSandboxRoutes(api: Api, sandboxes: Sandboxes): void {
   )
 }
 
+const madeBuckets = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10]
+
 export function sandboxesFeature(sandboxes: Sandboxes): Feature {
   return {
     name: 'sandboxes',
@@ -153,9 +155,17 @@ export function sandboxesFeature(sandboxes: Sandboxes): Feature {
       )
       const changes = metrics.counter('delta_sandbox_changes_total', 'Changes of state, by what they led to and why')
       sandboxes.events.on('sandbox.changed', ({ to, reason }) => changes.add({ to, reason }))
+      metrics.gauge('delta_warm_boxes', 'Boxes kept ready, and being made for that', () => {
+        const { ready, making } = sandboxes.poolCounts()
+        return Object.entries({ ready, making }).map(([state, value]) => ({ labels: { state }, value }))
+      })
+      const asked = metrics.counter('delta_warm_asked_total', 'Creates, by whether a box was ready for them')
+      sandboxes.events.on('warm.asked', ({ outcome }) => asked.add({ outcome }))
+      const made = metrics.histogram('delta_warm_made_seconds', 'Time to make a box that is kept ready', madeBuckets)
+      sandboxes.events.on('warm.made', ({ durationMs, ...kind }) => made.observe(durationMs / 1_000, kind))
       metrics.gauge('delta_sandboxes_waiting', 'Sandboxes waiting for their box to be made', sandboxes.waiting)
     },
-    health: () => ({ states: sandboxes.counts() }),
+    health: () => ({ states: sandboxes.counts(), pool: sandboxes.poolCounts() }),
     stop: sandboxes.stop,
   }
 }

@@ -21,6 +21,7 @@ export const sandboxLimits = {
   logsLimit: { max: 1_000, default: 100 },
 } as const
 
+export const defaultTemplate = 'host'
 export const runtimes = ['crun', 'runc', 'runsc'] as const
 export const onTimeoutActions = ['kill', 'stop', 'pause'] as const
 export type OnTimeout = (typeof onTimeoutActions)[number]
@@ -65,7 +66,7 @@ export const createSandboxSchema = z
     template: z
       .string()
       .regex(/^[a-z0-9][a-z0-9._-]{0,63}$/, 'a template name is 1 to 64 of a-z 0-9 . _ -')
-      .default('host'),
+      .default(defaultTemplate),
     timeoutMs: timeoutSchema.default(sandboxLimits.timeoutMs.default),
     onTimeout: z.enum(onTimeoutActions).default('kill'),
     autoResume: z

@@ -11,7 +11,7 @@ import { type CreateSandbox, createSandboxSchema, type Sandbox } from './schema.
 import { createSandboxes, type Sandboxes } from './service.ts'
 import { sandboxStates, type SandboxState } from './states.ts'
 import { createSandboxStore } from './store.ts'
-import { silentGuest } from './testing.ts'
+import { silentGuest, withFaults } from './testing.ts'
 
 const caller = { accountId: 'acc_a' }
 
@@ -34,7 +34,7 @@ async function serve(
   const { faults, ...rest } = options
   const sandboxes = createSandboxes({
     database: faults ? withFaults(database, faults) : database,
-    driver: faults ? faults.wrap(driver, { except: ['onDeath'] }) : driver,
+    driver: faults ? faults.wrap(driver, { except: ['onDeath', 'room'] }) : driver,
     clock,
     log: silentLogger,
     connectGuest: silentGuest,
@@ -773,14 +773,6 @@ testDatabases('sandboxes', (open) => {
     })
   })
 })
-
-/** Every call of the database counts, also of the views that stores make of it. */
-function withFaults(database: Database, faults: Faults): Database {
-  const wrapped = faults.wrap(database, { except: ['of', 'close', 'check'] })
-  return new Proxy(wrapped, {
-    get: (target, name) => (name === 'of' ? () => wrapped : Reflect.get(target, name)),
-  })
-}
 
 /** A life with everything in it, on an empty database. What fails is somebody else's matter here; only where it leads counts. */
 async function lifeWith(database: Database, plan?: FaultPlan) {

@@ -19,10 +19,14 @@ import type { SandboxEvents } from './events.ts'
 import { createGate } from './gate.ts'
 import { type ConnectGuest, createLifecycle, dropLink, type Phase } from './lifecycle.ts'
 import { planMending, sortFound } from './reconcile.ts'
-import { iso, newRecord, patched, viewOf } from './records.ts'
+import { iso, newRecord, patched, viewOf, warmSpecOf } from './records.ts'
+import { defaultTemplate } from './schema.ts'
 import type { CreateSandbox, OnTimeout, PatchSandbox, Sandbox, SandboxLog, SandboxMetrics } from './schema.ts'
 import { holdsBox, isOver, type SandboxAction, type SandboxState, type TransitionReason } from './states.ts'
-import { createSandboxStore, type SandboxRecord } from './store.ts'
+import { createSandboxStore, type SandboxRecord, type WantedRequest } from './store.ts'
+import { createClaims } from './warm/claim.ts'
+import { createWarmPool, refillsAtOnce } from './warm/pool.ts'
+import type { WarmKind } from './warm/rules.ts'
 
 export interface SandboxesDeps {
   database: Database
@@ -31,6 +35,8 @@ export interface SandboxesDeps {
   log: Logger
   /** Most sandboxes that have a box at once. @default 1000 */
   maxSandboxes?: number
+  /** Boxes kept ready for creates to come; 0: none. They are made from `warmUp` on. @default 0 */
+  poolSize?: number
   /** How long a guest may take to say hello: gVisor on a busy machine needs seconds. @default 15000 */
   helloTimeoutMs?: number
   /** Takes the connections to the outside. Without it every one is refused. */
@@ -66,13 +72,17 @@ export function createSandboxes(deps: SandboxesDeps) {
   const events: Events<SandboxEvents> = createEvents({ log })
   const entries = createEntries({ maxSandboxes: deps.maxSandboxes ?? 1_000 })
   const deadlines = createDeadlines({ clock, onDue: (id) => void timeOut(id) })
-  const makeGate = createGate({ places: boxesAtOnce, mostWaiting: mostBoxesWaiting })
+  const makeGate = createGate({ places: boxesAtOnce, mostWaiting: mostBoxesWaiting, patientPlaces: refillsAtOnce })
   const endGate = createGate({ places: endsAtOnce, mostWaiting: Infinity })
   const janitorSleep = new AbortController()
   let stopping = false
   let driverInfo: DriverInfo | undefined
   let stopListening: (() => void) | undefined
   let janitor: Promise<void> = Promise.resolve()
+  /** There are boxes and disks of another database. */
+  let amongStrangers = false
+  /** Creates that the pool serves, until their row is known. */
+  const claiming = new Set<Promise<unknown>>()
 
   const lifecycle = createLifecycle({
     store,
@@ -84,10 +94,26 @@ export function createSandboxes(deps: SandboxesDeps) {
     entries,
     deadlines,
     gate: makeGate,
+    endGate,
     egressOf: deps.egress && egressOf,
     helloTimeoutMs: deps.helloTimeoutMs ?? 15_000,
+    makeRoom: () => pool.giveUp(),
     refuseWhenStopping,
   })
+  const pool = createWarmPool({
+    size: deps.poolSize ?? 0,
+    driver,
+    gate: makeGate,
+    clock,
+    log,
+    specOf: warmSpecOf,
+    reach: lifecycle.reach,
+    clear: (what) => endGate.pass(() => lifecycle.clear(what.upperId, what)),
+    room: entries.room,
+    mayGrow: () => driver.room().state === 'fine',
+    onMade: (kind, durationMs) => events.emit('warm.made', { ...kind, durationMs }),
+  })
+  const { claim } = createClaims({ pool, store, driver, lifecycle, entries, clock, log })
 
   /** The policy is read anew for each connection: the entry's record is always the row as it is. */
   function egressOf(entry: Entry) {
@@ -152,18 +178,23 @@ export function createSandboxes(deps: SandboxesDeps) {
     }
 
     const asked = clock.monotonic()
-    const entry = await entries.withRoom(async () => {
-      const own = { id: newId('sbx'), accountId, runtime: wish.runtime ?? knownDriver().runtime, now: clock.now() }
-      const record = newRecord(wish, own)
-      try {
-        const claim = request && { ...request, insteadOf: earlier?.failedId }
-        return (await store.insert(record, claim)) ? entries.admit(record) : undefined
-      } catch (error) {
-        // It may have been written all the same: the janitor looks.
-        lifecycle.uneasy.add(record.id)
-        throw error
-      }
-    })
+    const own = { accountId, runtime: wish.runtime ?? knownDriver().runtime }
+    const wanted: WantedRequest | undefined = request && { ...request, insteadOf: earlier?.failedId }
+    const warm = await tracked(entries.withRoom(() => claim(wish, own, wanted)))
+    tellPool({ runtime: own.runtime, template: wish.template }, warm !== undefined)
+    if (warm?.entry) return { ...view(warm.entry.record), timings: warm.timings }
+    const entry = warm
+      ? undefined
+      : await entries.withRoom(async () => {
+          const record = newRecord(wish, { ...own, id: newId('sbx'), now: clock.now() })
+          try {
+            return (await store.insert(record, wanted)) ? entries.admit(record) : undefined
+          } catch (error) {
+            // It may have been written all the same: the janitor looks.
+            lifecycle.uneasy.add(record.id)
+            throw error
+          }
+        })
     if (!entry) {
       // Somebody with the same key was quicker, in between.
       const other = await replay(accountId, request!)
@@ -175,8 +206,26 @@ export function createSandboxes(deps: SandboxesDeps) {
     const row: Phase = { phase: 'row', micros: Math.round((clock.monotonic() - asked) * 1_000) }
     return entries.inTurnAlways(entry, async () => {
       const timings = await lifecycle.create(entry)
+      // What could be made once can be made again, ahead of time.
+      pool.note({ runtime: own.runtime, template: wish.template })
       return { ...view(entry.record), timings: [row, ...timings] }
     })
+  }
+
+  /** A stopping server waits for these: it must know of every box whether it is a sandbox. */
+  async function tracked<T>(work: Promise<T>): Promise<T> {
+    claiming.add(work)
+    try {
+      return await work
+    } finally {
+      claiming.delete(work)
+    }
+  }
+
+  function tellPool(kind: WarmKind, served: boolean): void {
+    const kept = pool.keeps(kind)
+    if (served) pool.note(kind)
+    events.emit('warm.asked', { outcome: served ? 'hit' : kept ? 'empty' : 'not_kept' })
   }
 
   /** What became of an earlier request with this key; undefined where there was none. */
@@ -364,6 +413,7 @@ export function createSandboxes(deps: SandboxesDeps) {
   }
 
   function onDeath(boxId: string, { oom }: { oom: boolean }): void {
+    pool.died(boxId, { oom })
     for (const entry of entries.all()) {
       if (entry.record.boxId !== boxId) continue
       entries
@@ -384,7 +434,8 @@ export function createSandboxes(deps: SandboxesDeps) {
     const work: Promise<void>[] = []
     if (strayBoxes.length + strayUppers.length > 0) {
       // A row is written before its box is made, so an empty database beside disks is another database than the one they belong to.
-      if (await store.isEmpty()) log.error('strays_kept', { ...straysKept, boxes: strayBoxes, disks: strayUppers })
+      amongStrangers = await store.isEmpty()
+      if (amongStrangers) log.error('strays_kept', { ...straysKept, boxes: strayBoxes, disks: strayUppers })
       else work.push(lifecycle.clearStrays({ strayBoxes, strayUppers }))
     }
     for (const record of rows) {
@@ -395,8 +446,16 @@ export function createSandboxes(deps: SandboxesDeps) {
       if (atRest) lifecycle.arm(record)
       else work.push(mendLater(entry))
     }
+    events.on('sandbox.changed', pool.look)
     janitor = keepTidy()
     return { reconciled: Promise.all(work).then(() => undefined) }
+  }
+
+  /** Begins to keep boxes ready. Apart from `start`, so that who waits for the server is served first. */
+  async function warmUp(): Promise<void> {
+    if (stopping || amongStrangers || (deps.poolSize ?? 0) === 0) return
+    await store.notePool(clock.now())
+    if (!stopping) pool.start({ runtime: knownDriver().runtime, template: defaultTemplate })
   }
 
   async function mendLater(entry: Entry): Promise<void> {
@@ -432,6 +491,7 @@ export function createSandboxes(deps: SandboxesDeps) {
       const entry = entries.get(sandboxId) ?? (await admitFromStore(sandboxId))
       if (entry) await mendLater(entry)
       else lifecycle.uneasy.delete(sandboxId)
+      await lifecycle.settleDoubt(sandboxId, { hasRow: entry !== undefined })
     }
     for (const [key, what] of Array.from(lifecycle.remains)) {
       // What is being cleared in its own turn is left to it.
@@ -443,11 +503,13 @@ export function createSandboxes(deps: SandboxesDeps) {
   /** Ends background work and connections; with `stop-all` every sandbox stops first and keeps its disk. */
   async function stop(mode: StopMode): Promise<void> {
     stopping = true
+    pool.rest()
     stopListening?.()
     deadlines.close()
     janitorSleep.abort()
     await janitor
-    await Promise.all(Array.from(entries.all(), (entry) => entry.tail))
+    await Promise.allSettled(claiming)
+    await Promise.all([pool.stop(), ...Array.from(entries.all(), (entry) => entry.tail)])
     if (mode === 'stop-all') {
       const live = Array.from(entries.all()).filter(({ record }) => holdsBox(record.state))
       await Promise.all(live.map((entry) => endGate.pass(() => stopOne(entry))))
@@ -463,6 +525,9 @@ export function createSandboxes(deps: SandboxesDeps) {
 
   return {
     start,
+    warmUp,
+    /** Boxes kept ready are not replaced from now on. */
+    rest: pool.rest,
     stop,
     create,
     get,
@@ -482,6 +547,8 @@ export function createSandboxes(deps: SandboxesDeps) {
     events,
     /** Sandboxes this process holds, by state; those at rest without a box are not among them. */
     counts: entries.counts,
+    /** Boxes kept ready. */
+    poolCounts: pool.counts,
     /** Sandboxes waiting for their box to be made. */
     waiting: () => makeGate.waiting,
   }
@@ -489,7 +556,7 @@ export function createSandboxes(deps: SandboxesDeps) {
 
 const straysKept = {
   meaning:
-    'There are sandboxes, but this database is empty: nothing was removed. Start with the database they belong to, or run `delta-helper end-all` and remove the pool to give them up.',
+    'There are sandboxes, but this database is empty: nothing was removed, and none is kept ready. Start with the database they belong to, or run `delta-helper end-all` and remove the pool to give them up.',
 }
 
 const actionOf: Record<OnTimeout, SandboxAction> = { kill: 'kill', stop: 'stop', pause: 'pause' }

@@ -55,6 +55,13 @@ export interface SavedRequest {
   sandboxId: string
 }
 
+export interface WantedRequest {
+  key: string
+  bodyHash: string
+  /** The sandbox of an earlier try with the same key, which failed. */
+  insteadOf?: string | undefined
+}
+
 export interface SandboxFilter {
   accountId: string
   states?: readonly SandboxState[] | undefined
@@ -112,6 +119,7 @@ interface Tables {
     sandbox_id: string
     created_at: number
   }
+  sandbox_pool: { one: number; since: number }
 }
 
 /** Rows one clean-up statement removes at most, so that it never holds the database for long. */
@@ -125,12 +133,9 @@ export function createSandboxStore(database: Database) {
   return {
     /**
      * The row of a new sandbox with its first transition and, where there is one, its idempotency key: all or none. False when the key is
-     * known already, or belongs to another one than `insteadOf` by now.
+     * known already, or belongs to another one than `insteadOf` by now. `became`: what it has become already, recorded with it.
      */
-    async insert(
-      record: SandboxRecord,
-      request?: { key: string; bodyHash: string; insteadOf?: string | undefined },
-    ): Promise<boolean> {
+    async insert(record: SandboxRecord, request?: WantedRequest, became?: SandboxRecord): Promise<boolean> {
       const steps: BatchStep[] = []
       if (request?.insteadOf !== undefined) {
         const query = sql
@@ -155,9 +160,16 @@ export function createSandboxStore(database: Database) {
           .compile()
         steps.push({ query, mustChange: 1 })
       }
-      steps.push({ query: sql.insertInto('sandboxes').values(toRow(record)).compile(), mustChange: 1 })
+      steps.push({
+        query: sql
+          .insertInto('sandboxes')
+          .values(toRow(became ?? record))
+          .compile(),
+        mustChange: 1,
+      })
       steps.push(...metadataInsert(record))
       steps.push(transitionInsert(record, null))
+      if (became) steps.push(transitionInsert(became, record.state))
       return (await db.batch(steps)).applied
     },
 
@@ -237,9 +249,20 @@ export function createSandboxStore(database: Database) {
       return (await db.all(query)).map(toRecord)
     },
 
-    /** Whether no sandbox was ever stored here, or all were long over. */
+    /** Whether no box was ever made for this database, or all were long over. */
     async isEmpty(): Promise<boolean> {
-      return (await db.first(sql.selectFrom('sandboxes').select('id').limit(1).compile())) === undefined
+      const any = [
+        sql.selectFrom('sandboxes').select('id').limit(1).compile(),
+        sql.selectFrom('sandbox_pool').select('since').limit(1).compile(),
+      ]
+      const found = await Promise.all(any.map((query) => db.first<object>(query)))
+      return found.every((row) => row === undefined)
+    },
+
+    /** On disk before the first box is kept ready: from then on boxes without a row may be this database's own. */
+    async notePool(since: number): Promise<void> {
+      const row = sql.insertInto('sandbox_pool').values({ one: 1, since })
+      await db.run(row.onConflict((conflict) => conflict.doNothing()).compile())
     },
 
     /** Oldest first, after `sequence`. */

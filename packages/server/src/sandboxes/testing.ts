@@ -1,5 +1,7 @@
 import type { Duplex } from 'node:stream'
+import type { Faults } from '../drivers/testing/faults.ts'
 import type { GuestConnection } from '../guest/client.ts'
+import type { Database } from '../kernel/db/database.ts'
 import { createSandboxSchema } from './schema.ts'
 import { newRecord } from './records.ts'
 import type { SandboxRecord } from './store.ts'
@@ -18,6 +20,22 @@ export function testId(number: number): string {
 export async function silentGuest(stream: Duplex): Promise<GuestConnection> {
   if (stream.destroyed) throw new Error('The stream is gone')
   const closed = new Promise<void>((resolve) => stream.once('close', () => resolve()))
-  const guest = { bootId: 'b007', features: 0n, closed, error: undefined, close: () => void stream.destroy() }
+  const guest = {
+    bootId: 'b007',
+    features: 0n,
+    closed,
+    error: undefined,
+    setMemory: async () => undefined,
+    onEgress: () => undefined,
+    close: () => void stream.destroy(),
+  }
   return guest as unknown as GuestConnection
+}
+
+/** Every call of the database counts, also of the views that stores make of it. */
+export function withFaults(database: Database, faults: Faults): Database {
+  const wrapped = faults.wrap(database, { except: ['of', 'close', 'check'] })
+  return new Proxy(wrapped, {
+    get: (target, name) => (name === 'of' ? () => wrapped : Reflect.get(target, name)),
+  })
 }

@@ -66,6 +66,14 @@ impl Guest {
         });
     }
 
+    pub fn set_memory(&mut self, at: At, limit_mb: u32) {
+        if limit_mb == 0 {
+            return self.refuse(at, Failure::new(code::INVALID, "A sandbox without memory cannot be."));
+        }
+        self.execs.set_memory(u64::from(limit_mb));
+        self.close(at, |_| {});
+    }
+
     pub fn forget_exec(&mut self, at: At, exec_id: &str) {
         let key = match self.execs.by_id.get(exec_id).copied() {
             Some(key) => key,

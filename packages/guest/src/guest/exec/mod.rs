@@ -85,7 +85,6 @@ struct Input {
 impl Execs {
     pub fn new(memory_mb: Option<u64>) -> Execs {
         let memory_mb = memory_mb.or_else(super::metrics::memory_limit_mb).unwrap_or(DEFAULT_MEMORY_MB);
-        let eighth = (memory_mb << 20).min(1 << 40) / 8;
         Execs {
             map: HashMap::new(),
             by_id: HashMap::new(),
@@ -93,15 +92,26 @@ impl Execs {
             by_pid: HashMap::new(),
             ended: VecDeque::new(),
             ring_bytes: 0,
-            ring_limit: (eighth as usize).max(MIN_RINGS_BYTES),
+            ring_limit: ring_limit(memory_mb),
             drains: HashMap::new(),
             end_at_ms: 0,
         }
     }
 
+    /// The sandbox's limit is another now. What rings hold beyond it goes as new output needs room.
+    pub fn set_memory(&mut self, memory_mb: u64) {
+        self.ring_limit = ring_limit(memory_mb);
+    }
+
     pub fn running(&self) -> usize {
         self.starting.len() + self.by_pid.len()
     }
+}
+
+/// An eighth of the sandbox's memory may hold output.
+fn ring_limit(memory_mb: u64) -> usize {
+    let eighth = memory_mb.min(1 << 20) << 20 >> 3;
+    (eighth as usize).max(MIN_RINGS_BYTES)
 }
 
 impl Exec {

@@ -22,6 +22,7 @@ const requests = {
   buildTemplate: 10,
   doctor: 11,
   usage: 12,
+  limits: 13,
 } as const
 const news = { boxDied: 100, shutdown: 101, room: 102 } as const
 const boxStates: Record<number, BoxState> = { 1: 'running', 2: 'frozen', 3: 'dead' }
@@ -195,6 +196,19 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
 
     freeze: (boxId) => simple('The sandbox could not be paused', { type: requests.freeze, text: boxId }),
     thaw: (boxId) => simple('The sandbox could not be resumed', { type: requests.thaw, text: boxId }),
+
+    async setLimits(boxId, { cpuMilli, memoryMb, diskMb, processes }) {
+      await calls
+        .call({
+          type: requests.limits,
+          timeoutMs: shortMs,
+          write: (writer) => writer.str(boxId).u32(cpuMilli).u32(memoryMb).u32(diskMb).u32(processes),
+          read: () => undefined,
+        })
+        .catch((error: unknown) => {
+          throw explain(error, 'The limits of the sandbox could not be changed')
+        })
+    },
 
     stats: (boxId) =>
       simple('The sandbox could not be measured', {

@@ -1,6 +1,6 @@
 import { Duplex } from 'node:stream'
 import { DeltaError } from '../../kernel/errors.ts'
-import type { BoxStats, BoxStatus, Driver } from '../driver.ts'
+import type { BoxLimits, BoxStats, BoxStatus, Driver, RoomState } from '../driver.ts'
 
 /**
  * Boxes that exist in memory only: what a driver promises about boxes and disks, without a process behind them. For tests that cut an operation
@@ -11,19 +11,25 @@ export interface ModelDriver extends Driver {
   readonly upperIds: ReadonlySet<string>
   /** Most boxes that were being made at the same time. */
   readonly mostAtOnce: number
+  limitsOf(boxId: string): BoxLimits | undefined
   /** Ends a box as if its first process had died. */
   die(boxId: string, cause?: { oom: boolean }): void
   /** As after a restart of the machine: disks remain, boxes do not, and nobody says so. */
   loseBoxes(): void
   loseUpper(upperId: string): void
+  setRoom(state: RoomState): void
 }
+
+const megabyte = 1024 * 1024
 
 export function createModelDriver(): ModelDriver {
   const boxes = new Map<string, BoxStatus>()
   const upperIds = new Set<string>()
+  const limitsOf = new Map<string, BoxLimits>()
   const wires = new Map<string, Set<Duplex>>()
   const listeners = new Set<(boxId: string, cause: { oom: boolean }) => void>()
   let making = 0
+  let roomState: RoomState = 'fine'
   let mostAtOnce = 0
 
   const boxOf = (boxId: string): BoxStatus => {
@@ -40,6 +46,7 @@ export function createModelDriver(): ModelDriver {
     name: 'model',
     boxes,
     upperIds,
+    limitsOf: (boxId) => limitsOf.get(boxId),
     get mostAtOnce() {
       return mostAtOnce
     },
@@ -54,7 +61,7 @@ export function createModelDriver(): ModelDriver {
       templates: ['host'],
       warnings: [],
     }),
-    async create({ boxId, upperId, fresh, template }) {
+    async create({ boxId, upperId, fresh, template, cpuMilli, memoryMb, diskMb, processes }) {
       making += 1
       mostAtOnce = Math.max(mostAtOnce, making)
       await new Promise((resolve) => setImmediate(resolve))
@@ -67,6 +74,7 @@ export function createModelDriver(): ModelDriver {
         throw new DeltaError('driver_failed', `The disk ${upperId} is in use`)
       }
       upperIds.add(upperId)
+      limitsOf.set(boxId, { cpuMilli, memoryMb, diskMb, processes })
       boxes.set(boxId, { boxId, upperId, state: 'running', template })
       const uids = { first: 1_879_048_192 + boxes.size * 65_536, count: 65_536 }
       return { boxId, pid: 1, uids, timings: [{ phase: 'model', micros: 1 }] }
@@ -77,6 +85,7 @@ export function createModelDriver(): ModelDriver {
       if (!box) return
       cut(boxId)
       boxes.delete(boxId)
+      limitsOf.delete(boxId)
       if (!keepUpper) upperIds.delete(box.upperId)
     },
     async freeze(boxId) {
@@ -85,10 +94,15 @@ export function createModelDriver(): ModelDriver {
     async thaw(boxId) {
       boxOf(boxId).state = 'running'
     },
+    async setLimits(boxId, limits) {
+      boxOf(boxId)
+      limitsOf.set(boxId, limits)
+    },
     async stats(boxId): Promise<BoxStats> {
       boxOf(boxId)
-      const none = { cpuMicros: 0, memoryBytes: 0, memoryPeakBytes: 0, memoryLimitBytes: 0, oomKills: 0, processes: 0 }
-      return { ...none, diskBytes: null, diskLimitBytes: 0 }
+      const { memoryMb, diskMb } = limitsOf.get(boxId)!
+      const none = { cpuMicros: 0, memoryBytes: 0, memoryPeakBytes: 0, oomKills: 0, processes: 0 }
+      return { ...none, memoryLimitBytes: memoryMb * megabyte, diskBytes: null, diskLimitBytes: diskMb * megabyte }
     },
     async list() {
       const used = new Set(Array.from(boxes.values(), ({ upperId }) => upperId))
@@ -110,7 +124,10 @@ export function createModelDriver(): ModelDriver {
     templates: async () => [{ name: 'host', state: 'ready', detail: '' }],
     buildTemplate: async () => undefined,
     doctor: async () => [],
-    room: () => ({ state: 'fine' }),
+    room: () => ({ state: roomState }),
+    setRoom(state) {
+      roomState = state
+    },
     usage: async () => ({ totalBytes: 0, usedBytes: 0, backingFreeBytes: 0, reserveBytes: 0, readOnly: false }),
     onDeath(listener) {
       listeners.add(listener)

@@ -152,6 +152,12 @@ export async function createProcessDriver({
       box.frozen = false
     },
 
+    async setLimits(boxId, limits) {
+      const box = boxOf(boxId)
+      if (Math.min(...Object.values(limits)) < 1) throw new DeltaError('invalid_request', 'A limit is not valid')
+      box.spec = { ...box.spec, ...limits }
+    },
+
     async stats(boxId) {
       const box = boxOf(boxId)
       return statsOf(processesOf(box), box.spec)
