@@ -513,6 +513,14 @@ export interface Operations {
     body: AllowEgress
     responses: {
       '200': Network
+      '400': Error
+      '401': Error
+      '403': Error
+      '408': Error
+      '413': Error
+      '499': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -526,6 +534,15 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Template
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '500': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -541,6 +558,21 @@ export interface Operations {
     body: ChangeMode
     responses: {
       '200': Entry
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -562,6 +594,20 @@ export interface Operations {
     body: undefined
     responses: {
       '101': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '426': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -575,6 +621,15 @@ export interface Operations {
     body: CreateAccessToken
     responses: {
       '201': AccessToken
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '413': Error
+      '499': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -591,6 +646,21 @@ export interface Operations {
     responses: {
       '200': Exec
       '202': Exec
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -604,6 +674,21 @@ export interface Operations {
     body: CreateSandbox
     responses: {
       '201': Sandbox
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -619,6 +704,21 @@ export interface Operations {
     body: CreateTerminal
     responses: {
       '201': Terminal
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -634,6 +734,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Uint8Array
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -648,6 +761,19 @@ export interface Operations {
     body: undefined
     responses: {
       '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -664,6 +790,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Entry
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -680,6 +819,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Exec
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -715,6 +867,11 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Network
+      '400': Error
+      '401': Error
+      '403': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -728,6 +885,12 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Sandbox
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -744,6 +907,12 @@ export interface Operations {
     body: undefined
     responses: {
       '200': SandboxLogs
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -757,6 +926,17 @@ export interface Operations {
     body: undefined
     responses: {
       '200': SandboxMetrics
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '502': Error
+      '503': Error
+      '504': Error
       default: Error
     }
   }
@@ -770,6 +950,17 @@ export interface Operations {
     body: undefined
     responses: {
       '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '502': Error
+      '503': Error
+      '504': Error
       default: Error
     }
   }
@@ -786,6 +977,11 @@ export interface Operations {
     body: undefined
     responses: {
       '200': EgressConnectionList
+      '400': Error
+      '401': Error
+      '403': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -804,6 +1000,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': EntryList
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -817,6 +1026,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': ExecList
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -832,6 +1054,11 @@ export interface Operations {
     body: undefined
     responses: {
       '200': SandboxList
+      '400': Error
+      '401': Error
+      '403': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -843,6 +1070,12 @@ export interface Operations {
     body: undefined
     responses: {
       '200': TemplateList
+      '401': Error
+      '403': Error
+      '500': Error
+      '502': Error
+      '503': Error
+      '504': Error
       default: Error
     }
   }
@@ -856,6 +1089,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': TerminalList
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -869,6 +1115,21 @@ export interface Operations {
     body: MakeDirectory
     responses: {
       '201': Entry
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -882,6 +1143,21 @@ export interface Operations {
     body: Move
     responses: {
       '200': Entry
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -895,6 +1171,17 @@ export interface Operations {
     body: PatchSandbox
     responses: {
       '200': Sandbox
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -908,6 +1195,17 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Sandbox
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '502': Error
+      '503': Error
+      '504': Error
       default: Error
     }
   }
@@ -929,6 +1227,20 @@ export interface Operations {
       '200': Uint8Array
       '206': Uint8Array
       '304': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '416': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -945,6 +1257,19 @@ export interface Operations {
     body: undefined
     responses: {
       '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -959,6 +1284,21 @@ export interface Operations {
     body: ResizeExec
     responses: {
       '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -973,6 +1313,21 @@ export interface Operations {
     body: TerminalSize
     responses: {
       '200': Terminal
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -986,6 +1341,17 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Sandbox
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '502': Error
+      '503': Error
+      '504': Error
       default: Error
     }
   }
@@ -999,6 +1365,12 @@ export interface Operations {
     body: undefined
     responses: {
       '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -1015,6 +1387,21 @@ export interface Operations {
     responses: {
       '200': Exec
       '202': Exec
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -1026,6 +1413,12 @@ export interface Operations {
     body: undefined
     responses: {
       '200': FindingList
+      '401': Error
+      '403': Error
+      '500': Error
+      '502': Error
+      '503': Error
+      '504': Error
       default: Error
     }
   }
@@ -1039,6 +1432,14 @@ export interface Operations {
     body: SetNetwork
     responses: {
       '200': Network
+      '400': Error
+      '401': Error
+      '403': Error
+      '408': Error
+      '413': Error
+      '499': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -1053,6 +1454,21 @@ export interface Operations {
     body: SignalExec
     responses: {
       '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -1066,6 +1482,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Sandbox
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -1079,6 +1508,17 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Sandbox
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '502': Error
+      '503': Error
+      '504': Error
       default: Error
     }
   }
@@ -1098,6 +1538,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Uint8Array
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -1113,6 +1566,21 @@ export interface Operations {
     body: Uint8Array
     responses: {
       '200': Entry
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -1129,6 +1597,19 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Uint8Array
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -1151,6 +1632,22 @@ export interface Operations {
     body: Uint8Array
     responses: {
       '200': Entry
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '412': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }
@@ -1167,6 +1664,20 @@ export interface Operations {
     body: Uint8Array
     responses: {
       '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '501': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }

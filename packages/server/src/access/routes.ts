@@ -5,6 +5,7 @@ import { accessSandboxParamSchema, accessTokenSchema, createAccessTokenSchema, i
 
 const path = '/v1/sandboxes/{id}/access-tokens'
 const tags = ['access']
+const ofSandbox = ['sandbox_not_found', 'database_busy', 'database_unavailable', 'database_failed'] as const
 const params = accessSandboxParamSchema
 
 const createTokenRoute = createRoute({
@@ -12,6 +13,7 @@ const createTokenRoute = createRoute({
   path,
   operationId: 'createAccessToken',
   tags,
+  refuses: ofSandbox,
   summary: 'Make a token for a sandbox’s ports or terminals',
   description: 'It opens what its scopes say in this one sandbox and nothing else, so it may be given to a browser.',
   request: {
@@ -26,6 +28,7 @@ const revokeTokensRoute = createRoute({
   path,
   operationId: 'revokeAccessTokens',
   tags,
+  refuses: ofSandbox,
   summary: 'End all access tokens of a sandbox',
   description: 'Those made so far, and within a second every connection opened with them.',
   request: { params },

@@ -8,6 +8,7 @@ const doctorRoute = createRoute({
   path: '/v1/doctor',
   operationId: 'runDoctor',
   tags: ['operations'],
+  refuses: ['driver_failed', 'driver_timed_out', 'driver_unavailable', 'capacity_exhausted'],
   summary: 'Check the machine, and say what each finding means',
   responses: { 200: { description: 'The findings', content: { 'application/json': { schema: findingListSchema } } } },
 })

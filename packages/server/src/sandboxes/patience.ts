@@ -43,21 +43,47 @@ export async function whileMoving<T>(
   }
 }
 
-/** The same sequence, which fails when one of its parts lets wait for longer than `limitMs`. How long the reader takes does not count. */
+/**
+ * The same sequence, which fails when one of its parts lets wait for longer than `limitMs`. How long the reader takes does not count. One timer
+ * for all parts: a download has hundreds of thousands.
+ */
 export function moving<T>(body: AsyncIterableIterator<T>, limitMs: number): AsyncIterableIterator<T> {
+  let parts = 0
+  let seenParts = -1
+  let giveUp: ((reason: unknown) => void) | undefined
+  const timer = setInterval(() => {
+    if (giveUp && parts === seenParts) {
+      giveUp(noAnswer())
+      end()
+      void body.return?.()
+    }
+    seenParts = giveUp ? parts : -1
+  }, limitMs / 2)
+  timer.unref()
+  const end = (): void => clearInterval(timer)
+
   const all: AsyncIterableIterator<T> = {
-    next: () => {
-      const step = body.next()
-      let timer: NodeJS.Timeout | undefined
-      const late = new Promise<never>((_, reject) => {
-        timer = setTimeout(() => {
-          void body.return?.()
-          reject(noAnswer())
-        }, limitMs)
-      })
-      return Promise.race([step, late]).finally(() => clearTimeout(timer))
+    next: () =>
+      new Promise((resolve, reject) => {
+        giveUp = reject
+        body.next().then(
+          (step) => {
+            giveUp = undefined
+            parts += 1
+            if (step.done) end()
+            resolve(step)
+          },
+          (error: unknown) => {
+            giveUp = undefined
+            end()
+            reject(error)
+          },
+        )
+      }),
+    return(value) {
+      end()
+      return body.return?.(value) ?? Promise.resolve({ done: true, value })
     },
-    return: (value) => body.return?.(value) ?? Promise.resolve({ done: true, value }),
     [Symbol.asyncIterator]: () => all,
   }
   return all

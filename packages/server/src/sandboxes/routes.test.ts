@@ -4,6 +4,7 @@ import { manualClock } from '../kernel/clock.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
 import { type ApiContext, createApi } from '../kernel/http/api.ts'
 import { answerError } from '../kernel/http/errors.ts'
+import { createDocumentCheck } from '../kernel/http/testing-documented.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { createMetrics } from '../kernel/metrics.ts'
 import { sandboxMigrations } from './migrations.ts'
@@ -28,6 +29,7 @@ testDatabases('the routes of sandboxes', (open) => {
     })
     addSandboxRoutes(api, sandboxes)
     api.onError((error, c) => answerError(error, c as ApiContext, silentLogger))
+    const isDocumented = createDocumentCheck(api)
     const call = async (method: string, path: string, body?: unknown, headers: Record<string, string> = {}) => {
       const text = typeof body === 'string' ? body : JSON.stringify(body)
       const answer = await api.request(`/v1/sandboxes${path}`, {
@@ -36,7 +38,10 @@ testDatabases('the routes of sandboxes', (open) => {
         ...(body !== undefined && { body: text }),
       })
       const bytes = await answer.text()
-      return { status: answer.status, body: (bytes === '' ? {} : JSON.parse(bytes)) as Json }
+      const answered = (bytes === '' ? {} : JSON.parse(bytes)) as Json
+      const { code } = (answered['error'] ?? {}) as Json
+      isDocumented(method, `/v1/sandboxes${path}`, { status: answer.status, code })
+      return { status: answer.status, body: answered }
     }
     return { api, call, driver, sandboxes }
   }

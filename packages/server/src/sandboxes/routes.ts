@@ -14,6 +14,7 @@ import {
   sandboxMetricsSchema,
   sandboxSchema,
 } from './schema.ts'
+import { database, ofChange, ofKnown, ofStart } from './refusal-codes.ts'
 import type { Sandboxes } from './service.ts'
 
 const tags = ['sandboxes']
@@ -28,6 +29,7 @@ const createRouteOf = createRoute({
   path: '/v1/sandboxes',
   operationId: 'createSandbox',
   tags,
+  refuses: [...ofStart, 'idempotency_conflict', 'idempotency_in_progress'],
   summary: 'Make a sandbox',
   request: {
     headers: idempotencyHeaderSchema,
@@ -41,6 +43,7 @@ const listRoute = createRoute({
   path: '/v1/sandboxes',
   operationId: 'listSandboxes',
   tags,
+  refuses: database,
   summary: 'List sandboxes, newest first',
   description:
     'Filter by labels with `metadata.<key>=<value>`, several of them together. Killed ones are listed for 24 hours.',
@@ -53,6 +56,7 @@ const getRoute = createRoute({
   path: '/v1/sandboxes/{id}',
   operationId: 'getSandbox',
   tags,
+  refuses: ofKnown,
   summary: 'Look at a sandbox',
   request: { params },
   responses: { 200: json('The sandbox', sandboxSchema) },
@@ -63,6 +67,7 @@ const patchRoute = createRoute({
   path: '/v1/sandboxes/{id}',
   operationId: 'patchSandbox',
   tags,
+  refuses: [...ofKnown, 'sandbox_state_conflict', 'too_many_requests'],
   summary: 'Give a sandbox more time, or other labels',
   request: { params, body: { content: { 'application/json': { schema: patchSandboxSchema } }, required: true } },
   responses: { 200: json('The sandbox', sandboxSchema) },
@@ -73,6 +78,7 @@ const killRoute = createRoute({
   path: '/v1/sandboxes/{id}',
   operationId: 'killSandbox',
   tags,
+  refuses: ofChange,
   summary: 'Kill a sandbox and remove its disk',
   request: { params },
   responses: { 204: { description: 'Nothing of it is left, or was before' } },
@@ -83,6 +89,7 @@ const metricsRoute = createRoute({
   path: '/v1/sandboxes/{id}/metrics',
   operationId: 'getSandboxMetrics',
   tags,
+  refuses: ofChange,
   summary: 'What a sandbox uses',
   request: { params },
   responses: { 200: json('Measured now', sandboxMetricsSchema) },
@@ -93,6 +100,7 @@ const logsRoute = createRoute({
   path: '/v1/sandboxes/{id}/logs',
   operationId: 'getSandboxLogs',
   tags,
+  refuses: ofKnown,
   summary: 'What happened to a sandbox, oldest first',
   request: { params, query: logsQuerySchema },
   responses: { 200: json('A page of transitions', sandboxLogsSchema) },
@@ -104,6 +112,7 @@ function actionRoute(action: 'pause' | 'resume' | 'stop' | 'start', summary: str
     path: `/v1/sandboxes/{id}/${action}`,
     operationId: `${action}Sandbox`,
     tags,
+    refuses: action === 'start' ? ofStart : ofChange,
     summary,
     request: { params },
     responses: { 200: json('The sandbox as it is now', sandboxSchema) },

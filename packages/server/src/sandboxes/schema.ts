@@ -248,3 +248,5 @@ export const idempotencyHeaderSchema = z.object({
 function envBytes(env: Record<string, string>): number {
   return Object.entries(env).reduce((sum, [name, value]) => sum + name.length + Buffer.byteLength(value) + 2, 0)
 }
+
+export { ofGuest } from './refusal-codes.ts'

@@ -3,11 +3,14 @@ import type { Feature } from '../kernel/http/api.ts'
 import { templateListSchema, templateParamsSchema, templateSchema } from './schema.ts'
 import type { Templates } from './service.ts'
 
+const ofDriver = ['driver_failed', 'driver_timed_out', 'driver_unavailable'] as const
+
 const listRoute = createRoute({
   method: 'get',
   path: '/v1/templates',
   operationId: 'listTemplates',
   tags: ['templates'],
+  refuses: ofDriver,
   summary: 'What sandboxes can start from',
   responses: { 200: { description: 'All templates', content: { 'application/json': { schema: templateListSchema } } } },
 })
@@ -17,6 +20,7 @@ const buildRoute = createRoute({
   path: '/v1/templates/{name}/build',
   operationId: 'buildTemplate',
   tags: ['templates'],
+  refuses: [...ofDriver, 'template_not_found', 'template_build_failed', 'disk_full', 'capacity_exhausted'],
   summary: 'Build a template and wait until it is ready, which may take minutes',
   request: { params: templateParamsSchema },
   responses: { 200: { description: 'It is ready', content: { 'application/json': { schema: templateSchema } } } },

@@ -2,7 +2,8 @@ import { createRoute, z } from '@hono/zod-openapi'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Api, ApiContext, Feature } from '../kernel/http/api.ts'
 import { limits } from '../kernel/limits.ts'
-import { sandboxIdParamSchema } from '../sandboxes/schema.ts'
+
+import { ofGuest, sandboxIdParamSchema } from '../sandboxes/schema.ts'
 import type { Connections } from './connections.ts'
 import {
   connectQuerySchema,
@@ -15,6 +16,7 @@ import {
 import type { Terminals } from './service.ts'
 
 const tags = ['terminals']
+const ofTerminal = [...ofGuest, 'exec_not_found', 'exec_not_running'] as const
 const params = sandboxIdParamSchema.extend({
   terminalId: z
     .string()
@@ -36,6 +38,7 @@ const createRouteOf = createRoute({
   path: '/v1/sandboxes/{id}/terminals',
   operationId: 'createTerminal',
   tags,
+  refuses: [...ofGuest, 'exec_start_failed', 'exec_limit_reached', 'user_not_found', 'idempotency_conflict'],
   summary: 'Open a terminal',
   description: `Starts a login shell, or \`cmd\`, on a terminal and answers at once. It runs until it ends or is deleted, whoever watches. A sandbox has at most ${terminalLimits.perSandbox}.`,
   request: {
@@ -51,6 +54,7 @@ const listRoute = createRoute({
   path: '/v1/sandboxes/{id}/terminals',
   operationId: 'listTerminals',
   tags,
+  refuses: ofGuest,
   summary: 'Terminals that run, and those that ended within the hour',
   request: { params: sandboxIdParamSchema },
   responses: { 200: json('Newest first', terminalListSchema) },
@@ -61,6 +65,7 @@ const resizeRoute = createRoute({
   path: '/v1/sandboxes/{id}/terminals/{terminalId}',
   operationId: 'resizeTerminal',
   tags,
+  refuses: ofTerminal,
   summary: 'Change the size of a terminal',
   request: { params, body: { required: true, content: { 'application/json': { schema: terminalSizeSchema } } } },
   responses: { 200: json('The terminal', terminalSchema) },
@@ -71,6 +76,7 @@ const endRoute = createRoute({
   path: '/v1/sandboxes/{id}/terminals/{terminalId}',
   operationId: 'endTerminal',
   tags,
+  refuses: ofTerminal,
   summary: 'End a terminal',
   description: `Everything in its session gets SIGHUP, and SIGKILL ${terminalLimits.killAfterMs / 1000} s later. One that has ended is no error.`,
   request: { params },
@@ -82,6 +88,7 @@ const connectRoute = createRoute({
   path: '/v1/sandboxes/{id}/terminals/{terminalId}/connect',
   operationId: 'connectTerminal',
   tags,
+  refuses: [...ofTerminal, 'websocket_required', 'origin_not_allowed'],
   summary: 'Watch a terminal and type into it (WebSocket)',
   description:
     'Binary frames are bytes, both ways. Text frames are JSON: to the server `{"type":"resize","cols","rows"}`, `{"type":"taken","offset"}` (with `ahead`) and `{"type":"ping"}`; from it `ready` (terminalId, pid, offset of the first byte, end of what is replayed, cols, rows, readOnly), `gap` (bytes, offset), `resized` (cols, rows; to the other viewers), `exit` (state, exitCode, signal, timedOut, oomKilled, offset), `error` (the error of the REST API) and `pong`. ' +

@@ -1,10 +1,11 @@
 import type { HttpBindings } from '@hono/node-server'
 import { OpenAPIHono } from '@hono/zod-openapi'
-import type { createRoute } from '@hono/zod-openapi'
 import type { Context, Handler, MiddlewareHandler } from 'hono'
 import type { Metrics } from '../metrics.ts'
 import { errorResponse } from './document.ts'
 import type { Front } from './front.ts'
+import { refusalsOf } from './refusals.ts'
+import type { RouteConfig } from './refusals.ts'
 import { checkRequest } from './validate.ts'
 
 /** Who sent the request. */
@@ -38,7 +39,7 @@ export interface Feature {
   name: string
   /**
    * Adds routes with `api.openapi(createRoute({…}), handler)`; they are documented, and params, query, headers and a JSON body are
-   * checked before the handler runs: use `c.req.valid('json')`. A body with another content type than JSON is left unread: see `nodeBody`.
+   * checked before the handler runs: use `c.req.valid('json')`. What the route `refuses` besides is named by code. A body with another content type than JSON is left unread: see `nodeBody`.
    */
   routes?(api: Api): void
   /** Requests and WebSockets that this feature serves itself, before the router. */
@@ -51,16 +52,21 @@ export interface Feature {
   stop?(mode: StopMode): Promise<void>
 }
 
-type RouteConfig = Parameters<typeof createRoute>[0]
-
 /**
  * An OpenAPIHono whose `openapi` checks a request in one step of our own. The validators it would install copy every body through a web stream,
  * ignore a JSON body that lacks its content type (as `curl -d` sends it), and cost more than an exec's other HTTP work together.
  */
 export function createApi(): Api {
   const api: Api = new OpenAPIHono<ApiEnv>({ strict: true })
-  const openapi = ({ middleware, hide, ...route }: RouteConfig, handler: Handler) => {
-    if (!hide) api.openAPIRegistry.registerPath({ ...route, responses: { ...route.responses, default: errorResponse } })
+  const openapi = ({ middleware, hide, refuses, ...route }: RouteConfig, handler: Handler) => {
+    if (!hide) {
+      const responses = {
+        ...refusalsOf({ ...route, ...(refuses && { refuses }) }),
+        ...route.responses,
+        default: errorResponse,
+      }
+      api.openAPIRegistry.registerPath({ ...route, responses })
+    }
     const before = (middleware === undefined ? [] : [middleware].flat()) as MiddlewareHandler[]
     const path = route.path.replaceAll(/\{(.+?)\}/g, ':$1')
     api.on([route.method.toUpperCase()], [path], checkRequest(route), ...before, handler)

@@ -4,6 +4,7 @@ import type { Api, ApiContext } from '../../kernel/http/api.ts'
 import { sendStream } from '../../kernel/http/stream.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { limits } from '../../kernel/limits.ts'
+import { ofGuest } from '../refusal-codes.ts'
 import { sandboxIdParamSchema } from '../schema.ts'
 import { eventStream, eventStreamHeaders } from './event-stream.ts'
 import {
@@ -18,6 +19,14 @@ import {
 import type { Execs, LiveExec, StartOptions } from './service.ts'
 
 const tags = ['execs']
+const ofExec = [...ofGuest, 'exec_not_found'] as const
+const ofNewExec = [
+  ...ofGuest,
+  'exec_start_failed',
+  'exec_limit_reached',
+  'user_not_found',
+  'idempotency_conflict',
+] as const
 const execParams = sandboxIdParamSchema.extend({
   execId: z
     .string()
@@ -65,6 +74,7 @@ const createRouteOf = createRoute({
   path: '/v1/sandboxes/{id}/execs',
   operationId: 'createExec',
   tags,
+  refuses: ofNewExec,
   summary: 'Run a command',
   description:
     'Waits for its end, unless `background` or a stream is asked for. A client that goes away leaves the process running: find it again by its id. Command and stdin together may have 3 MiB; a longer stdin goes to POST …/stdin or into a file.',
@@ -81,6 +91,7 @@ const codeRoute = createRoute({
   path: '/v1/sandboxes/{id}/code',
   operationId: 'runCode',
   tags,
+  refuses: [...ofNewExec, 'interpreter_missing'],
   summary: 'Run source code',
   description: 'As running a command, with an interpreter of the language; `source` may have 1 MiB.',
   parameters: [idempotencyKey],
@@ -96,6 +107,7 @@ const listRoute = createRoute({
   path: '/v1/sandboxes/{id}/execs',
   operationId: 'listExecs',
   tags,
+  refuses: ofGuest,
   summary: 'Execs that run, and those that ended within the hour',
   request: { params: sandboxIdParamSchema },
   responses: { 200: { description: 'Newest first', content: { 'application/json': { schema: execListSchema } } } },
@@ -106,6 +118,7 @@ const getRoute = createRoute({
   path: '/v1/sandboxes/{id}/execs/{execId}',
   operationId: 'getExec',
   tags,
+  refuses: ofExec,
   summary: 'An exec and the output kept of it',
   description:
     'The sandbox keeps the last 4 MiB of each exec; of these the answer holds the first and last 1 MiB of each stream.',
@@ -118,6 +131,7 @@ const eventsRoute = createRoute({
   path: '/v1/sandboxes/{id}/execs/{execId}/events',
   operationId: 'streamExec',
   tags,
+  refuses: ofExec,
   summary: 'Follow an exec from an offset on',
   description:
     'Any number of viewers may follow. A viewer holds the process back when it reads slowly; one that reads nothing is disconnected, and the process goes on.',
@@ -142,6 +156,7 @@ const stdinRoute = createRoute({
   path: '/v1/sandboxes/{id}/execs/{execId}/stdin',
   operationId: 'writeStdin',
   tags,
+  refuses: [...ofExec, 'exec_not_running', 'exec_stdin_closed'],
   summary: 'Write to the standard input of an exec',
   description: 'The body is handed on as fast as the process takes it. Answers when all of it was.',
   request: {
@@ -159,6 +174,7 @@ const signalRoute = createRoute({
   path: '/v1/sandboxes/{id}/execs/{execId}/signal',
   operationId: 'signalExec',
   tags,
+  refuses: [...ofExec, 'exec_not_running'],
   summary: 'Send a signal',
   request: {
     params: execParams,
@@ -172,6 +188,7 @@ const resizeRoute = createRoute({
   path: '/v1/sandboxes/{id}/execs/{execId}/resize',
   operationId: 'resizeExec',
   tags,
+  refuses: [...ofExec, 'exec_not_running'],
   summary: 'Change the size of an exec’s terminal',
   request: {
     params: execParams,

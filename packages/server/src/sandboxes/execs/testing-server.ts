@@ -4,6 +4,7 @@ import { systemClock } from '../../kernel/clock.ts'
 import type { Api } from '../../kernel/http/api.ts'
 import { listen } from '../../kernel/http/server.ts'
 import { newId } from '../../kernel/ids.ts'
+import { createDocumentCheck } from '../../kernel/http/testing-documented.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { createMetrics } from '../../kernel/metrics.ts'
 import type { SandboxDoor } from '../door.ts'
@@ -42,12 +43,21 @@ export async function startTestServer({ door, answerMs }: { door?: SandboxDoor; 
   const server = await listen(app.api, { port: 0, host: '127.0.0.1' })
   const url = `http://127.0.0.1:${server.port}`
   const headers = { authorization: 'Bearer test', 'content-type': 'application/json' }
-  const send = (method: string, path: string, { body, headers: more }: Sending = {}) =>
-    fetch(url + path, {
+  const isDocumented = createDocumentCheck(app.api)
+  /** Every refusal that a test sees must be one that the description names. */
+  const send = async (method: string, path: string, { body, headers: more }: Sending = {}) => {
+    const response = await fetch(url + path, {
       method,
       headers: { authorization: 'Bearer test', ...more },
       ...(body !== undefined && { body: body as string, duplex: 'half' }),
     } as RequestInit)
+    if (response.status >= 400) {
+      const text = await response.clone().text()
+      const code = text === '' ? undefined : (JSON.parse(text) as { error?: { code: string } }).error?.code
+      isDocumented(method, path, { status: response.status, code })
+    }
+    return response
+  }
   return {
     guest,
     url,

