@@ -1,5 +1,6 @@
 //! The real guest as a plain process, over a real socket.
 
+#[allow(dead_code)]
 mod guest_client;
 
 use delta::wire::{self, code, op, Reader};

@@ -440,6 +440,11 @@ impl Guest {
     }
 
     fn sh_as(&mut self, user: &str, script: &str) -> Outcome {
+        let channel = self.begin(user, script);
+        self.finish(channel)
+    }
+
+    fn begin(&mut self, user: &str, script: &str) -> u32 {
         self.channel += 2;
         let channel = self.channel;
         let mut frame = Vec::new();
@@ -464,9 +469,18 @@ impl Guest {
             writer.opt(None::<()>, |_, _| {});
         });
         self.stream.write_all(&frame).unwrap();
+        channel
+    }
+
+    /// Waits for the end of an exec. Whoever inside wants to connect to the outside meanwhile is told its way and answered with it:
+    /// `host:port/via`.
+    fn finish(&mut self, channel: u32) -> Outcome {
         let mut output = Vec::new();
         loop {
             let (kind, on, payload) = self.next();
+            if kind == wire::OPEN {
+                self.answer_with_the_way(on, &payload);
+            }
             if on != channel {
                 continue;
             }
@@ -487,6 +501,24 @@ impl Guest {
                 _ => {}
             }
         }
+    }
+}
+
+impl Guest {
+    fn answer_with_the_way(&mut self, channel: u32, payload: &[u8]) {
+        let mut reader = Reader::new(payload);
+        assert_eq!(reader.u8(), Ok(op::EGRESS));
+        let (host, port) = (reader.str().unwrap(), reader.u16().unwrap());
+        let way = format!("{}:{}/{}\n", host, port, reader.u8().unwrap());
+        let mut frames = Vec::new();
+        put_frame(&mut frames, wire::OPENED, channel, |_| {});
+        put_frame(&mut frames, wire::DATA, channel, |writer| {
+            writer.u8(0);
+            writer.u64(0);
+            writer.raw(way.as_bytes());
+        });
+        put_frame(&mut frames, wire::END, channel, |_| {});
+        self.stream.write_all(&frames).unwrap();
     }
 }
 
@@ -569,6 +601,118 @@ fn a_box_answers_on_its_wire_and_ends_without_a_trace_on_every_runtime() {
         assert_eq!(helper.list(), (Vec::new(), Vec::new()), "{}", runtime);
         helper.end(&id, false).unwrap();
     }
+    assert_eq!(helper.stop(), Some(0));
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+/// Connects and tells what came back, or `refused` or `unreachable`.
+const CONNECT: &str = r#"
+import socket, sys
+for target in sys.argv[1:]:
+    host, port = target.rsplit(":", 1)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as s:
+        s.settimeout(20)
+        try:
+            s.connect((host, int(port)))
+            print(s.makefile().read().strip() or "nothing")
+        except ConnectionResetError:
+            print("reset")
+        except OSError as error:
+            print(error.strerror)
+"#;
+
+#[test]
+fn every_way_out_of_a_box_ends_at_its_own_wire() {
+    let place = Place::new("egress");
+    let mut helper = place.start();
+    for runtime in runtimes().into_iter().filter(|name| *name != "runsc") {
+        let (one, other) = (place.id("one"), place.id("other"));
+        let boxes: Vec<Made> = [&one, &other]
+            .iter()
+            .zip(["upp_1", "upp_2"])
+            .map(|(id, upper)| helper.create(&wanted(id, upper, runtime)).unwrap())
+            .collect();
+        let mut guest = helper.guest(&boxes[0].wire);
+        let mut neighbour = helper.guest(&boxes[1].wire);
+        let script = format!("cat > /tmp/connect <<'END'\n{}END\nprintf 'nameserver 127.0.0.1\\n' > /etc/resolv.conf", CONNECT);
+        assert_eq!(exited(&guest.sh(&script)), (0, 0));
+        assert_eq!(exited(&neighbour.sh(&script)), (0, 0));
+        for user in ["root", "1000"] {
+            let script = "python3 /tmp/connect 203.0.113.7:4444 127.0.0.1:80 2001:db8::1:80 198.19.9.9:80 one.example:22
+                          getent ahostsv4 two.example";
+            let outcome = guest.sh_as(user, script);
+            let wanted = "203.0.113.7:4444/3\nConnection refused\nNetwork is unreachable\nreset\none.example:22/3\n";
+            assert!(outcome.output.starts_with(wanted), "{}", outcome.output);
+            assert_eq!(outcome.output[wanted.len()..].get(..9), Some("198.18.0."), "{} as {}", runtime, user);
+        }
+        let proxied = guest.sh(
+            "bash -c \"exec 3<>/dev/tcp/127.0.0.1/3129; printf 'CONNECT a.example:443 HTTP/1.1\\r\\n\\r\\n' >&3; cat <&3\"",
+        );
+        assert!(proxied.output.ends_with("\r\n\r\na.example:443/1\n"), "{}: {}", runtime, proxied.output);
+
+        // Names and listeners of one box mean nothing in another.
+        let outcome = neighbour.sh("python3 /tmp/connect 198.18.0.1:80 203.0.113.9:80");
+        assert_eq!(outcome.output, "reset\n203.0.113.9:80/3\n", "{}", runtime);
+
+        // Root inside can change nothing of it.
+        let before = guest.sh("cat /proc/net/route /proc/net/fib_trie | cksum; cat /proc/net/dev | tail -n +3 | cut -d: -f1").output;
+        let tries = [
+            "ip link set lo down",
+            "ip route del local 0.0.0.0/0 dev lo table local",
+            "ip route flush table all",
+            "ip addr add 10.0.0.1/8 dev lo",
+            "ip link add type dummy",
+            "ip tuntap add mode tap",
+            "nft flush ruleset",
+            "iptables -t mangle -F",
+            "unshare -n true",
+            "unshare -Urn true",
+            "nsenter -t 1 -n true",
+            "python3 -c 'import socket; socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)'",
+            "python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)'",
+            "python3 -c 'import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)'",
+            "python3 -c 'import socket; socket.socket().setsockopt(0, 19, 1)'",
+            "echo 1 > /proc/sys/net/ipv4/ip_forward",
+        ];
+        for attempt in tries {
+            let outcome = guest.sh(&format!("PATH=$PATH:/usr/local/sbin; {} 2>&1", attempt));
+            assert_ne!(exited(&outcome), (0, 0), "{}: {} was allowed", runtime, attempt);
+        }
+        let after = guest.sh("cat /proc/net/route /proc/net/fib_trie | cksum; cat /proc/net/dev | tail -n +3 | cut -d: -f1").output;
+        assert_eq!(before, after, "{}", runtime);
+        assert_eq!(after.lines().skip(1).map(str::trim).collect::<Vec<_>>(), ["lo"], "{}", runtime);
+        assert_eq!(guest.sh("python3 /tmp/connect 203.0.113.7:4444").output, "203.0.113.7:4444/3\n", "{}", runtime);
+        helper.end(&one, false).unwrap();
+        helper.end(&other, false).unwrap();
+    }
+    assert_eq!(helper.stop(), Some(0));
+    assert_eq!(place.left(), Vec::<String>::new());
+}
+
+#[test]
+fn under_gvisor_names_lead_out_by_two_ports_and_addresses_do_not() {
+    if !runtimes().contains(&"runsc") {
+        return;
+    }
+    let place = Place::new("gvisor-egress");
+    let mut helper = place.start();
+    let id = place.id("runsc");
+    let made = helper.create(&wanted(&id, "upp_1", "runsc")).unwrap();
+    let mut guest = helper.guest(&made.wire);
+    let script = format!(
+        "cat > /tmp/c <<'END'\n{}END\nprintf 'nameserver 127.0.0.1\\n' > /etc/resolv.conf\n\
+         python3 /tmp/c one.example:80 one.example:443 one.example:22 203.0.113.7:80",
+        CONNECT
+    );
+    let outcome = guest.sh(&script);
+    let wanted = "one.example:80/3\none.example:443/3\nConnection refused\nNo route to host\n";
+    assert_eq!(outcome.output, wanted);
+    let outcome = guest.sh(
+        "bash -c \"exec 3<>/dev/tcp/127.0.0.1/3129; printf 'CONNECT a.example:443 HTTP/1.1\\r\\n\\r\\n' >&3; cat <&3\"",
+    );
+    assert!(outcome.output.ends_with("\r\n\r\na.example:443/1\n"), "{}", outcome.output);
+    helper.end(&id, false).unwrap();
     assert_eq!(helper.stop(), Some(0));
     assert_eq!(place.left(), Vec::<String>::new());
 }

@@ -143,6 +143,7 @@ fn run(mut words: Vec<String>) -> Result<i32> {
                 uid_first: settings.uid_base,
                 uid_count: 65_536,
                 user_namespace: None,
+                network_namespace: None,
                 cgroup: None,
                 arguments: &["/.delta/guest".to_string(), "serve".to_string(), "--fd".to_string(), "3".to_string()],
                 wire_folder: None,

@@ -41,6 +41,49 @@ impl Outbox {
         }
     }
 
+    /// A DATA frame whose bytes `read` puts straight where they are sent from, at most `limit` of them: it is given a pointer and
+    /// a size and returns the count, as read(2) does. Without bytes there is no frame.
+    ///
+    /// # Safety
+    /// `read` must have initialised as many bytes as it returns.
+    pub unsafe fn data_of(
+        &mut self,
+        channel: u32,
+        stream: u8,
+        offset: u64,
+        limit: usize,
+        read: impl FnOnce(*mut u8, usize) -> isize,
+    ) -> isize {
+        if self.pieces.back().map_or(true, |piece| piece.len() >= PIECE_BYTES) {
+            self.pieces.push_back(Vec::new());
+        }
+        let piece = match self.pieces.back_mut() {
+            Some(piece) => piece,
+            None => return 0,
+        };
+        let before = piece.len();
+        piece.reserve(wire::HEADER_BYTES + wire::DATA_HEADER_BYTES + limit);
+        wire::put_frame(piece, wire::DATA, channel, |w| {
+            w.u8(stream);
+            w.u64(offset);
+        });
+        let length = piece.len();
+        let count = read(piece.as_mut_ptr().add(length), limit);
+        if count > 0 {
+            debug_assert!(count as usize <= limit);
+            piece.set_len(length + count as usize);
+            let claimed = (piece.len() - before - 4) as u32;
+            piece[before..before + 4].copy_from_slice(&claimed.to_le_bytes());
+            self.bytes += piece.len() - before;
+        } else {
+            piece.truncate(before);
+            if before == 0 {
+                self.pieces.pop_back();
+            }
+        }
+        count
+    }
+
     /// Whole frames that a worker made.
     pub fn frames(&mut self, bytes: Vec<u8>) {
         self.bytes += bytes.len();
@@ -102,6 +145,12 @@ pub enum Role {
     Dial {
         id: u64,
     },
+    /// Opened by this side for a connection to the outside.
+    Egress {
+        id: u64,
+    },
+    /// Opened by this side and needed no more; the host has not closed it yet.
+    Left,
 }
 
 pub struct Channel {
@@ -140,6 +189,8 @@ pub struct Connection {
     pub ready: VecDeque<u32>,
     /// The highest channel the host opened.
     pub highest: u32,
+    /// The highest channel this side opened.
+    pub highest_own: u32,
     pub greeted: bool,
     /// It is in the loop's list of connections to flush.
     pub dirty: bool,
@@ -156,6 +207,7 @@ impl Connection {
             channels: HashMap::new(),
             ready: VecDeque::new(),
             highest: 0,
+            highest_own: 0,
             greeted: false,
             dirty: false,
             last_read: 0,

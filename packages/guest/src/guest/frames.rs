@@ -25,6 +25,11 @@ impl From<WireError> for Violation {
     }
 }
 
+/// Channels the guest opened, all for EGRESS, are even.
+fn is_own(channel: u32) -> bool {
+    channel % 2 == 0
+}
+
 impl Guest {
     pub fn on_connection(&mut self, id: u64, events: u32) {
         if events & EPOLLOUT != 0 {
@@ -107,8 +112,8 @@ impl Guest {
         if frame.kind == wire::OPEN {
             return self.on_open(id, frame);
         }
-        // Only EGRESS opens channels from this side, and no frame may name one before it does.
-        if frame.channel % 2 == 0 || frame.channel > connection.highest {
+        let highest = if is_own(frame.channel) { connection.highest_own } else { connection.highest };
+        if frame.channel > highest {
             return Err(Violation::Protocol("a frame for a channel that never existed"));
         }
         if !connection.channels.contains_key(&frame.channel) {
@@ -191,16 +196,38 @@ impl Guest {
                 self.on_end(at);
                 Ok(())
             }
-            wire::CANCEL => {
+            wire::OPENED if is_own(at.1) => {
+                if let Some(id) = self.egress_of(at) {
+                    self.on_egress_opened(id);
+                }
+                Ok(())
+            }
+            wire::CLOSE if is_own(at.1) => {
+                let (failure, reason) = (r.u16()?, r.str()?);
+                let id = self.egress_of(at);
+                self.remove_channel(at);
+                if let Some(id) = id {
+                    self.on_egress_closed(id, failure, reason);
+                }
+                Ok(())
+            }
+            wire::CANCEL if !is_own(at.1) => {
                 self.cancel(at);
                 Ok(())
             }
-            wire::CONTROL => {
+            wire::CONTROL if !is_own(at.1) => {
                 let control = Control::parse(frame.payload)?;
                 self.on_control(at, control);
                 Ok(())
             }
             _ => Err(Violation::Protocol("a frame only the other side sends on this channel")),
+        }
+    }
+
+    fn egress_of(&mut self, at: At) -> Option<u64> {
+        match self.channel(at)?.role {
+            Role::Egress { id } => Some(id),
+            _ => None,
         }
     }
 
@@ -227,6 +254,11 @@ impl Guest {
                 let id = *id;
                 self.on_dial_data(id, bytes);
             }
+            Role::Egress { id } => {
+                let id = *id;
+                self.on_egress_data(id, bytes);
+            }
+            Role::Left => {}
             // Nobody takes it. The credit goes back, or a host that writes to a closed stdin would wait for ever.
             _ => self.give_credit(at, bytes.len() as u64),
         }
@@ -251,6 +283,10 @@ impl Guest {
             Some(Role::Dial { id }) => {
                 let id = *id;
                 self.on_dial_end(id);
+            }
+            Some(Role::Egress { id }) => {
+                let id = *id;
+                self.on_egress_end(id);
             }
             _ => {}
         }
@@ -303,7 +339,11 @@ impl Guest {
                 let id = *id;
                 self.dials.remove(id);
             }
-            None => {}
+            Some(Role::Egress { id }) => {
+                let id = *id;
+                self.lose_outgoing(id);
+            }
+            Some(Role::Left) | None => {}
         }
     }
 

@@ -3,6 +3,7 @@
 mod connection;
 mod dial;
 mod disk;
+mod egress;
 mod exec;
 mod failure;
 mod files;
@@ -23,12 +24,15 @@ mod workers;
 use std::io;
 use std::os::unix::io::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-const USAGE: &str = "usage: delta-guest serve (--fd N | --unix PATH) [--memory-mb N] [--own-clock]
+const USAGE: &str = "usage: delta-guest serve (--fd N | --unix PATH) [--memory-mb N] [--own-clock] [--egress [--redirected-fd N]]
 
   --fd N           serve on a listening unix socket inherited as descriptor N
   --unix PATH      make the listening socket at PATH
   --memory-mb N    the sandbox's memory limit; an eighth of it may hold output (otherwise its cgroup's, or 512)
-  --own-clock      the guest is alone on its kernel and may set the clock";
+  --own-clock      the guest is alone on its kernel and may set the clock
+  --egress         programs inside reach the outside through the host: an HTTP proxy on 127.0.0.1:3129, names on 127.0.0.1:53
+  --redirected-fd N
+                   descriptor N listens for TCP connections to addresses outside, which are redirected to it";
 
 /// Runs `delta-guest` with its arguments; the exit code.
 pub fn main(arguments: &[String]) -> i32 {
@@ -59,10 +63,13 @@ struct Arguments {
     unix: Option<String>,
     memory_mb: Option<u64>,
     owns_clock: bool,
+    egress: bool,
+    redirected: Option<RawFd>,
 }
 
 fn parse(arguments: &[String]) -> Result<Arguments, String> {
-    let mut parsed = Arguments { fd: None, unix: None, memory_mb: None, owns_clock: false };
+    let mut parsed =
+        Arguments { fd: None, unix: None, memory_mb: None, owns_clock: false, egress: false, redirected: None };
     let mut rest = arguments.iter();
     if rest.next().map(String::as_str) != Some("serve") {
         return Err("the only command is serve".into());
@@ -76,14 +83,18 @@ fn parse(arguments: &[String]) -> Result<Arguments, String> {
                 parsed.memory_mb = Some(value()?.parse().map_err(|_| "--memory-mb takes a number".to_string())?)
             }
             "--own-clock" => parsed.owns_clock = true,
+            "--egress" => parsed.egress = true,
+            "--redirected-fd" => {
+                parsed.redirected = Some(value()?.parse().map_err(|_| "--redirected-fd takes a number".to_string())?)
+            }
             other => return Err(format!("{other} is not known")),
         }
     }
     if parsed.fd.is_some() == parsed.unix.is_some() {
         return Err("give one of --fd and --unix".into());
     }
-    if parsed.fd.map_or(false, |fd| fd < 3) {
-        return Err("--fd takes a descriptor from 3 on".into());
+    if [parsed.fd, parsed.redirected].iter().flatten().any(|fd| *fd < 3) || (parsed.fd.is_some() && parsed.fd == parsed.redirected) {
+        return Err("--fd and --redirected-fd take descriptors from 3 on, two different ones".into());
     }
     Ok(parsed)
 }
@@ -93,7 +104,7 @@ fn prepare(arguments: Arguments) -> io::Result<serve::Options> {
     sys::tune_malloc();
     sys::forbid_tracing();
     sys::default_signals();
-    sys::close_inherited(arguments.fd);
+    sys::close_inherited(&[arguments.fd, arguments.redirected]);
     // The standard streams exist, so that no descriptor opened later takes the number of one.
     while let Ok(fd) = sys::open_at(sys::AT_FDCWD, &sys::cstring(b"/dev/null")?, sys::O_RDWR, 0) {
         if fd.as_raw_fd() > 2 {
@@ -103,12 +114,15 @@ fn prepare(arguments: Arguments) -> io::Result<serve::Options> {
     }
     // SAFETY: only sets the mask; modes asked for are then given exactly.
     unsafe { sys::umask(0) };
+    let inherited = |fd| -> io::Result<OwnedFd> {
+        sys::set_cloexec(fd)?;
+        sys::set_nonblocking(fd)?;
+        // SAFETY: the descriptor was handed to this process for this purpose and is used nowhere else.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    let redirected = arguments.redirected.map(inherited).transpose()?;
     let listener = match (arguments.fd, arguments.unix) {
-        (Some(fd), _) => {
-            sys::set_cloexec(fd)?;
-            // SAFETY: the descriptor was handed to this process for this purpose and is used nowhere else.
-            unsafe { OwnedFd::from_raw_fd(fd) }
-        }
+        (Some(fd), _) => inherited(fd)?,
         (None, path) => {
             let path = path.unwrap_or_default();
             // One left by a guest before this one; nobody else may name a socket there.
@@ -122,5 +136,11 @@ fn prepare(arguments: Arguments) -> io::Result<serve::Options> {
     };
     // It holds no folder that someone may want to remove or unmount.
     std::env::set_current_dir("/")?;
-    Ok(serve::Options { listener, memory_mb: arguments.memory_mb, owns_clock: arguments.owns_clock })
+    Ok(serve::Options {
+        listener,
+        memory_mb: arguments.memory_mb,
+        owns_clock: arguments.owns_clock,
+        egress: arguments.egress,
+        redirected,
+    })
 }

@@ -3,9 +3,11 @@
 use super::connection::{Channel, Role, BULK_BYTES, FULL_BYTES};
 use super::failure::Failure;
 use super::serve::{At, Guest};
-use super::sys::{EPOLLIN, EPOLLOUT};
+use super::sys::{self, EPOLLIN, EPOLLOUT};
 use super::workers::After;
 use crate::wire::{self, code, Writer};
+use std::io;
+use std::os::unix::io::RawFd;
 
 /// One turn sends at most this much on a connection before others get theirs.
 const TURN_BYTES: usize = 2 << 20;
@@ -45,6 +47,29 @@ impl Guest {
         self.touch(at.0);
     }
 
+    /// One read from a descriptor as DATA, at most `limit` bytes, which the credit must allow.
+    pub fn send_data_of(&mut self, at: At, stream: u8, fd: RawFd, limit: usize) -> io::Result<usize> {
+        let connection = match self.connections.get_mut(&at.0) {
+            Some(connection) => connection,
+            None => return Ok(0),
+        };
+        let channel = match connection.channels.get_mut(&at.1) {
+            Some(channel) => channel,
+            None => return Ok(0),
+        };
+        // SAFETY: read(2) initialises what it returns.
+        let count = unsafe {
+            connection.outbox.data_of(at.1, stream, channel.sent, limit, |to, size| sys::read_raw(fd, to, size))
+        };
+        if count < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        channel.sent += count as u64;
+        channel.credit = channel.credit.saturating_sub(count as u64);
+        self.touch(at.0);
+        Ok(count as usize)
+    }
+
     pub fn give_credit(&mut self, at: At, bytes: u64) {
         if bytes == 0 {
             return;
@@ -74,7 +99,7 @@ impl Guest {
         });
     }
 
-    fn remove_channel(&mut self, at: At) {
+    pub fn remove_channel(&mut self, at: At) {
         if let Some(connection) = self.connections.get_mut(&at.0) {
             connection.channels.remove(&at.1);
         }
@@ -196,6 +221,10 @@ impl Guest {
             Some(Role::Dial { id }) => {
                 let id = *id;
                 self.pump_dial(id)
+            }
+            Some(Role::Egress { id }) => {
+                let id = *id;
+                self.pump_egress(at, id)
             }
             _ => false,
         }

@@ -20,9 +20,13 @@ pub enum Kind {
     Drain,
     Dial,
     Watches,
+    EgressListener,
+    Outgoing,
+    Resolver,
+    Query,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 15] = [
     Kind::Listener,
     Kind::Signals,
     Kind::Workers,
@@ -34,6 +38,10 @@ const KINDS: [Kind; 11] = [
     Kind::Drain,
     Kind::Dial,
     Kind::Watches,
+    Kind::EgressListener,
+    Kind::Outgoing,
+    Kind::Resolver,
+    Kind::Query,
 ];
 
 pub fn token(kind: Kind, id: u64) -> u64 {
@@ -115,6 +123,10 @@ pub enum Timer {
     /// An ended exec may be old enough to forget.
     Forget,
     Dial(u64),
+    /// A connection to the outside took too long over its present step.
+    Outgoing(u64),
+    /// A client of DNS over TCP had its time.
+    Query(u64),
     /// The guest itself is ending.
     End,
 }

@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::dial::Dials;
+use super::egress::Egress;
 use super::exec::Execs;
 use super::metrics::OomCounter;
 use super::poll::{token, untoken, Kind, Source, Timer, Timers};
@@ -30,6 +31,10 @@ pub struct Options {
     pub memory_mb: Option<u64>,
     /// The guest is alone on its kernel (a microVM) and may set the clock.
     pub owns_clock: bool,
+    /// Programs inside get ways out: a proxy and names.
+    pub egress: bool,
+    /// A listening socket that gets the connections to addresses outside, where something redirects them.
+    pub redirected: Option<OwnedFd>,
 }
 
 pub struct Guest {
@@ -42,6 +47,7 @@ pub struct Guest {
     pub connections: HashMap<u64, Connection>,
     pub execs: Execs,
     pub dials: Dials,
+    pub egress: Egress,
     pub watches: Watches,
     pub ground: Arc<Ground>,
     pub oom: OomCounter,
@@ -61,8 +67,11 @@ pub struct Guest {
     ending: bool,
 }
 
-pub fn serve(options: Options) -> io::Result<()> {
+pub fn serve(mut options: Options) -> io::Result<()> {
+    let redirected = options.redirected.take();
+    let egress = options.egress;
     let mut guest = Guest::new(options)?;
+    guest.open_ways_out(egress, redirected);
     let mut events = [sys::epoll_event { events: 0, data: 0 }; MAX_EVENTS];
     while !guest.has_ended() {
         let wait_ms =
@@ -114,6 +123,7 @@ impl Guest {
             connections: HashMap::new(),
             execs: Execs::new(options.memory_mb),
             dials: Dials::default(),
+            egress: Egress::new(false),
             ground: Arc::new(Ground {
                 null,
                 open_files: sys::raise_open_files(),
@@ -174,6 +184,10 @@ impl Guest {
             Kind::Drain => self.drain(id),
             Kind::Dial => self.on_dial(id, events),
             Kind::Watches => self.on_watches(),
+            Kind::EgressListener => self.on_egress_listener(id),
+            Kind::Outgoing => self.on_outgoing(id, events),
+            Kind::Resolver => self.on_resolver(),
+            Kind::Query => self.on_query(id),
         }
     }
 
@@ -190,24 +204,31 @@ impl Guest {
             Timer::Grace(key) => self.on_grace(key),
             Timer::Forget => self.forget_old(),
             Timer::Dial(id) => self.on_dial_timeout(id),
+            Timer::Outgoing(id) => self.on_outgoing_timeout(id),
+            Timer::Query(id) => self.end_query(id),
             Timer::End => {}
         }
     }
 
-    fn accept(&mut self) {
-        let fd = match sys::accept(self.listener.as_raw_fd()) {
-            Ok(fd) => fd,
-            Err(error) => {
-                if matches!(sys::errno(&error), sys::EMFILE | sys::ENFILE) && self.reserve.take().is_some() {
-                    drop(sys::accept(self.listener.as_raw_fd()));
-                    self.reserve = sys::duplicate(self.ground.null.as_raw_fd()).ok();
-                }
-                return;
+    /// Takes a connection. With no descriptor left it is taken all the same and closed, so that its event does not come for ever.
+    pub fn take(&mut self, listener: RawFd) -> Option<OwnedFd> {
+        let taken = sys::accept(listener);
+        if let Err(error) = &taken {
+            if matches!(sys::errno(error), sys::EMFILE | sys::ENFILE) && self.reserve.take().is_some() {
+                drop(sys::accept(listener));
             }
-        };
+        }
         if self.reserve.is_none() {
             self.reserve = sys::duplicate(self.ground.null.as_raw_fd()).ok();
         }
+        taken.ok()
+    }
+
+    fn accept(&mut self) {
+        let fd = match self.take(self.listener.as_raw_fd()) {
+            Some(fd) => fd,
+            None => return,
+        };
         if self.connections.len() >= wire::MAX_CONNECTIONS {
             return;
         }

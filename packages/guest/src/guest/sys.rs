@@ -4,6 +4,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::raw::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use std::os::unix::io::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicI32;
@@ -90,6 +91,8 @@ pub const SIGCHLD: c_int = 17;
 
 pub const EPOLLIN: u32 = 1;
 pub const EPOLLOUT: u32 = 4;
+pub const EPOLLHUP: u32 = 16;
+pub const EPOLLRDHUP: u32 = 0x2000;
 
 pub const IN_MODIFY: u32 = 0x2;
 pub const IN_ATTRIB: u32 = 0x4;
@@ -115,6 +118,7 @@ pub const AF_UNIX: c_int = 1;
 pub const AF_INET: c_int = 2;
 pub const AF_INET6: c_int = 10;
 pub const SOCK_STREAM: c_int = 1;
+const SOCK_DGRAM: c_int = 2;
 pub const SOCK_NONBLOCK: c_int = O_NONBLOCK;
 pub const SOCK_CLOEXEC: c_int = O_CLOEXEC;
 
@@ -257,6 +261,10 @@ extern "C" {
     fn listen(fd: c_int, backlog: c_int) -> c_int;
     fn accept4(fd: c_int, address: *mut c_void, length: *mut c_uint, flags: c_int) -> c_int;
     fn shutdown(fd: c_int, how: c_int) -> c_int;
+    fn getsockname(fd: c_int, address: *mut c_void, length: *mut c_uint) -> c_int;
+    fn recvfrom(fd: c_int, to: *mut c_void, count: usize, flags: c_int, from: *mut c_void, length: *mut c_uint) -> isize;
+    fn sendto(fd: c_int, bytes: *const c_void, count: usize, flags: c_int, to: *const c_void, length: c_uint) -> isize;
+    fn uname(to: *mut c_char) -> c_int;
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut c_uint) -> c_int;
     fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: c_uint) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
@@ -543,6 +551,80 @@ pub fn listen_at(path: &[u8]) -> io::Result<OwnedFd> {
     check(unsafe { bind(fd.as_raw_fd(), address.as_ptr().cast(), address.len() as c_uint) })?;
     check(unsafe { listen(fd.as_raw_fd(), 64) })?;
     Ok(fd)
+}
+
+/// A `sockaddr_in`.
+pub type AddressV4 = [u8; 16];
+
+fn address_v4(address: Ipv4Addr, port: u16) -> AddressV4 {
+    let mut bytes = [0; 16];
+    bytes[..2].copy_from_slice(&(AF_INET as u16).to_ne_bytes());
+    bytes[2..4].copy_from_slice(&port.to_be_bytes());
+    bytes[4..8].copy_from_slice(&address.octets());
+    bytes
+}
+
+fn bind_v4(kind: c_int, address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+    let address = address_v4(address, port);
+    // SAFETY: no memory involved, then an address valid for its length.
+    let fd = own(unsafe { socket(AF_INET, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, 0) })?;
+    check(unsafe { bind(fd.as_raw_fd(), address.as_ptr().cast(), address.len() as c_uint) })?;
+    Ok(fd)
+}
+
+pub fn listen_v4(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+    let fd = bind_v4(SOCK_STREAM, address, port)?;
+    // SAFETY: no memory involved. The kernel lowers it to its own limit.
+    check(unsafe { listen(fd.as_raw_fd(), 4096) })?;
+    Ok(fd)
+}
+
+pub fn datagrams_v4(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+    bind_v4(SOCK_DGRAM, address, port)
+}
+
+/// The address a connection came to.
+pub fn local_address(fd: RawFd) -> io::Result<(Ipv4Addr, u16)> {
+    let mut bytes: AddressV4 = [0; 16];
+    let mut length = bytes.len() as c_uint;
+    // SAFETY: room for one sockaddr_in, and its length.
+    check(unsafe { getsockname(fd, bytes.as_mut_ptr().cast(), &mut length) })?;
+    if u16::from_ne_bytes([bytes[0], bytes[1]]) != AF_INET as u16 {
+        return Err(io::Error::from_raw_os_error(EINVAL));
+    }
+    Ok((Ipv4Addr::new(bytes[4], bytes[5], bytes[6], bytes[7]), u16::from_be_bytes([bytes[2], bytes[3]])))
+}
+
+pub fn receive_from(fd: RawFd, to: &mut [u8]) -> io::Result<(usize, AddressV4)> {
+    let mut from: AddressV4 = [0; 16];
+    let mut length = from.len() as c_uint;
+    // SAFETY: both are writable for their lengths.
+    let count = check_size(unsafe {
+        recvfrom(fd, to.as_mut_ptr().cast(), to.len(), 0, from.as_mut_ptr().cast(), &mut length)
+    })?;
+    Ok((count, from))
+}
+
+pub fn send_to(fd: RawFd, bytes: &[u8], to: &AddressV4) -> io::Result<usize> {
+    // SAFETY: both are readable for their lengths.
+    check_size(unsafe { sendto(fd, bytes.as_ptr().cast(), bytes.len(), 0, to.as_ptr().cast(), to.len() as c_uint) })
+}
+
+/// Makes the close of a connection tell the other side that it broke.
+pub fn reset_on_close(fd: RawFd) {
+    let linger: [c_int; 2] = [1, 0];
+    // SAFETY: two ints are read; 1 = SOL_SOCKET, 13 = SO_LINGER.
+    unsafe { setsockopt(fd, 1, 13, linger.as_ptr().cast(), 8) };
+}
+
+/// The sandbox's host name; empty where there is none.
+pub fn host_name() -> String {
+    const FIELD_BYTES: usize = 65;
+    let mut fields: [c_char; 6 * FIELD_BYTES] = [0; 6 * FIELD_BYTES];
+    // SAFETY: room for one utsname: six fields that end with NUL.
+    unsafe { uname(fields.as_mut_ptr()) };
+    let name = fields[FIELD_BYTES..2 * FIELD_BYTES].iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8);
+    String::from_utf8(name.collect()).unwrap_or_default()
 }
 
 pub fn accept(fd: RawFd) -> io::Result<OwnedFd> {
@@ -899,13 +981,13 @@ pub fn is_own(uid: u32) -> bool {
 }
 
 /// Closes what was inherited beyond the standard streams and `kept`: a descriptor of the host's must not reach a program.
-pub fn close_inherited(kept: Option<RawFd>) {
+pub fn close_inherited(kept: &[Option<RawFd>]) {
     let listed: Vec<RawFd> = std::fs::read_dir("/proc/self/fd").map_or_else(
         |_| (3..1024).collect(),
         |entries| entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect(),
     );
     for fd in listed {
-        if fd > 2 && Some(fd) != kept {
+        if fd > 2 && !kept.contains(&Some(fd)) {
             // SAFETY: nothing in this process has opened or taken over any of these yet; the directory read is closed.
             unsafe { close(fd) };
         }

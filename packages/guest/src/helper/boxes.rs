@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::cgroup::{Cgroups, Stats};
 use super::error::{code, Context, Error, Result};
 use super::ffi;
+use super::network::Plan;
 use super::overlay::{Layers, Stage};
 use super::pool::Pool;
 use super::record::{check_id, BoxLimits, Life, Record, Request};
@@ -98,6 +99,7 @@ pub struct Boxes {
     wires: OwnedFd,
     wires_path: PathBuf,
     guest: String,
+    network: Plan,
     boot_id: String,
     runtimes: Mutex<HashMap<Kind, Arc<Runtime>>>,
     /// What the operator should know of the start.
@@ -203,6 +205,14 @@ impl Boxes {
         let wires = ffi::open_directory(&wires_path).context(format_args!("opening {}", wires_path.display()))?;
         let guest = install_guest(&options.data, &options.guest)?;
         cgroups.make_parent()?;
+        let network = Plan::new();
+        let mut warnings = Vec::new();
+        if let Err(cause) = network.try_out(options.uid_base) {
+            warnings.push(format!(
+                "connections of programs that know no proxy leave sandboxes only by name and by ports 80 and 443: {}",
+                cause
+            ));
+        }
         Ok(Boxes {
             options,
             pool,
@@ -212,9 +222,10 @@ impl Boxes {
             wires,
             wires_path,
             guest,
+            network,
             boot_id: sys::boot_id(),
             runtimes: Mutex::new(HashMap::new()),
-            warnings: Mutex::new(Vec::new()),
+            warnings: Mutex::new(warnings),
             table: Mutex::new(Table {
                 next_range: 1,
                 next_token: FIRST_BOX_TOKEN,
@@ -376,7 +387,12 @@ impl Boxes {
         };
         phases.end("upper");
 
-        let user_namespace = sys::user_namespace(first, RANGE_UIDS).context("making the user namespace")?;
+        let plan = if runtime.joins_namespaces() { Some(&self.network) } else { None };
+        let sys::Namespaces {
+            user: user_namespace,
+            network,
+        } = sys::namespaces(first, RANGE_UIDS, plan).context("making the box's namespaces")?;
+        let redirected = network.as_ref().and_then(|network| network.redirected.as_ref().ok());
         phases.end("userns");
 
         let root = self.mount(stage, &template, &upper, &user_namespace, first)?;
@@ -387,7 +403,9 @@ impl Boxes {
 
         let wire = self.open_wire(&runtime, id, first)?;
         let wire_folder = self.wires_path.join(wire_folder_name(id));
-        let user_path = format!("/proc/{}/fd/{}", std::process::id(), user_namespace.as_raw_fd());
+        let own = |fd: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
+        let user_path = own(&user_namespace);
+        let network_path = network.as_ref().map(|network| own(&network.namespace));
         let cgroup_path = self.cgroups.runtime_path(id);
         let config = spec::Config {
             kind: record.kind,
@@ -395,17 +413,18 @@ impl Boxes {
             hostname: &request.hostname,
             uid_first: first,
             uid_count: RANGE_UIDS,
-            user_namespace: if runtime.joins_user_namespace() {
+            user_namespace: if runtime.joins_namespaces() {
                 Some(&user_path)
             } else {
                 None
             },
+            network_namespace: network_path.as_deref(),
             cgroup: if record.kind == Kind::Runc {
                 Some(&cgroup_path)
             } else {
                 None
             },
-            arguments: &guest_arguments(&runtime, record.limits.memory_mb),
+            arguments: &guest_arguments(&runtime, record.limits.memory_mb, redirected.is_some()),
             wire_folder: if runtime.passes_descriptors() {
                 None
             } else {
@@ -426,10 +445,11 @@ impl Boxes {
             bundle: &stage.bundle(),
             state: &stage.state(),
             wire: wire.as_ref().map(|wire| wire.as_raw_fd()),
+            redirected: redirected.map(|socket| socket.as_raw_fd()),
             lock: lock_file.as_raw_fd(),
             cgroups: &door_fds,
         })?;
-        drop((wire, root, user_namespace));
+        drop((wire, root, user_namespace, network));
         stage.sweep();
         phases.end("runtime");
 
@@ -988,15 +1008,17 @@ fn wire_folder_name(box_id: &str) -> String {
 }
 
 /// The guest cannot see its limit, which is set after it has started.
-fn guest_arguments(runtime: &Runtime, memory_mb: u32) -> Vec<String> {
+fn guest_arguments(runtime: &Runtime, memory_mb: u32, redirected: bool) -> Vec<String> {
     let wire = if runtime.passes_descriptors() {
         ["--fd", "3"]
     } else {
         ["--unix", "/.delta/wire/wire"]
     };
     let memory = memory_mb.to_string();
-    [GUEST_PATH, "serve", wire[0], wire[1], "--memory-mb", &memory]
+    let more: &[&str] = if redirected { &["--redirected-fd", "4"] } else { &[] };
+    [GUEST_PATH, "serve", wire[0], wire[1], "--memory-mb", &memory, "--egress"]
         .iter()
+        .chain(more)
         .map(|word| word.to_string())
         .collect()
 }

@@ -59,6 +59,8 @@ pub struct Run<'a> {
     pub state: &'a Path,
     /// The listening wire, where the runtime can pass a descriptor on.
     pub wire: Option<RawFd>,
+    /// The socket for redirected connections; only with `wire`.
+    pub redirected: Option<RawFd>,
     /// Held open by every process of the runtime, so that the next helper knows when none is left.
     pub lock: RawFd,
     pub cgroups: &'a [RawFd],
@@ -108,9 +110,9 @@ impl Runtime {
         self.kind != Kind::Runsc
     }
 
-    /// True where the runtime can join a user namespace. gVisor's program has threads, which the kernel refuses; it makes one by the
+    /// True where the runtime can join a user namespace, and a network namespace that belongs to it. gVisor's program has threads, which the kernel refuses; it makes one by the
     /// mappings, owned by root. Its sandboxes take nothing of root's kernel counters, since their calls end in gVisor's own kernel.
-    pub fn joins_user_namespace(&self) -> bool {
+    pub fn joins_namespaces(&self) -> bool {
         self.kind != Kind::Runsc
     }
 
@@ -152,7 +154,8 @@ impl Runtime {
             text(run.bundle.join("pid").to_string_lossy().into_owned()),
         ]);
         if self.passes_descriptors() {
-            words.extend([text("--preserve-fds"), text("1")]);
+            let count = if run.redirected.is_some() { "2" } else { "1" };
+            words.extend([text("--preserve-fds"), text(count)]);
         }
         words.push(text(run.box_id));
         words
@@ -168,13 +171,11 @@ impl Runtime {
             (writer.as_raw_fd(), 1),
             (writer.as_raw_fd(), 2),
         ];
-        let lock_at = match run.wire {
-            Some(wire) => {
-                descriptors.push((wire, 3));
-                4
-            }
-            None => 3,
-        };
+        for (passed, place) in run.wire.iter().chain(&run.redirected).zip(3..) {
+            descriptors.push((*passed, place));
+        }
+        // Behind those the sandbox gets.
+        let lock_at = descriptors.len() as RawFd;
         descriptors.push((run.lock, lock_at));
         let arguments = self.arguments(run);
         let spawn = Spawn {

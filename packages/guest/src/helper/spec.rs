@@ -61,6 +61,8 @@ pub struct Config<'a> {
     pub uid_count: u32,
     /// Path of the user namespace to join; None where the runtime makes one of its own by the mappings.
     pub user_namespace: Option<&'a str>,
+    /// Path of the network namespace to join; None where the runtime makes one of its own.
+    pub network_namespace: Option<&'a str>,
     /// None where the runtime does not handle cgroups.
     pub cgroup: Option<&'a str>,
     pub arguments: &'a [String],
@@ -172,6 +174,10 @@ fn mounts(config: &Config<'_>) -> String {
     items.join(",")
 }
 
+fn joined(namespace: Option<&str>) -> String {
+    namespace.map_or(String::new(), |path| format!(r#","path":{}"#, quoted(path)))
+}
+
 pub fn build(config: &Config<'_>) -> String {
     let capabilities = list(CAPABILITIES);
     let mapping = format!(
@@ -208,7 +214,7 @@ pub fn build(config: &Config<'_>) -> String {
             r#""root":{{"path":{root},"readonly":false}},"hostname":{hostname},"mounts":[{mounts}],{annotations}"#,
             r#""linux":{{{cgroup}{seccomp}"uidMappings":{mapping},"gidMappings":{mapping},"#,
             r#""namespaces":[{{"type":"user"{user}}},{{"type":"pid"}},{{"type":"mount"}},{{"type":"ipc"}},"#,
-            r#"{{"type":"uts"}},{{"type":"network"}},{{"type":"cgroup"}}],"#,
+            r#"{{"type":"uts"}},{{"type":"network"{network}}},{{"type":"cgroup"}}],"#,
             r#""maskedPaths":{masked},"readonlyPaths":{readonly}}}}}"#
         ),
         args = list(config.arguments.iter().map(String::as_str)),
@@ -220,9 +226,8 @@ pub fn build(config: &Config<'_>) -> String {
         cgroup = cgroup,
         seccomp = seccomp,
         mapping = mapping,
-        user = config
-            .user_namespace
-            .map_or(String::new(), |path| format!(r#","path":{}"#, quoted(path))),
+        user = joined(config.user_namespace),
+        network = joined(config.network_namespace),
         masked = list(masked(config.kind)),
         readonly = list(there(&READ_ONLY)),
     )

@@ -7,6 +7,7 @@ use std::os::unix::io::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::ffi::{self, check, check_long, own};
+use super::network::{Outcome, Plan};
 
 extern "C" {
     fn clone(
@@ -42,6 +43,7 @@ pub const CLONE_FILES: c_int = 0x400;
 pub const CLONE_VFORK: c_int = 0x4000;
 pub const CLONE_NEWNS: c_int = 0x0002_0000;
 pub const CLONE_NEWUSER: c_int = 0x1000_0000;
+pub const CLONE_NEWNET: c_int = 0x4000_0000;
 pub const SIGHUP: c_int = 1;
 pub const SIGINT: c_int = 2;
 pub const SIGKILL: c_int = 9;
@@ -586,54 +588,106 @@ pub fn wait_for(pid: i32) -> io::Result<i32> {
     }
 }
 
-struct NamespaceChild {
+struct NamespaceChild<'a> {
     id: u32,
+    /// None: only a user namespace is made.
+    network: Option<&'a Plan>,
+    outcome: Option<Outcome>,
+    /// A descriptor of the network namespace. Of a process that has ended only its user namespace can still be opened.
+    network_fd: c_int,
     error: c_int,
 }
 
-extern "C" fn make_user_namespace(argument: *mut c_void) -> c_int {
+extern "C" fn make_namespaces(argument: *mut c_void) -> c_int {
     // SAFETY: as in run_child.
     unsafe {
-        let child = &mut *(argument as *mut NamespaceChild);
+        let child = &mut *(argument as *mut NamespaceChild<'_>);
         let id = child.id as c_long;
         let fine = ffi::syscall(ffi::SYS_SETGROUPS, 0 as c_long, 0 as c_long) == 0
             && ffi::syscall(ffi::SYS_SETRESGID, id, id, id) == 0
             && ffi::syscall(ffi::SYS_SETRESUID, id, id, id) == 0
-            && unshare(CLONE_NEWUSER) == 0;
+            && unshare(CLONE_NEWUSER | child.network.map_or(0, |_| CLONE_NEWNET)) == 0;
         if !fine {
             child.error = io::Error::last_os_error().raw_os_error().unwrap_or(5);
+        } else if let Some(network) = child.network {
+            child.outcome = Some(network.carry_out());
+            child.network_fd = ffi::openat(
+                ffi::AT_FDCWD,
+                b"/proc/self/ns/net\0".as_ptr().cast(),
+                ffi::O_RDONLY | ffi::O_CLOEXEC,
+            );
+            if child.network_fd < 0 {
+                child.error = io::Error::last_os_error().raw_os_error().unwrap_or(5);
+            }
         }
         ffi::_exit(0)
     }
 }
 
-/// A user namespace owned by uid `first`, mapping 0… to `first`…, `count` of them. The kernel counts what a sandbox uses
-/// (inotify instances, queued signals, keys) against the namespace's *owner*; owned by root, all sandboxes would share root's.
-pub fn user_namespace(first: u32, count: u32) -> io::Result<OwnedFd> {
-    let mut child = NamespaceChild { id: first, error: 0 };
-    let argument: *mut NamespaceChild = &mut child;
+/// What a box is made of before its runtime starts.
+pub struct Namespaces {
+    pub user: OwnedFd,
+    pub network: Option<Network>,
+}
+
+pub struct Network {
+    pub namespace: OwnedFd,
+    /// The socket that gets the connections to addresses outside, or why there is none.
+    pub redirected: io::Result<OwnedFd>,
+}
+
+/// A user namespace owned by uid `first`, mapping 0… to `first`…, `count` of them, and by plan a network namespace that belongs to
+/// it. The kernel counts what a sandbox uses (inotify instances, queued signals, keys) against the namespace's *owner*; owned by
+/// root, all sandboxes would share root's.
+pub fn namespaces(first: u32, count: u32, network: Option<&Plan>) -> io::Result<Namespaces> {
+    let mut child = NamespaceChild {
+        id: first,
+        network,
+        outcome: None,
+        network_fd: -1,
+        error: 0,
+    };
+    let argument: *mut NamespaceChild<'_> = &mut child;
+    // The child's descriptors are this process's, so that a socket it makes stays.
+    let flags = CLONE_VM | CLONE_VFORK | SIGCHLD | network.map_or(0, |_| CLONE_FILES);
     // SAFETY: as in `Spawn::start`.
     let pid = check(with_stack(|top| unsafe {
-        clone(
-            make_user_namespace,
-            top,
-            CLONE_VM | CLONE_VFORK | SIGCHLD,
-            argument.cast(),
-        )
+        clone(make_namespaces, top, flags, argument.cast())
     }))?;
-    // The child has ended, but until it is reaped its entry in /proc still leads to its namespace.
+    // The child has ended, but until it is reaped its entry in /proc still leads to its namespaces.
     let made = (|| {
         // SAFETY: the child has written it before this thread went on.
-        match unsafe { std::ptr::read_volatile(&(*argument).error) } {
-            0 => {}
-            number => return Err(io::Error::from_raw_os_error(number)),
+        let (error, outcome, network_fd) = unsafe {
+            (
+                std::ptr::read_volatile(&(*argument).error),
+                (*argument).outcome.take(),
+                std::ptr::read_volatile(&(*argument).network_fd),
+            )
+        };
+        // Taken over before anything can fail, so that they are closed then.
+        let redirected = outcome.as_ref().map(|outcome| match outcome.redirected {
+            Ok(fd) => own(fd),
+            Err(number) => Err(io::Error::from_raw_os_error(number)),
+        });
+        let namespace = if network_fd < 0 { None } else { Some(own(network_fd)?) };
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        if let Some((step, number)) = outcome.and_then(|outcome| outcome.failed) {
+            let cause = io::Error::from_raw_os_error(number);
+            return Err(io::Error::new(cause.kind(), format!("{}: {}", step, cause)));
         }
         let map = format!("0 {} {}\n", first, count);
         std::fs::write(format!("/proc/{}/uid_map", pid), &map)?;
         std::fs::write(format!("/proc/{}/gid_map", pid), &map)?;
         let path = CString::new(format!("/proc/{}/ns/user", pid))?;
         // SAFETY: the path lives through the call.
-        own(unsafe { ffi::openat(ffi::AT_FDCWD, path.as_ptr(), ffi::O_RDONLY | ffi::O_CLOEXEC) })
+        let user = own(unsafe { ffi::openat(ffi::AT_FDCWD, path.as_ptr(), ffi::O_RDONLY | ffi::O_CLOEXEC) })?;
+        let network = match (namespace, redirected) {
+            (Some(namespace), Some(redirected)) => Some(Network { namespace, redirected }),
+            _ => None,
+        };
+        Ok(Namespaces { user, network })
     })();
     let _ = wait_for(pid);
     made

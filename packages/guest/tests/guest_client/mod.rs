@@ -1,10 +1,12 @@
 //! A small blocking host end of the wire, for tests of the real guest.
 
+use delta::helper::ffi;
 use delta::wire::{self, code, op, FrameDecoder, Reader, Writer};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::os::unix::io::OwnedFd;
+use std::os::unix::io::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -32,13 +34,28 @@ impl Guest {
         Guest::start_by(command)
     }
 
-    fn start_by(mut command: Command) -> Guest {
+    /// With ways out in the network namespace of the calling thread, where nothing else uses their ports.
+    pub fn start_with_ways_out(redirected: Option<OwnedFd>) -> Guest {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_delta-guest"));
+        let fd = redirected.as_ref().map(|fd| fd.as_raw_fd());
+        // SAFETY: dup2 alone, between fork and exec.
+        unsafe {
+            command.pre_exec(move || fd.map_or(Ok(()), |fd| ffi::check(ffi::dup2(fd, 9)).map(drop)));
+        }
+        Guest::start_with(command, if fd.is_some() { &["--egress", "--redirected-fd", "9"] } else { &["--egress"] })
+    }
+
+    fn start_by(command: Command) -> Guest {
+        Guest::start_with(command, &[])
+    }
+
+    fn start_with(mut command: Command, more: &[&str]) -> Guest {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("delta-guest-test-{}-{number}", std::process::id()));
         drop(std::fs::remove_dir_all(&folder));
         std::fs::create_dir_all(folder.join("files")).unwrap();
-        command.args(["serve", "--unix"]).arg(folder.join("wire"));
+        command.args(["serve", "--unix"]).arg(folder.join("wire")).args(more);
         // As in a sandbox: nobody reads what it says there, nor ever will.
         let (reader, unread) = UnixStream::pair().unwrap();
         drop(reader);
@@ -270,6 +287,28 @@ impl Wire {
             }
             self.waiting.push_back(frame);
         }
+    }
+
+    /// The next frame of a kind, on whatever channel.
+    pub fn next_of(&mut self, kind: u8) -> Frame {
+        if let Some(at) = self.waiting.iter().position(|frame| frame.kind == kind) {
+            return self.waiting.remove(at).unwrap();
+        }
+        loop {
+            let frame = self.read_frame().expect("the connection to go on");
+            if frame.kind == kind {
+                return frame;
+            }
+            self.waiting.push_back(frame);
+        }
+    }
+
+    /// What came of a kind on a channel while another was waited for.
+    pub fn take_waiting(&mut self, channel: u32, kind: u8) -> Vec<Frame> {
+        let (taken, rest): (VecDeque<Frame>, VecDeque<Frame>) = self.waiting.drain(..).partition(|frame| frame.channel == channel && frame.kind == kind);
+        self.waiting = rest;
+        let taken: VecDeque<Frame> = taken;
+        taken.into_iter().collect()
     }
 
     pub fn open(&mut self, number: u8, fields: impl FnOnce(&mut Writer<'_>)) -> u32 {

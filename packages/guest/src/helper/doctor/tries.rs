@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{finding, Finding, Status};
 use crate::helper::ffi;
+use crate::helper::network::Plan;
 use crate::helper::pool;
 
 const CLONE_NEWUSER: c_long = 0x1000_0000;
@@ -71,6 +72,20 @@ pub fn all(data: &Path) -> Vec<Finding> {
         findings.push(judge_idmap("data folder", &scratch.0, idmapped(&scratch.0, namespace)));
         findings.push(judge_idmap("/usr", Path::new("/usr"), idmapped(Path::new("/usr"), namespace)));
     }
+    findings.push(match Plan::new().try_out(TRY_UID) {
+        Ok(()) => finding(
+            "redirected connections",
+            Status::Ok,
+            "nftables with tproxy works",
+            "Programs that know no proxy reach allowed hosts by every port.",
+        ),
+        Err(cause) => finding(
+            "redirected connections",
+            Status::Warn,
+            cause.to_string(),
+            "Programs that know no proxy reach allowed hosts only by name, on ports 80 and 443 (modprobe nft_tproxy). The proxy works.",
+        ),
+    });
     findings.push(match overlay(&scratch) {
         Ok(()) => finding("overlayfs", Status::Ok, "works on the data folder", "Sandboxes share their template and write beside it."),
         Err(cause) => {
