@@ -48,3 +48,18 @@ function parentOf(pid: number): number | undefined {
     return undefined
   }
 }
+
+/** The child of the helper (or of its pid-namespace parent) that runs Node. */
+export function httpProcess(helper: number): number {
+  const parents = [helper]
+  for (let index = 0; index < parents.length; index++) {
+    for (const task of readdirSync(`/proc/${parents[index]}/task`)) {
+      const children = readFileSync(`/proc/${parents[index]}/task/${task}/children`, 'utf8').trim()
+      for (const child of children === '' ? [] : children.split(' ').map(Number)) {
+        if (readFileSync(`/proc/${child}/cmdline`, 'utf8').includes('main.mjs')) return child
+        parents.push(child)
+      }
+    }
+  }
+  throw new Error('the HTTP process is not there')
+}

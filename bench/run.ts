@@ -1,15 +1,17 @@
 // Measures every figure in one run beside its rival, prints a table, writes bench/results.json and exits non-zero where a bar is missed.
 // `npm run bench -- NAME` measures the figures whose name starts so.
-import { chmodSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { type Platform, startPlatform } from '../e2e/platform.ts'
 import { type Client, createClient } from './client.ts'
+import { crashWithMany } from './crash.ts'
 import { createToFirstExec, crowd } from './create.ts'
 import { execTrueFigure } from './exec.ts'
 import { type Figure, table } from './figures.ts'
 import { bigFile } from './files.ts'
 import { idleSandboxes } from './idle.ts'
 import { poolMisses, warmCreate } from './pool.ts'
+import { httpProcess } from './process-tree.ts'
 import { idleServer } from './server.ts'
 
 /** A running platform as a figure sees it. */
@@ -42,8 +44,9 @@ const all: Record<string, (bench: Bench) => Promise<Figure[]>> = {
   exec: execTrueFigure,
   crowd,
   files: bigFile,
-  'idle-crun': (bench) => idleSandboxes(bench, 'crun', 200),
-  'idle-runc': (bench) => idleSandboxes(bench, 'runc', 200),
+  crash100: () => crashWithMany(100),
+  'idle-crun': (bench) => idleSandboxes(bench, 'crun', 500),
+  'idle-runc': (bench) => idleSandboxes(bench, 'runc', 500),
   'idle-runsc': (bench) => idleSandboxes(bench, 'runsc', 10),
 }
 
@@ -97,21 +100,6 @@ async function stopCurrent(): Promise<void> {
   await current.platform.stop()
   rmSync(current.target.dataDir, { recursive: true, force: true })
   current = undefined
-}
-
-/** The child of the helper (or of its pid-namespace parent) that runs Node. */
-function httpProcess(helper: number): number {
-  const parents = [helper]
-  for (let index = 0; index < parents.length; index++) {
-    for (const task of readdirSync(`/proc/${parents[index]}/task`)) {
-      const children = readFileSync(`/proc/${parents[index]}/task/${task}/children`, 'utf8').trim()
-      for (const child of children === '' ? [] : children.split(' ').map(Number)) {
-        if (readFileSync(`/proc/${child}/cmdline`, 'utf8').includes('main.mjs')) return child
-        parents.push(child)
-      }
-    }
-  }
-  throw new Error('the HTTP process is not there')
 }
 
 /** The README's table is what was measured, never typed. */
