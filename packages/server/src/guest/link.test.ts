@@ -3,7 +3,7 @@ import { duplexPair } from 'node:stream'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { connectGuest } from './client.ts'
-import { createWriter, encodeFrame, maxOpenPayloadBytes } from './codec.ts'
+import { createWriter, encodeFrame, frameTypes, maxOpenPayloadBytes } from './codec.ts'
 import { maxGuestChannels, maxHostChannels } from './link.ts'
 import { ops } from './messages.ts'
 import { connectPeer, createPeer, ended, exitFields, openedExec } from './testing/peer.ts'
@@ -209,6 +209,31 @@ test('a guest that asks without reading the answers is cut off', async () => {
   }
   expect(guest.error.code).toBe('protocol_error')
   expect(guest.error.message).toContain('does not read')
+})
+
+test('a guest that asks for connections to the outside without reading the refusals is cut off', async () => {
+  const [hostStream, peerStream] = duplexPair()
+  peerStream.on('error', () => {})
+  peerStream.write(hello('DELTA1', 1, Buffer.alloc(16)).frame(1, 0))
+  const guest = await connectGuest(hostStream, {
+    onEgress: ({ refuse }) => refuse('permission_denied', 'x'.repeat(300)),
+  })
+  let channel = 2
+  const mostWaiting = 4 * 1024 * 1024
+  while (!guest.error && hostStream.writableLength < mostWaiting) {
+    const opens = Array.from({ length: 256 }, (_, at) =>
+      createWriter()
+        .u8(ops.egress)
+        .str('a.example')
+        .u16(443)
+        .u8(1)
+        .frame(frameTypes.open, channel + 2 * at),
+    )
+    channel += 512
+    peerStream.write(Buffer.concat(opens))
+    await new Promise(setImmediate)
+  }
+  expect(guest.error?.message).toContain('does not read')
 })
 
 test('a guest that does not read makes calls fail, not pile up', async () => {

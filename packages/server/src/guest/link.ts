@@ -103,6 +103,15 @@ export function createLink(
     channel.state = 'closed'
   }
 
+  /** A reply at a time of our own choosing. */
+  const reply = (frame: Buffer): void => {
+    try {
+      out.putReply(frame)
+    } catch (cause) {
+      fail(brokenBy(cause))
+    }
+  }
+
   // ── from the guest ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   const onHello = (frame: Frame): void => {
@@ -149,14 +158,16 @@ export function createLink(
         if (channel.state !== 'opening') throw new GuestError('canceled', 'The guest has given this connection up.')
         channel.owner = owner
         channel.state = 'open'
-        out.put(encodeFrame(frameTypes.opened, channelId))
+        reply(encodeFrame(frameTypes.opened, channelId))
+        // An answer too many has ended everything.
+        if (channel.state !== 'open') return channel
         if (channel.peerEnded) owner.ended?.()
         return channel
       },
       refuse(code, message) {
         if (channel.state !== 'opening') return
         removeChannel(channel)
-        if (!error) out.put(createWriter().u16(guestErrorNumber(code)).str(message).frame(frameTypes.close, channelId))
+        if (!error) reply(closeFrame(channelId, code, message))
       },
       onAbandoned(listener) {
         abandoned = listener
@@ -316,11 +327,7 @@ export function createLink(
       const given = channel.consumedBytes
       channel.consumedBytes = 0
       channel.receiveAllowed += given
-      try {
-        out.putReply(encodeCredit(channel.id, given))
-      } catch (cause) {
-        fail(brokenBy(cause))
-      }
+      reply(encodeCredit(channel.id, given))
     },
     control(channel, writer) {
       if (channel.state === 'open') out.putRequest(writer.frame(frameTypes.control, channel.id))
@@ -334,12 +341,7 @@ export function createLink(
     closeAccepted(channel, code, message) {
       if (channel.state === 'closed') return
       removeChannel(channel)
-      out.put(
-        createWriter()
-          .u16(code === undefined ? 0 : guestErrorNumber(code))
-          .str(message)
-          .frame(frameTypes.close, channel.id),
-      )
+      reply(closeFrame(channel.id, code, message))
       if (code !== undefined) failChannel(channel, new GuestError(code, message))
     },
     ping() {
@@ -385,6 +387,13 @@ function startData(channel: Channel, payload: Buffer): Buffer {
   channel.receiveStream = payload[0]!
   channel.receiveOffset = offset
   return payload.subarray(dataHeaderBytes)
+}
+
+function closeFrame(channelId: number, code: GuestErrorName | undefined, message: string): Buffer {
+  return createWriter()
+    .u16(code === undefined ? 0 : guestErrorNumber(code))
+    .str(message)
+    .frame(frameTypes.close, channelId)
 }
 
 function brokenBy(cause: unknown): GuestError {

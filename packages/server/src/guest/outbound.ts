@@ -100,7 +100,11 @@ export function createOutbound(stream: Duplex): Outbound {
     put(encodeFrame(frameTypes.end, channel.id))
   }
 
-  stream.on('drain', pump)
+  stream.on('drain', () => {
+    // Looked at only while replies are put, a stream that is always busy would seem never to have been read.
+    unreadReplyBytes = 0
+    pump()
+  })
 
   return {
     put,
