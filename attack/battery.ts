@@ -22,8 +22,19 @@ export const attacks: Attack[] = [
 /** `held`: the canary stands; `fell`: it does not; `broken`: the attack could not be made; `missing`: it proves nothing here. */
 export type Outcome = { state: 'held' | 'fell' | 'broken' | 'missing'; detail: string; ms: number }
 
+/** Where the battery is run: in sandboxes of a runtime, or in the HTTP process. */
+export type Column = RuntimeName | 'server'
+
+/** What there is to say of an attack. */
+export interface Title {
+  name: string
+  promise: number
+  tries: string
+  without: string
+}
+
 export interface Row {
-  attack: Attack
+  attack: Title
   strong: Outcome
   weak: Outcome
 }
@@ -56,7 +67,7 @@ export async function runBattery(options: BatteryOptions): Promise<Row[]> {
     const why = attack.missing?.(options)
     const missing: Outcome = { state: 'missing', detail: why ?? '', ms: 0 }
     const row: Row = {
-      attack,
+      attack: titleOf(attack),
       strong:
         why === undefined ? await timed(() => attackStrongly(attack, { ...options, shared, neighbour })) : missing,
       weak: why === undefined ? await timed(() => attackWeakly(attack, options)) : missing,
@@ -67,7 +78,14 @@ export async function runBattery(options: BatteryOptions): Promise<Row[]> {
   return rows
 }
 
-async function timed(act: () => Promise<string | undefined>): Promise<Outcome> {
+export const titleOf = (attack: Attack): Title => ({
+  name: attack.name,
+  promise: attack.promise,
+  tries: attack.tries,
+  without: 'weak' in attack ? attack.weak.without : attack.without,
+})
+
+export async function timed(act: () => Promise<string | undefined>): Promise<Outcome> {
   const startedAt = performance.now()
   const ms = () => Math.round(performance.now() - startedAt)
   try {
@@ -136,7 +154,7 @@ async function attackWeakly(attack: Attack, options: BatteryOptions): Promise<st
   }
 }
 
-function makeScene({ scratch }: BatteryOptions): { folder: string; weakRoot: string } {
+export function makeScene({ scratch }: { scratch: string }): { folder: string; weakRoot: string } {
   const folder = mkdtempSync(join(scratch, 'scene-'))
   chmodSync(folder, 0o755)
   const weakRoot = join(folder, 'root')

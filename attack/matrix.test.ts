@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest'
-import { attacks, isWell, type Outcome, type Row } from './battery.ts'
+import { attacks, isWell, type Outcome, type Row, titleOf } from './battery.ts'
 import { count, line, matrix } from './matrix.ts'
 
 const outcome = (state: Outcome['state'], detail = ''): Outcome => ({ state, detail, ms: 0 })
 const row = (strong: Outcome['state'], weak: Outcome['state'], at = 0): Row => ({
-  attack: attacks[at]!,
+  attack: titleOf(attacks[at]!),
   strong: outcome(strong),
   weak: outcome(weak),
 })

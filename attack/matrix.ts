@@ -1,5 +1,4 @@
-import { attacks, isWell, type Outcome, type Row } from './battery.ts'
-import type { RuntimeName } from './attack.ts'
+import { type Column, isWell, type Outcome, type Row } from './battery.ts'
 
 const marks: Record<Outcome['state'], string> = { held: 'held', fell: 'FELL', broken: 'BROKEN', missing: 'n/a' }
 
@@ -22,11 +21,10 @@ export function count(rows: readonly Row[]): Counts {
 
 export function line(row: Row): string {
   const { attack, strong, weak } = row
-  const without = 'weak' in attack ? attack.weak.without : attack.without
   const words = isWell(row)
     ? strong.state === 'missing'
       ? strong.detail
-      : `without ${without}: ${weak.detail}`
+      : `without ${attack.without}: ${weak.detail}`
     : problem(row)
   return `${isWell(row) ? 'ok  ' : 'FAIL'} ${attack.name.padEnd(20)} ${marks[strong.state].padEnd(7)} ${words}\n`
 }
@@ -38,25 +36,23 @@ function problem({ strong, weak }: Row): string {
     : 'the canary also stands without the defence, so this proves nothing'
 }
 
-/** A line for each attack, a column for each runtime. */
-export function matrix(results: ReadonlyMap<RuntimeName, readonly Row[]>): string {
-  const runtimes = [...results.keys()]
-  const names = attacks
-    .map(({ name }) => name)
-    .filter((name) => runtimes.some((runtime) => results.get(runtime)?.some((row) => row.attack.name === name)))
-  const width = Math.max(6, ...names.map((name) => name.length))
-  const cell = (runtime: RuntimeName, name: string) => {
-    const row = results.get(runtime)?.find(({ attack }) => attack.name === name)
+/** A line for each attack, a column for each runtime and the HTTP process. */
+export function matrix(results: ReadonlyMap<Column, readonly Row[]>): string {
+  const columns = [...results.keys()]
+  const titles = new Map([...results.values()].flat().map(({ attack }) => [attack.name, attack]))
+  const width = Math.max(6, ...[...titles.keys()].map((name) => name.length))
+  const cell = (column: Column, name: string) => {
+    const row = results.get(column)?.find(({ attack }) => attack.name === name)
     if (row === undefined) return '-'
     if (row.strong.state === 'held' && row.weak.state !== 'fell') return 'UNPROVEN'
     return marks[row.strong.state]
   }
-  const promiseOf = (name: string) => String(attacks.find((attack) => attack.name === name)?.promise ?? '')
   const lines = [
-    `${'attack'.padEnd(width)}  promise  ${runtimes.map((name) => name.padEnd(9)).join('')}`,
-    ...names.map((name) =>
-      `${name.padEnd(width)}  ${promiseOf(name).padEnd(7)}  ${runtimes.map((runtime) => cell(runtime, name).padEnd(9)).join('')}`.trimEnd(),
+    `${'attack'.padEnd(width)}  promise  ${columns.map((name) => name.padEnd(9)).join('')}`,
+    ...[...titles.values()].map(
+      ({ name, promise }) =>
+        `${name.padEnd(width)}  ${String(promise).padEnd(7)}  ${columns.map((column) => cell(column, name).padEnd(9)).join('')}`,
     ),
   ]
-  return `${lines.join('\n')}\n`
+  return `${lines.map((text) => text.trimEnd()).join('\n')}\n`
 }

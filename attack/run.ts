@@ -7,8 +7,9 @@ import { Delta } from '@delta-agents/sdk'
 import { leftovers } from '../e2e/leftovers.ts'
 import { startPlatform } from '../e2e/platform.ts'
 import type { RuntimeName } from './attack.ts'
-import { attacks, type Row, runBattery } from './battery.ts'
+import { attacks, type Column, type Row, runBattery } from './battery.ts'
 import { count, line, matrix } from './matrix.ts'
+import { runServerBattery, serverNames } from './server-battery.ts'
 
 const root = resolve(import.meta.dirname, '..')
 const helper = join(root, '.build/bin/delta-helper')
@@ -16,7 +17,7 @@ const runtimes = ['crun', 'runc', 'runsc'] as const
 
 const { values } = parseArgs({
   options: {
-    runtime: { type: 'string', default: process.env['DELTA_RUNTIME'] ?? '' },
+    runtime: { type: 'string', default: '' },
     only: { type: 'string', multiple: true },
     long: { type: 'boolean', default: false },
     json: { type: 'string' },
@@ -33,29 +34,30 @@ if (process.getuid?.() !== 0) {
 const chosen = attacks.filter(({ name, isLong }) =>
   values.only === undefined ? !isLong || values.long : values.only.some((word) => name.startsWith(word)),
 )
-if (chosen.length === 0) {
-  process.stderr.write(
-    `There is no attack ${values.only?.join(', ')}. There are: ${attacks.map(({ name }) => name).join(', ')}\n`,
-  )
+const names = [...new Set([...attacks.map(({ name }) => name), ...serverNames])]
+if (values.only?.some((word) => !names.some((name) => name.startsWith(word)))) {
+  process.stderr.write(`There is no attack ${values.only.join(', ')}. There are: ${names.join(', ')}\n`)
   process.exit(2)
 }
 
 const tool = buildTool()
 const startedAt = performance.now()
-const results = new Map<RuntimeName, Row[]>()
+const results = new Map<Column, Row[]>()
 let left: string[] = []
-for (const runtime of wanted(values.runtime)) results.set(runtime, await attackRuntime(runtime))
+for (const column of wanted(values.runtime))
+  results.set(column, column === 'server' ? await attackServer() : await attackRuntime(column))
 report()
 
-function wanted(name: string): readonly RuntimeName[] {
+function wanted(name: string): readonly Column[] {
   const isInstalled = (runtime: RuntimeName) =>
     ['/usr/bin', '/usr/sbin', '/usr/local/bin', '/bin', '/sbin', '/usr/local/sbin'].some((folder) =>
       existsSync(join(folder, runtime)),
     )
-  if (name === 'all') return runtimes.filter(isInstalled)
+  if (name === 'all') return [...runtimes.filter(isInstalled), 'server']
+  if (name === 'server') return [name]
   const found = name === '' ? runtimes.find(isInstalled) : runtimes.find((runtime) => runtime === name)
-  if (found !== undefined) return [found]
-  process.stderr.write(`--runtime is ${name}: use crun, runc, runsc or all\n`)
+  if (found !== undefined) return name === '' ? [found, 'server'] : [found]
+  process.stderr.write(`--runtime is ${name}: use crun, runc, runsc, server or all\n`)
   process.exit(2)
 }
 
@@ -87,6 +89,26 @@ async function attackRuntime(runtime: RuntimeName): Promise<Row[]> {
   } finally {
     rmSync(scratch, { recursive: true, force: true })
     rmSync(dataDir, { recursive: true, force: true })
+  }
+}
+
+async function attackServer(): Promise<Row[]> {
+  process.stdout.write('\nthe HTTP process\n')
+  const scratch = mkdtempSync('/var/tmp/delta-attack-')
+  chmodSync(scratch, 0o755)
+  try {
+    const isChosen = (name: string) => values.only === undefined || values.only.some((word) => name.startsWith(word))
+    const found = await runServerBattery({
+      tool,
+      helper,
+      scratch,
+      isChosen,
+      onRow: (row) => process.stdout.write(line(row)),
+    })
+    left = [...left, ...found.left]
+    return found.rows
+  } finally {
+    rmSync(scratch, { recursive: true, force: true })
   }
 }
 

@@ -181,7 +181,7 @@ function startBox(ground: Ground, weak: Weakness, helper: string, args: string[]
 }
 
 /** Ends by itself when stdin ends; killed where it does not. */
-async function ended(child: ChildProcess, kill: () => void): Promise<void> {
+export async function ended(child: ChildProcess, kill: () => void): Promise<void> {
   if (child.exitCode === null && child.signalCode === null) {
     const exit = new Promise((done) => child.once('exit', done))
     kill()
@@ -194,7 +194,7 @@ async function ended(child: ChildProcess, kill: () => void): Promise<void> {
 }
 
 /** What it said before "done"; an end without it is the battery's own failure. */
-function untilDone(child: ChildProcess): Promise<string> {
+export function untilDone(child: ChildProcess): Promise<string> {
   return new Promise((done, fail) => {
     let said = ''
     let complaint = ''

@@ -151,12 +151,12 @@ export const kernelAttacks: Attack[] = [
     promise: 2,
     tries: 'mount a file system, by the old and the new calls',
     place: () => {
-      const point = `/tmp/mounted-${randomUUID().slice(0, 8)}`
+      const name = `mounted-${randomUUID().slice(0, 8)}`
       const seen = ({ pids }: Attempt) =>
         pids()
           .flatMap(mountsOf)
-          .some((line) => line.split(' ')[4]?.includes(point))
-      return { args: [point], fell: (attempt) => (seen(attempt) ? `${point} is mounted` : undefined) }
+          .some((line) => line.split(' ')[4]?.endsWith(name))
+      return { args: [`/tmp/${name}`], fell: (attempt) => (seen(attempt) ? `${name} is mounted` : undefined) }
     },
     weak: { without: 'seccomp, user namespace', edit: allOfTheKernel },
   },

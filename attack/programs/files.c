@@ -151,6 +151,29 @@ static int program_file(int argc, char **argv) {
   return hold();
 }
 
+/* PATH…: all of them, and what the folders among them hold. */
+static int loot_all(int argc, char **argv) {
+  for (int at = 0; at < argc; at++) {
+    DIR *folder = opendir(argv[at]);
+    loot(argv[at]);
+    for (struct dirent *entry; folder && (entry = readdir(folder));) {
+      printf("%s\n", entry->d_name);
+      loot_at(dirfd(folder), entry->d_name);
+    }
+  }
+  return hold();
+}
+
+/* PATH…: made, or written over. */
+static int make_all(int argc, char **argv) {
+  for (int at = 0; at < argc; at++) {
+    int fd = open(argv[at], O_WRONLY | O_CREAT, 0644);
+    if (fd >= 0 && write(fd, "// made by the attack\n", 22) < 0) perror(argv[at]);
+    if (mkfifo(argv[at], 0644) < 0) continue;
+  }
+  return hold();
+}
+
 /* SECONDS PATH SECRETPATH: a name that is by turns a folder, a file and a link to the host. */
 static int name_race(int argc, char **argv) {
   if (argc < 3) return 64;
@@ -178,5 +201,6 @@ const struct program files[] = {
     {"file-direct", direct},           {"file-proc-root", proc_root}, {"file-descriptor", leaked_descriptor},
     {"file-handle", handle},           {"file-chroot", chroot_escape}, {"file-device", device_node},
     {"file-template", template_file},  {"file-setuid", setuid_file},  {"write-files", write_files},
-    {"file-program", program_file},    {"file-race", name_race},      {0, 0},
+    {"file-program", program_file},    {"file-race", name_race},      {"file-loot", loot_all},
+    {"file-make", make_all},           {0, 0},
 };
