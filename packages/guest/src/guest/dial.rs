@@ -5,12 +5,14 @@ use super::failure::Failure;
 use super::poll::{Kind, Source, Timer};
 use super::serve::{At, Guest, SCRATCH_BYTES};
 use super::sys::{self, EPOLLIN, EPOLLOUT};
-use crate::wire::{self, code, stream};
+use crate::wire::{self, code, stream, INITIAL_CREDIT_BYTES};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::unix::io::{AsRawFd, OwnedFd};
 
 const CONNECT_MS: u64 = 10_000;
+/// Credit goes back in lumps: with a frame for every small request the host would be woken twice for each.
+const CREDIT_LUMP_BYTES: u64 = INITIAL_CREDIT_BYTES / 2;
 
 #[derive(Default)]
 pub struct Dials {
@@ -27,6 +29,8 @@ struct Dial {
     /// Bytes for the server inside, bounded by the channel's credit.
     queue: VecDeque<Vec<u8>>,
     written: usize,
+    /// Bytes written whose credit has not gone back yet.
+    owed: u64,
     /// The host ended its side, and the server has been told.
     host_ended: bool,
     shut: bool,
@@ -96,6 +100,7 @@ impl Guest {
             connect_by_ms,
             queue: VecDeque::new(),
             written: 0,
+            owed: 0,
             host_ended: false,
             shut: false,
             server_ended: false,
@@ -116,9 +121,12 @@ impl Guest {
             self.write_dial(id);
         }
         if events & !EPOLLOUT != 0 {
-            // Until its turn has come it is not waited for: the event would repeat without end.
-            if let Some(dial) = self.dials.map.get_mut(&id) {
-                drop(dial.source.want(if dial.queue.is_empty() { 0 } else { EPOLLOUT }));
+            // It gets its turn before the next wait, unless the connection is full; then it is not waited for until its turn has come,
+            // since the event would repeat without end.
+            if self.channel(at).map_or(false, |channel| channel.queued) {
+                if let Some(dial) = self.dials.map.get_mut(&id) {
+                    drop(dial.source.want(if dial.queue.is_empty() { 0 } else { EPOLLOUT }));
+                }
             }
             self.want_to_send(at);
         }
@@ -160,14 +168,21 @@ impl Guest {
 
     pub fn on_dial_data(&mut self, id: u64, bytes: &[u8]) {
         if let Some(dial) = self.dials.map.get_mut(&id) {
-            if !bytes.is_empty() && !dial.host_ended {
+            let mut rest = if dial.host_ended { &[] } else { bytes };
+            if dial.connected && dial.queue.is_empty() && !rest.is_empty() {
+                // Nearly always the socket takes it whole, and nothing is copied. What went wrong shows again when the rest is written.
+                let count = sys::write_fd(dial.source.fd(), rest).unwrap_or(0);
+                dial.owed += count as u64;
+                rest = &rest[count..];
+            }
+            if !rest.is_empty() {
                 match dial.queue.back_mut() {
                     // Many small frames would otherwise cost more than the bytes they bring.
-                    Some(last) if last.len() + bytes.len() <= SCRATCH_BYTES => last.extend_from_slice(bytes),
-                    _ => dial.queue.push_back(bytes.to_vec()),
+                    Some(last) if last.len() + rest.len() <= SCRATCH_BYTES => last.extend_from_slice(rest),
+                    _ => dial.queue.push_back(rest.to_vec()),
                 }
             }
-            if dial.connected {
+            if dial.connected && (!dial.queue.is_empty() || dial.owed >= CREDIT_LUMP_BYTES) {
                 self.write_dial(id);
             }
         }
@@ -188,12 +203,11 @@ impl Guest {
             None => return,
         };
         let at = dial.at;
-        let mut credit = 0;
         let mut broken = None;
         while let Some(first) = dial.queue.front() {
             match sys::write_fd(dial.source.fd(), &first[dial.written..]) {
                 Ok(count) => {
-                    credit += count as u64;
+                    dial.owed += count as u64;
                     dial.written += count;
                     if dial.written == first.len() {
                         dial.written = 0;
@@ -211,6 +225,10 @@ impl Guest {
         if dial.host_ended && dial.queue.is_empty() && !dial.shut {
             dial.shut = true;
             sys::shutdown_write(dial.source.fd());
+        }
+        let mut credit = 0;
+        if dial.owed >= CREDIT_LUMP_BYTES {
+            credit = std::mem::take(&mut dial.owed);
         }
         self.give_credit(at, credit);
         match broken {
@@ -247,7 +265,12 @@ impl Guest {
             }
             Ok(count) => {
                 self.send_data(at, stream::INPUT, &scratch[..count]);
-                true
+                // Less than there was room for: nothing is left, and epoll tells of more.
+                let more = count == credit;
+                if !more {
+                    self.update_dial(id);
+                }
+                more
             }
             Err(error) if sys::would_block(&error) => {
                 self.update_dial(id);

@@ -10,10 +10,12 @@ const congestedBytes = 256 * 1024
 const maxQueuedBytes = 32 * 1024 * 1024
 /** Answers (PONG, CREDIT, refusals) to a guest that goes on asking without reading them. */
 const maxUnreadReplyBytes = 1024 * 1024
+/** Small pieces are copied into one: a copy of so much costs less than telling the kernel of two places. */
+const copiedBytes = 32 * 1024
 /** What one channel may queue when its caller does not wait for `send`. A single larger chunk is fine. */
 const maxChannelQueueBytes = 4 * 1024 * 1024
 
-/** The way to the guest: frames of one turn leave in one write, DATA waits for the socket and for its channel's credit. */
+/** The way to the guest: frames of one turn leave in one write, DATA with those of the whole round; it waits for the socket and for its channel's credit. */
 export interface Outbound {
   put(frame: Buffer): void
   /** For frames the guest provokes: there is no caller to hold back, so a guest that never reads is a violation. */
@@ -31,6 +33,7 @@ export function createOutbound(stream: Duplex): Outbound {
   let pending: Buffer[] = []
   let pendingBytes = 0
   let flushScheduled = false
+  let flushLater: NodeJS.Immediate | undefined
   let unreadReplyBytes = 0
   let stopped = false
   const round: Channel[] = []
@@ -47,15 +50,30 @@ export function createOutbound(stream: Duplex): Outbound {
     queueMicrotask(flush)
   }
 
+  /** With all that comes in this round of the event loop: a hundred small messages of a hundred callers wake the guest once. */
+  const putLater = (bytes: Buffer): void => {
+    if (stopped) return
+    pending.push(bytes)
+    pendingBytes += bytes.length
+    if (!flushScheduled) flushLater ??= setImmediate(flush)
+  }
+
   const flush = (): void => {
     flushScheduled = false
+    if (flushLater) clearImmediate(flushLater)
+    flushLater = undefined
     if (stopped) return
     const batch = pending
+    const bytes = pendingBytes
     pending = []
     pendingBytes = 0
-    if (batch.length > 1) stream.cork()
-    for (const bytes of batch) stream.write(bytes)
-    if (batch.length > 1) stream.uncork()
+    if (batch.length === 1) stream.write(batch[0]!)
+    else if (batch.length > 1 && bytes <= copiedBytes) stream.write(Buffer.concat(batch, bytes))
+    else if (batch.length > 1) {
+      stream.cork()
+      for (const piece of batch) stream.write(piece)
+      stream.uncork()
+    }
     pump()
   }
 
@@ -89,8 +107,8 @@ export function createOutbound(stream: Duplex): Outbound {
   }
 
   const putData = (channel: Channel, bytes: Buffer): void => {
-    put(encodeDataHeader(channel.id, 0, channel.sendOffset, bytes.length))
-    put(bytes)
+    putLater(encodeDataHeader(channel.id, 0, channel.sendOffset, bytes.length))
+    putLater(bytes)
     channel.sendOffset += bytes.length
     channel.sendCredit -= bytes.length
   }
@@ -149,6 +167,7 @@ export function createOutbound(stream: Duplex): Outbound {
     },
     stop() {
       stopped = true
+      if (flushLater) clearImmediate(flushLater)
       pending = []
       pendingBytes = 0
       round.length = 0

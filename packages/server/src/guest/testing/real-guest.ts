@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -39,14 +39,26 @@ export async function startRealGuest(): Promise<RealGuest> {
   return {
     folder,
     async connect() {
-      const socket = connect(path)
-      await once(socket, 'connect')
-      return connectGuest(socket)
+      return connectGuest(await connected(path))
     },
     async stop() {
       child.kill('SIGKILL')
       await exited
       await rm(folder, { recursive: true, force: true })
     },
+  }
+}
+
+/** The socket is there a moment before anybody listens on it. */
+async function connected(path: string): Promise<Socket> {
+  for (let tries = 0; ; tries++) {
+    const socket = connect(path)
+    try {
+      await once(socket, 'connect')
+      return socket
+    } catch (error) {
+      if (tries > 100) throw error
+      await new Promise((resolve) => setTimeout(resolve, 10))
+    }
   }
 }
