@@ -12,6 +12,7 @@ import { operationsFeature } from '../packages/server/src/operations/routes.ts'
 import { addEgressRoutes } from '../packages/server/src/sandboxes/egress/routes.ts'
 import { addExecRoutes } from '../packages/server/src/sandboxes/execs/routes.ts'
 import { addFileRoutes } from '../packages/server/src/sandboxes/files/routes.ts'
+import { portsFeature } from '../packages/server/src/sandboxes/ports/routes.ts'
 import { sandboxesFeature } from '../packages/server/src/sandboxes/routes.ts'
 import { templatesFeature } from '../packages/server/src/templates/routes.ts'
 import { terminalsFeature } from '../packages/server/src/terminal/routes.ts'
@@ -50,6 +51,7 @@ async function serverDocument() {
     { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },
     { name: 'files', routes: (routes) => addFileRoutes(routes, service) },
     terminalsFeature(service, service),
+    portsFeature({ ports: service, gateway: service, front: {} }),
     templatesFeature({ templates: service }),
     operationsFeature({ driver: service }),
   ]

@@ -421,3 +421,18 @@ test('the log of connections is a table of as many as asked for', async () => {
     '',
   ])
 })
+
+test('sandbox url prints an address with a token, and --public one without, keeping what is public', async () => {
+  const made = { token: 'dat_x.y', scopes: ['port:3000'], expiresAt: '2026-01-01T00:00:00.000Z' }
+  const urlTemplate = 'http://{port}-sbx-a.localhost:8000/'
+  const ports = { urlTemplate, data: [{ port: 80, url: '', public: true, listening: null }] }
+  const answers = [json(200, info), json(201, made), json(200, ports), json(200, info), json(200, ports)]
+  const { requests } = await start(...answers)
+  const withToken = await run(['sandbox', 'url', id, '3000'])
+  expect(withToken).toMatchObject({ exitCode: 0, stdout: 'http://3000-sbx-a.localhost:8000/?delta_token=dat_x.y\n' })
+  const open = await run(['sandbox', 'url', id, '3000', '--public'])
+  expect(open).toMatchObject({ exitCode: 0, stdout: 'http://3000-sbx-a.localhost:8000/\n' })
+  const put = requests.find(({ method }) => method === 'PUT')
+  expect(JSON.parse(put?.body ?? '')).toEqual({ public: [80, 3000] })
+  expect((await run(['sandbox', 'url', id, '70000'])).exitCode).not.toBe(0)
+})

@@ -3,6 +3,8 @@ import {
   Delta,
   type AccessScope,
   type CreateSandboxOptions,
+  type Ports,
+  type PortUrl,
   type Sandbox,
   type SandboxState,
   type TimeoutAction,
@@ -103,6 +105,18 @@ interface TokenFlags {
   scope?: string[]
   ttl?: number
   revoke?: boolean
+}
+
+interface UrlFlags {
+  ttl?: number
+  public?: boolean
+}
+
+async function portUrl(ports: Ports, port: number, flags: UrlFlags): Promise<PortUrl> {
+  if (!flags.public) return ports.open(port, flags.ttl === undefined ? {} : { ttlMs: flags.ttl })
+  const before = (await ports.list()).filter((one) => one.public).map((one) => one.port)
+  await ports.public(...new Set([...before, port]))
+  return { url: await ports.url(port), token: null, expiresAt: null }
 }
 
 interface CreateFlags {
@@ -208,6 +222,15 @@ function addSandboxCommands(parent: Command, run: Run): void {
       const ttl = flags.ttl === undefined ? {} : { ttlMs: flags.ttl }
       const made = await accessTokens.create((flags.scope ?? ['port:*']) as AccessScope[], ttl)
       run.print(command, made, `${made.token}\n`)
+    })
+
+  leaf(parent, 'url <sandbox> <port>', 'the address of a server inside, with an access token in it')
+    .option('--ttl <duration>', 'how long the token is good for (default: 1h; at most 7d)', parseDuration)
+    .option('--public', 'make the port public instead, beside those that are')
+    .action(async (id: string, port: string, flags: UrlFlags, command: Command) => {
+      const { ports } = await findSandbox(run.delta(command), id)
+      const found = await portUrl(ports, parseNumber(port), flags)
+      run.print(command, found, `${found.url}\n`)
     })
 
   leaf(parent, 'timeout <sandbox> <duration>', 'how long it lives from now on').action(

@@ -22,6 +22,7 @@ export {
 export { type AllowOptions, Network } from './network.ts'
 export type { OutputChunk } from './output.ts'
 export { Pages } from './pages.ts'
+export { Ports, type PortUrl, type PortUrlOptions } from './ports.ts'
 export { type CreateSandboxOptions, Sandbox, type UpdateSandboxOptions } from './sandbox.ts'
 export { Terminal, type TerminalExit, type TerminalGap, type TerminalSize } from './terminal.ts'
 export { type CreateTerminalOptions, type ConnectTerminalOptions, Terminals } from './terminals.ts'

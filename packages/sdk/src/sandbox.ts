@@ -6,6 +6,7 @@ import { Files } from './files.ts'
 import { Network } from './network.ts'
 import { Pages } from './pages.ts'
 import { Terminals } from './terminals.ts'
+import { Ports } from './ports.ts'
 import type { Transport } from './transport.ts'
 import type {
   EgressPolicy,
@@ -70,6 +71,7 @@ export class Sandbox implements AsyncDisposable {
   readonly network: Network
   readonly terminal: Terminals
   readonly accessTokens: AccessTokens
+  readonly ports: Ports
   /** Leave it running when `await using` ends. */
   keep: boolean
   readonly #transport: Transport
@@ -86,6 +88,7 @@ export class Sandbox implements AsyncDisposable {
     this.network = new Network(transport, info.id, (network) => (this.#info = { ...this.#info, network }))
     this.terminal = new Terminals(transport, info.id)
     this.accessTokens = new AccessTokens(transport, info.id)
+    this.ports = new Ports(transport, info.id, this.accessTokens)
   }
 
   /** Makes a sandbox; with `await using` it is killed at the end of the block. */

@@ -25,6 +25,8 @@ export type TemplateInfo = api.Template
 export type AccessToken = api.AccessToken
 /** What an access token opens. */
 export type AccessScope = 'terminal' | 'port:*' | `port:${number}`
+export type PortsInfo = api.Ports
+export type PortInfo = PortsInfo['data'][number]
 export type Finding = api.Finding
 export type Health = api.Health
 /** What `DeltaApiError.code` can be; a newer server may have more. */

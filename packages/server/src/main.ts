@@ -41,6 +41,8 @@ import { createExecs } from './sandboxes/execs/service.ts'
 import { addFileRoutes } from './sandboxes/files/routes.ts'
 import { createFiles } from './sandboxes/files/service.ts'
 import { sandboxMigrations } from './sandboxes/migrations.ts'
+import { openPortsFeature } from './sandboxes/ports/feature.ts'
+import { portMigrations } from './sandboxes/ports/migrations.ts'
 import { sandboxesFeature } from './sandboxes/routes.ts'
 import { createSandboxes } from './sandboxes/service.ts'
 import { templatesFeature } from './templates/routes.ts'
@@ -92,11 +94,25 @@ async function serve(config: Config, log: Logger): Promise<void> {
     poolSize: config.poolSize,
   })
   const { door } = sandboxes
-  const accessTokens = await openAccessTokens({ database, clock })
-  sandboxes.events.on('sandbox.changed', ({ sandboxId, to }) => {
-    if (to === 'killed') accessTokens.forget(sandboxId)
-  })
   const authenticate = createApiKeyAuthentication({ sha256: config.apiKeySha256 })
+  const accessTokens = await openAccessTokens({ database, clock })
+  let serverPort = config.port
+  const ports = await openPortsFeature({
+    database,
+    clock,
+    log,
+    door,
+    tokens: accessTokens,
+    authenticate,
+    findSandbox: sandboxes.get,
+    settings: config,
+    serverPort: () => serverPort,
+  })
+  sandboxes.events.on('sandbox.changed', ({ sandboxId, to }) => {
+    if (to !== 'killed') return
+    accessTokens.forget(sandboxId)
+    ports.forget(sandboxId)
+  })
   const execs = createExecs({ door, newExecId })
   const room = () => driver.room().state
   const terminals = createTerminals({ execs })
@@ -106,6 +122,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     sandboxesFeature(sandboxes),
     { name: 'execs', routes: (api) => addExecRoutes(api, execs) },
     { name: 'files', routes: (api) => addFileRoutes(api, createFiles({ door, newExecId, room })) },
+    ports,
     // After what serves other host names: those are for programs inside, whatever the path.
     terminalsFeature(
       terminals,
@@ -118,6 +135,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const { reconciled } = await sandboxes.start()
   const fronts = features.flatMap(({ front }) => front ?? [])
   const server = await listen(app.api, { port: config.port, host: config.host, fronts })
+  serverPort = server.port
   log.info('listening', { port: server.port, host: config.host, startMs: Math.round(process.uptime() * 1000) })
   const startedMs = clock.monotonic()
   void reconciled.then(() => {
@@ -132,7 +150,7 @@ function openStores(config: Config, log: Logger): Promise<Database> {
     url: config.databaseUrl,
     path: config.databasePath,
     log,
-    migrations: [...sandboxMigrations, ...accessMigrations],
+    migrations: [...sandboxMigrations, ...portMigrations, ...accessMigrations],
     // A new process opens it anew; this one could only refuse.
     onLost: () => exit(1),
   })

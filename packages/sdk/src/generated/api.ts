@@ -195,6 +195,11 @@ export type Error = {
       | 'archive_invalid'
       | 'file_io_failed'
       | 'disk_full'
+      | 'port_forbidden'
+      | 'port_limit_reached'
+      | 'port_not_listening'
+      | 'port_bad_answer'
+      | 'port_timed_out'
       | 'guest_unreachable'
       | 'guest_protocol_error'
       | 'guest_limit_reached'
@@ -339,6 +344,24 @@ export type PatchSandbox = {
   autoResume?: boolean
   /** Replaces all of it */
   metadata?: Record<string, string>
+}
+
+export type Ports = {
+  /** The address of a port, with `{port}` for its number */
+  urlTemplate: string
+  /** Public ones and those something listens on */
+  data: {
+    port: number
+    url: string
+    public: boolean
+    /** Null where the sandbox does not run */
+    listening: boolean | null
+  }[]
+}
+
+export type PutPorts = {
+  /** Ports that need no access token; replaces the list */
+  public: number[]
 }
 
 export type ResizeExec = {
@@ -1042,6 +1065,24 @@ export interface Operations {
       default: Error
     }
   }
+  /** The ports of a sandbox: their addresses, which are public, and what listens */
+  listPorts: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Ports
+      '400': Error
+      '401': Error
+      '403': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** List sandboxes, newest first */
   listSandboxes: {
     path: Record<never, never>
@@ -1209,6 +1250,27 @@ export interface Operations {
       default: Error
     }
   }
+  /** Choose which ports are public */
+  putPorts: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: PutPorts
+    responses: {
+      '200': Ports
+      '400': Error
+      '401': Error
+      '403': Error
+      '408': Error
+      '413': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Read a file */
   readFile: {
     path: {
@@ -1271,6 +1333,20 @@ export interface Operations {
       '504': Error
       '507': Error
       default: Error
+    }
+  }
+  /** A request to a server inside, with any method, or a WebSocket */
+  requestPort: {
+    path: {
+      id: string
+      port: number
+      path: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Uint8Array
     }
   }
   /** Change the size of an exec’s terminal */

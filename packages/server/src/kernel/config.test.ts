@@ -16,9 +16,11 @@ test('everything but the key has a default', () => {
     apiKeySha256: DELTA_API_KEY_SHA256,
     runtime: undefined,
     maxSandboxes: 1_000,
+    poolSize: 8,
     wireDir: resolve('data/wire'),
     egress: { allowCidrs: [], hosts: new Map(), proxy: undefined },
     logLevel: 'info',
+    portsDomain: 'localhost',
     environment: 'production',
   })
 })

@@ -23,6 +23,8 @@ export interface Config {
   wireDir: string
   egress: EgressConfig
   logLevel: 'debug' | 'info' | 'warn' | 'error'
+  /** Under which name ports are reached, with a scheme and port where a proxy stands before the server: `https://apps.example.com`. */
+  portsDomain: string
   /** `development` opens CORS and nothing else. */
   environment: 'development' | 'production'
 }
@@ -58,6 +60,13 @@ const variables = z.object({
     .url({ protocol: /^http$/, error: 'must be an http:// URL, with credentials where it needs some' })
     .transform(readProxy)
     .optional(),
+  DELTA_PORTS_DOMAIN: z
+    .string()
+    .regex(
+      /^(https?:\/\/)?[a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?(:[0-9]{1,5})?$/i,
+      'must be a host name, such as apps.example.com',
+    )
+    .default('localhost'),
   LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
   DELTA_ENV: z.enum(['development', 'production']).default('production'),
 })
@@ -135,6 +144,7 @@ export function readConfig(env: Environment): Config {
       proxy: found.DELTA_EGRESS_PROXY,
     },
     logLevel: found.LOG_LEVEL,
+    portsDomain: found.DELTA_PORTS_DOMAIN,
     environment: found.DELTA_ENV,
   }
 }

@@ -66,6 +66,13 @@ export const errorTable = {
   file_io_failed: { status: 502, remediation: 'The file system inside the sandbox reported an error. Try once more; if it repeats, save what you need and create a new sandbox.' },
   disk_full: { status: 507, remediation: 'Remove files in the sandbox to make room, or create one with a larger `diskMb`. If it is the server that is full, its operator must free space.' },
 
+  // Ports
+  port_forbidden: { status: 403, remediation: 'Make an access token with POST /v1/sandboxes/{id}/access-tokens {"scopes":["port:<number>"]} and send it as `X-Delta-Access-Token` or `?delta_token=`, or make the port public with PUT /v1/sandboxes/{id}/ports. Check the sandbox and the port in the address.' },
+  port_limit_reached: { status: 429, remediation: 'Too many requests and WebSockets go through ports at once. Wait for some to end, then try again.' },
+  port_not_listening: { status: 502, remediation: 'Start a server on this port inside the sandbox, listening on 127.0.0.1, ::1 or any address, then try again. GET /v1/sandboxes/{id}/ports lists what listens.' },
+  port_bad_answer: { status: 502, remediation: 'The server inside sent something that is not HTTP/1.1, for the reason in `cause`, or broke off. Look at its output and mend it.' },
+  port_timed_out: { status: 504, remediation: 'The server inside took too long. See whether it hangs or the sandbox is short of CPU, and send the request again; work that takes long should answer early and stream.' },
+
   // The guest and the driver
   guest_unreachable: { status: 502, remediation: 'The sandbox does not answer. Try again in a second; if it repeats, stop and start it, or kill it and create a new one.' },
   guest_protocol_error: { status: 502, remediation: 'The sandbox sent something invalid and its connection was closed. Stop and start it, or kill it; do not trust what runs in it.' },

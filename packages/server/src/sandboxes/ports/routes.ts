@@ -1,0 +1,96 @@
+import { createRoute, z } from '@hono/zod-openapi'
+import type { Api, Feature } from '../../kernel/http/api.ts'
+import type { Front } from '../../kernel/http/front.ts'
+import type { Gateway } from './gateway.ts'
+import { portPathParamSchema, portsParamSchema, portsSchema, putPortsSchema } from './schema.ts'
+import type { PortsService } from './service.ts'
+
+const tags = ['ports']
+const path = '/v1/sandboxes/{id}/ports'
+const responses = {
+  200: { description: 'As they are now', content: { 'application/json': { schema: portsSchema } } },
+}
+
+const listPortsRoute = createRoute({
+  method: 'get',
+  path,
+  operationId: 'listPorts',
+  tags,
+  summary: 'The ports of a sandbox: their addresses, which are public, and what listens',
+  request: { params: portsParamSchema },
+  responses,
+})
+
+const putPortsRoute = createRoute({
+  method: 'put',
+  path,
+  operationId: 'putPorts',
+  tags,
+  summary: 'Choose which ports are public',
+  description:
+    'A public port needs no access token at its own host name. What came in through a port that is public no longer ends.',
+  request: {
+    params: portsParamSchema,
+    body: { content: { 'application/json': { schema: putPortsSchema } }, required: true },
+  },
+  responses,
+})
+
+export interface PortsFeatureDeps {
+  ports: PortsService
+  gateway: Gateway
+  front: Front
+}
+
+export function portsFeature({ ports, gateway, front }: PortsFeatureDeps): Feature {
+  return {
+    name: 'ports',
+    front,
+    routes: (api) => addPortRoutes(api, ports),
+    metrics(metrics) {
+      metrics.gauge(
+        'delta_port_requests_active',
+        'Requests and WebSockets under way through ports',
+        () => gateway.counts().open,
+      )
+      metrics.gauge(
+        'delta_port_connections_idle',
+        'Kept-alive connections to servers inside',
+        () => gateway.counts().idle,
+      )
+      metrics.gauge(
+        'delta_port_held_bytes',
+        'Bytes of answers held for clients that read slowly',
+        () => gateway.counts().heldBytes,
+      )
+      metrics.counterFrom(
+        'delta_port_requests_total',
+        'Requests and WebSockets let through ports',
+        () => gateway.counts().served,
+      )
+    },
+    stop: async () => gateway.stop(),
+  }
+}
+
+export function addPortRoutes(api: Api, ports: PortsService): void {
+  api.openapi(listPortsRoute, async (c) => c.json(await ports.list(c.req.valid('param').id, c.var.caller), 200))
+  api.openapi(putPortsRoute, async (c) => {
+    const { public: wanted } = c.req.valid('json')
+    return c.json(await ports.put(c.req.valid('param').id, wanted, c.var.caller), 200)
+  })
+  // Served before the router, with any method; described as the one that is used most.
+  api.openAPIRegistry.registerPath({
+    method: 'get',
+    path: `${path}/{port}/{path}`,
+    operationId: 'requestPort',
+    tags,
+    summary: 'A request to a server inside, with any method, or a WebSocket',
+    description:
+      'Goes to 127.0.0.1 or ::1 of the sandbox with its path, headers and body. The answer is the server’s own, without cookies and with a Content-Security-Policy that gives pages an origin of their own. A port’s own host name, see `url`, has neither limit.',
+    request: { params: portPathParamSchema },
+    responses: {
+      200: { description: 'Whatever the server inside answers', content: { '*/*': { schema: z.unknown() } } },
+    },
+  })
+}

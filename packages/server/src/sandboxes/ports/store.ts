@@ -1,0 +1,32 @@
+import type { BatchStep, Database } from '../../kernel/db/database.ts'
+
+export interface PublicPort {
+  sandboxId: string
+  accountId: string
+  port: number
+}
+
+interface Tables {
+  sandbox_ports: { sandbox_id: string; port: number; account_id: string }
+}
+
+export function createPortStore(database: Database) {
+  const db = database.of<Tables>()
+  const sql = db.sql
+  return {
+    async all(): Promise<PublicPort[]> {
+      const rows = await db.all(sql.selectFrom('sandbox_ports').selectAll().compile())
+      return rows.map((row) => ({ sandboxId: row.sandbox_id, accountId: row.account_id, port: row.port }))
+    },
+
+    /** Replaces the public ports of a sandbox. */
+    async put(sandboxId: string, accountId: string, ports: readonly number[]): Promise<void> {
+      const rows = ports.map((port) => ({ sandbox_id: sandboxId, account_id: accountId, port }))
+      const steps: BatchStep[] = [
+        { query: sql.deleteFrom('sandbox_ports').where('sandbox_id', '=', sandboxId).compile() },
+      ]
+      if (rows.length > 0) steps.push({ query: sql.insertInto('sandbox_ports').values(rows).compile() })
+      await db.batch(steps)
+    },
+  }
+}

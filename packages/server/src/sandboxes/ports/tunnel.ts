@@ -1,0 +1,207 @@
+import type { IncomingMessage } from 'node:http'
+import type { Duplex } from 'node:stream'
+import type { GuestConnection } from '../../guest/client.ts'
+import { createInbox, type Inbox } from '../../guest/inbox.ts'
+import { refuseUpgrade } from '../../kernel/http/front.ts'
+import type { PortAddress } from './address.ts'
+import { answerHeaders } from './answer-headers.ts'
+import { AnswerFault, type AnswerHead } from './answer-parser.ts'
+import type { PortConnection, PortConnections } from './connections.ts'
+import { noAnswer, portFault } from './faults.ts'
+import type { Open } from './open.ts'
+import { portLimits } from './schema.ts'
+
+export interface TunnelDeps {
+  connections: PortConnections
+  nowMs: () => number
+  held: { bytes: number }
+}
+
+export interface TunnelInput {
+  request: IncomingMessage
+  socket: Duplex
+  /** What the client sent behind its request already. */
+  early: Buffer
+  guest: GuestConnection
+  address: PortAddress
+  head: Buffer
+  ownOrigin: boolean
+  onOver: () => void
+}
+
+/** When one side has ended, the other may take this long. */
+const halfOpenMs = 10_000
+
+/**
+ * A WebSocket to a server inside. Its handshake is checked; its frames are bytes that go through as they come, whole or not, each way no faster than
+ * they are taken. A server that refuses is passed on as it answered.
+ */
+export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: TunnelInput): Open {
+  const { socket, early, guest, address, head, ownOrigin, onOver } = input
+  let connection: PortConnection | undefined
+  let over = false
+  let state: 'asking' | 'refused' | 'open' = 'asking'
+  let inbox: Inbox | undefined
+  let blocked = false
+  let keptOfFeed = 0
+  let lastHeld = false
+  let serverEnded = false
+  let clientEnded = false
+  const open: Open = {
+    deadlineMs: nowMs() + portLimits.answerMs,
+    expire: () => (state === 'asking' ? fail(noAnswer(address.port)) : end()),
+    cut: fail,
+  }
+
+  const alive = (): void => {
+    const limitMs = blocked ? portLimits.clientMs : serverEnded || clientEnded ? halfOpenMs : portLimits.silenceMs
+    open.deadlineMs = nowMs() + limitMs
+  }
+
+  // ── towards the client ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  const toClient = (bytes: Buffer): void => {
+    if (bytes.length === 0) return
+    if (!blocked) {
+      if (!socket.write(bytes)) block()
+      return
+    }
+    keptOfFeed += bytes.length
+    held.bytes += bytes.length
+    inbox!.push({ stream: 0, offset: 0, bytes, gap: 0 })
+    if (held.bytes > portLimits.heldBytes) end()
+  }
+
+  const block = (): void => {
+    blocked = true
+    inbox ??= createInbox((bytes) => {
+      held.bytes -= bytes
+      connection?.dial.consumed(bytes)
+    })
+    alive()
+    socket.once('drain', unblock)
+  }
+
+  const unblock = (): void => {
+    if (over) return
+    blocked = false
+    for (let chunk = inbox!.take(); chunk; chunk = inbox!.take()) {
+      if (!socket.write(chunk.bytes)) return block()
+    }
+    alive()
+    if (lastHeld) finish()
+  }
+
+  /** Nothing more comes from inside. */
+  const finish = (): void => {
+    if (blocked) {
+      lastHeld = true
+      return
+    }
+    serverEnded = true
+    socket.end()
+    if (clientEnded || state === 'refused') socket.once('finish', end)
+    alive()
+  }
+
+  const fed = (bytes: number): void => {
+    connection?.dial.consumed(bytes - keptOfFeed)
+    keptOfFeed = 0
+    if (!over) alive()
+  }
+
+  // ── towards the server inside ──────────────────────────────────────────────────────────────────────────────────────────────
+
+  const toServer = (bytes: Buffer): void => {
+    const busy = connection?.dial.send(bytes)
+    alive()
+    if (!busy) return
+    socket.pause()
+    busy.then(
+      () => over || socket.resume(),
+      () => undefined,
+    )
+  }
+
+  const upgraded = (answer: AnswerHead, rest: Buffer): void => {
+    if (!isWebSocket(answer)) throw new AnswerFault('it switches to another protocol than WebSocket')
+    state = 'open'
+    connection!.dial.listener = {
+      data(bytes) {
+        toClient(bytes)
+        fed(bytes.length)
+      },
+      ended: finish,
+      failed: end,
+    }
+    socket.write(headText(answer, ownOrigin, 'Connection: Upgrade\r\nUpgrade: websocket\r\n'), 'latin1')
+    toClient(rest)
+    if (early.length > 0) toServer(early)
+    socket.on('data', toServer)
+    socket.once('end', () => {
+      clientEnded = true
+      connection?.dial.sendEnd()
+      if (serverEnded) end()
+      else alive()
+    })
+  }
+
+  // ── the end ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  function end(): void {
+    if (over) return
+    over = true
+    if (connection) connections.drop(connection)
+    connection = undefined
+    while (inbox?.take());
+    socket.destroy()
+    onOver()
+  }
+
+  function fail(error: unknown): void {
+    if (over) return
+    if (state !== 'asking') return end()
+    over = true
+    if (connection) connections.drop(connection)
+    connection = undefined
+    refuseUpgrade(socket, portFault(error, address.port))
+    onOver()
+  }
+
+  socket.on('error', () => {})
+  socket.once('close', end)
+  try {
+    connection = connections.take(guest, { ...address, fresh: true })
+    connection.user = {
+      head(answer) {
+        state = 'refused'
+        socket.write(headText(answer, ownOrigin, 'Connection: close\r\n'), 'latin1')
+      },
+      body(bytes, last) {
+        toClient(bytes)
+        if (last) finish()
+      },
+      upgraded,
+      fed,
+      failed: fail,
+    }
+    connection.parser.begin('GET', true)
+    connection.dial.send(head)?.catch(() => undefined)
+  } catch (error) {
+    fail(error)
+  }
+  return open
+}
+
+/** A body without a length ends with the connection. */
+function headText(answer: AnswerHead, ownOrigin: boolean, connection: string): string {
+  const headers = answerHeaders(answer, { ownOrigin })
+  let text = `HTTP/1.1 ${answer.status} ${answer.reason}\r\n`
+  for (let at = 0; at < headers.length; at += 2) text += `${headers[at]}: ${headers[at + 1]}\r\n`
+  return `${text}${connection}\r\n`
+}
+
+function isWebSocket({ headers }: AnswerHead): boolean {
+  const at = headers.findIndex((name, index) => index % 2 === 0 && name.toLowerCase() === 'upgrade')
+  return at >= 0 && headers[at + 1]!.toLowerCase() === 'websocket'
+}
