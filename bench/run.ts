@@ -13,6 +13,7 @@ import { idleSandboxes } from './idle.ts'
 import { poolMisses, warmCreate } from './pool.ts'
 import { httpProcess } from './process-tree.ts'
 import { idleServer } from './server.ts'
+import { terminals } from './terminal.ts'
 
 /** A running platform as a figure sees it. */
 export interface Target {
@@ -44,6 +45,7 @@ const all: Record<string, (bench: Bench) => Promise<Figure[]>> = {
   exec: execTrueFigure,
   crowd,
   files: bigFile,
+  terminal: terminals,
   crash100: () => crashWithMany(100),
   'idle-crun': (bench) => idleSandboxes(bench, 'crun', 500),
   'idle-runc': (bench) => idleSandboxes(bench, 'runc', 500),

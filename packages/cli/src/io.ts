@@ -10,8 +10,6 @@ export interface OutputStream {
 
 export interface InputStream extends AsyncIterable<Uint8Array> {
   isTTY?: boolean | undefined
-  /** Only on a terminal: every key arrives as it is pressed, Ctrl-C among them. */
-  setRawMode?(on: boolean): unknown
 }
 
 /** Everything the command touches of its process, so that tests can stand in for it. */
@@ -24,6 +22,8 @@ export interface Io {
   stderr: OutputStream
   /** Returns the function that stops listening. */
   onSignal(signal: 'SIGINT' | 'SIGTERM' | 'SIGHUP', listener: () => void): () => void
+  /** Whether every key arrives as it is pressed, Ctrl-C among them, and what is written reaches the screen as it is. */
+  setRaw(on: boolean): void
   /** Called when the terminal has another size; returns the function that stops listening. */
   onResize(listener: () => void): () => void
   /** Called when nobody reads stdout any more, as after `| head`. */

@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { spawnSync } from 'node:child_process'
 import { fstatSync } from 'node:fs'
 import type { Io } from './io.ts'
 import { runCli } from './program.ts'
@@ -14,6 +15,11 @@ const io: Io = {
   onSignal(signal, listener) {
     process.on(signal, listener)
     return () => process.off(signal, listener)
+  },
+  setRaw(on) {
+    process.stdin.setRawMode(on)
+    // Node leaves the terminal to make every \n a new line, which tears the picture of programs that mean "down" by it. Without stty it stays so.
+    if (on) spawnSync('stty', ['-opost'], { stdio: ['inherit', 'ignore', 'ignore'] })
   },
   onResize(listener) {
     process.stdout.on('resize', listener)

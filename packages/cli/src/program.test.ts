@@ -56,6 +56,7 @@ async function run(args: string[], { stdin, interrupt, tty = false }: RunSetting
       if (signal === 'SIGINT') interrupt?.(listener)
       return () => {}
     },
+    setRaw() {},
     onResize: () => () => {},
     onClosedOutput() {},
   }

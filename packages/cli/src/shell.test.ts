@@ -36,7 +36,6 @@ function person({ isTTY = true }: { isTTY?: boolean } = {}) {
     env: { TERM: 'xterm' },
     stdin: {
       isTTY,
-      setRawMode: (on) => raw.push(on),
       async *[Symbol.asyncIterator]() {
         while (!desk.left) {
           const bytes = typed.shift()
@@ -46,6 +45,7 @@ function person({ isTTY = true }: { isTTY?: boolean } = {}) {
       },
     },
     stdinHasData: false,
+    setRaw: (on) => void raw.push(on),
     stdout: {
       isTTY,
       columns: 90,

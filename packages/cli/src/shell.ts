@@ -31,7 +31,7 @@ const heldMs = 250
 const resetModes = '\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?1l\x1b>\x1b[?25h\x1b[0m\r\n'
 
 export function requireTerminal(io: Io): void {
-  if (io.stdin.isTTY === true && io.stdout.isTTY === true && io.stdin.setRawMode !== undefined) return
+  if (io.stdin.isTTY === true && io.stdout.isTTY === true) return
   const which = io.stdin.isTTY === true ? 'output' : 'input'
   throw new UsageError(`The standard ${which} is no terminal: for scripts there is 'delta sandbox exec'`)
 }
@@ -54,8 +54,8 @@ export async function shell(io: Io, sandbox: ShellSandbox, settings: ShellSettin
     else leave()
   }
   try {
-    io.stdin.setRawMode?.(true)
-    stops.push(() => io.stdin.setRawMode?.(false))
+    io.setRaw(true)
+    stops.push(() => io.setRaw(false))
     stops.push(io.onResize(() => resize(io, terminal)))
     stops.push(io.onSignal('SIGTERM', hangUp), io.onSignal('SIGHUP', hangUp))
     stops.push(terminal.onGap(() => redraw(io, terminal)))

@@ -185,8 +185,9 @@ export class Terminal implements AsyncIterable<Uint8Array<ArrayBuffer>>, AsyncDi
           if (this.#over) break
           await new Promise<void>((resolve) => this.#wake.push(resolve))
         } else {
-          if (item instanceof Uint8Array) yield item
+          // Before it is handed out: who leaves the loop with it has it.
           this.#took(item)
+          if (item instanceof Uint8Array) yield item
         }
       }
     } finally {

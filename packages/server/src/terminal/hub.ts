@@ -98,7 +98,8 @@ export function createHub(deps: HubDeps): Hub {
   const remove = (socket: ViewerSocket): void => {
     viewers.get(socket)?.leave()
     if (!viewers.delete(socket) || closed) return
-    if (viewers.size > 0) return onProgress()
+    onProgress()
+    if (viewers.size > 0) return
     closed = true
     sizes.stop()
     attached.detach()

@@ -32,7 +32,7 @@ export function createTerminals({ execs, killAfterMs: patienceMs = killAfterMs }
   const hubs = new Map<string, Promise<Hub>>()
   const open = new Map<string, Hub>()
   const sizes = new Map<string, TerminalSize>()
-  const starting = new Map<string, number>()
+  const lines = new Map<string, { length: number; tail: Promise<void> }>()
 
   const keyOf = (sandboxId: string, terminalId: string): string => `${sandboxId}/${terminalId}`
 
@@ -60,23 +60,23 @@ export function createTerminals({ execs, killAfterMs: patienceMs = killAfterMs }
     return (await execs.list(sandboxId, caller)).filter(({ pty }) => pty)
   }
 
-  /** Counts those that are being started too, so that a burst does not pass the limit. */
+  /** One after the other in each sandbox: two that counted side by side would both find room for the last. */
   async function withRoom<T>(sandboxId: string, caller: DoorCaller, start: () => Promise<T>): Promise<T> {
-    const before = starting.get(sandboxId) ?? 0
-    starting.set(sandboxId, before + 1)
-    try {
-      const running = (await list(sandboxId, caller)).filter(({ state }) => state === 'running').length
-      if (running + before >= perSandbox) {
-        throw new DeltaError('exec_limit_reached', `${perSandbox} terminals run in this sandbox already`, {
-          context: { limit: perSandbox },
-        })
-      }
-      return await start()
-    } finally {
-      const left = starting.get(sandboxId)! - 1
-      if (left === 0) starting.delete(sandboxId)
-      else starting.set(sandboxId, left)
+    const line = lines.get(sandboxId) ?? { length: 0, tail: Promise.resolve() }
+    if (line.length > perSandbox) throw tooMany()
+    lines.set(sandboxId, line)
+    line.length += 1
+    const turn = line.tail.then(async () => {
+      const running = (await list(sandboxId, caller)).filter(({ state }) => state === 'running')
+      if (running.length >= perSandbox) throw tooMany()
+      return start()
+    })
+    const leave = (): void => {
+      line.length -= 1
+      if (line.length === 0) lines.delete(sandboxId)
     }
+    line.tail = turn.then(leave, leave)
+    return turn
   }
 
   async function openHub(sandboxId: string, caller: DoorCaller, known: KnownExec, from: number): Promise<Hub> {
@@ -198,6 +198,12 @@ export function createTerminals({ execs, killAfterMs: patienceMs = killAfterMs }
       return { viewers, watched: open.size }
     },
   }
+}
+
+function tooMany(): DeltaError {
+  return new DeltaError('exec_limit_reached', `${perSandbox} terminals run in this sandbox already`, {
+    context: { limit: perSandbox },
+  })
 }
 
 interface Signalling {
