@@ -1,7 +1,6 @@
 import { lookup } from 'node:dns/promises'
 import { Socket } from 'node:net'
 import { openAccessTokens } from './access/access-tokens.ts'
-import { networkInterfaces } from 'node:os'
 import { createApiKeyAuthentication } from './access/api-key.ts'
 import type { Authenticate } from './access/api-key.ts'
 import { accessMigrations } from './access/migrations.ts'
@@ -31,6 +30,7 @@ import { operationsFeature } from './operations/routes.ts'
 import { createAddressGuard } from './sandboxes/egress/addresses.ts'
 import { connectSocket } from './sandboxes/egress/connect.ts'
 import { createNames } from './sandboxes/egress/names.ts'
+import { createOwnAddresses } from './sandboxes/egress/own-addresses.ts'
 import { createOutward } from './sandboxes/egress/outward.ts'
 import { egressFeature } from './sandboxes/egress/routes.ts'
 import { createEgress } from './sandboxes/egress/service.ts'
@@ -158,11 +158,9 @@ function openStores(config: Config, log: Logger): Promise<Database> {
 
 function buildEgress({ config, database, log }: Pick<AppParts, 'config' | 'database' | 'log'>): Egress {
   const { allowCidrs, hosts, proxy } = config.egress
-  const ownAddresses = () =>
-    Object.values(networkInterfaces()).flatMap((each) => each?.filter(({ internal }) => !internal) ?? [])
   const connectOutward = createOutward({
     names: createNames({ lookup: (name) => lookup(name, { all: true }), hosts, monotonic: clock.monotonic }),
-    guard: createAddressGuard({ allowCidrs, ownAddresses: () => ownAddresses().map(({ address }) => address) }),
+    guard: createAddressGuard({ allowCidrs, ownAddresses: createOwnAddresses(clock.monotonic) }),
     connect: connectSocket,
     clock,
     upstream: proxy && createUpstream(proxy),

@@ -539,8 +539,11 @@ export interface Operations {
       '400': Error
       '401': Error
       '403': Error
+      '404': Error
       '408': Error
+      '409': Error
       '413': Error
+      '429': Error
       '499': Error
       '500': Error
       '503': Error
@@ -893,6 +896,7 @@ export interface Operations {
       '400': Error
       '401': Error
       '403': Error
+      '404': Error
       '500': Error
       '503': Error
       default: Error
@@ -1003,6 +1007,7 @@ export interface Operations {
       '400': Error
       '401': Error
       '403': Error
+      '404': Error
       '500': Error
       '503': Error
       default: Error
@@ -1511,8 +1516,11 @@ export interface Operations {
       '400': Error
       '401': Error
       '403': Error
+      '404': Error
       '408': Error
+      '409': Error
       '413': Error
+      '429': Error
       '499': Error
       '500': Error
       '503': Error

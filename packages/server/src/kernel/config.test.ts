@@ -42,6 +42,7 @@ test('what is set is taken, and an empty variable is not set', () => {
     dataDir: '/srv/delta',
     runtime: undefined,
     maxSandboxes: 1_000,
+    poolSize: 8,
     logLevel: 'debug',
   })
   expect(config.hosts).toEqual(['delta.example.com', '*.boxes.example.com'])
@@ -66,4 +67,40 @@ test.each([
 
 test('a missing key says what it is', () => {
   expect(() => readConfig({})).toThrow(/DELTA_API_KEY_SHA256 is missing: it is the SHA-256 of the API key/)
+})
+
+test('the operator’s part of egress: ranges, names and a proxy', () => {
+  const { egress } = readConfig({
+    DELTA_API_KEY_SHA256,
+    DELTA_EGRESS_ALLOW_CIDRS: '10.1.0.0/16, fd00::/8,203.0.113.7,',
+    DELTA_EGRESS_HOSTS: 'Mirror.example=10.1.2.3, mirror.example=fd00::1',
+    DELTA_EGRESS_PROXY: 'http://us%3Aer:pa%40ss@proxy.example:3128',
+  })
+  expect(egress.allowCidrs).toEqual([
+    { address: '10.1.0.0', prefix: 16, family: 4 },
+    { address: 'fd00::', prefix: 8, family: 6 },
+    { address: '203.0.113.7', prefix: 32, family: 4 },
+  ])
+  expect(egress.hosts).toEqual(new Map([['mirror.example', ['10.1.2.3', 'fd00::1']]]))
+  expect(egress.proxy).toEqual({
+    host: 'proxy.example',
+    port: 3128,
+    authorization: `Basic ${Buffer.from('us:er:pa@ss').toString('base64')}`,
+  })
+  expect(readConfig({ DELTA_API_KEY_SHA256, DELTA_EGRESS_PROXY: 'http://[fd00::1]' }).egress.proxy).toEqual({
+    host: 'fd00::1',
+    port: 80,
+  })
+})
+
+test.each([
+  ['DELTA_EGRESS_ALLOW_CIDRS', '10.0.0.0/33', "'10.0.0.0/33'"],
+  ['DELTA_EGRESS_ALLOW_CIDRS', 'example.com', "'example.com'"],
+  ['DELTA_EGRESS_ALLOW_CIDRS', '10.0.0.0/8/8', 'no CIDR'],
+  ['DELTA_EGRESS_ALLOW_CIDRS', '10.0.0.0/', 'no CIDR'],
+  ['DELTA_EGRESS_HOSTS', 'mirror=host', 'not name=address'],
+  ['DELTA_EGRESS_HOSTS', 'mirror', 'not name=address'],
+  ['DELTA_EGRESS_PROXY', 'socks5://proxy:1080', 'must be an http:// URL'],
+])('%s=%s is refused at the start', (name, value, words) => {
+  expect(() => readConfig({ DELTA_API_KEY_SHA256, [name]: value })).toThrow(words)
 })

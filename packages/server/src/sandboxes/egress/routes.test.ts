@@ -5,6 +5,7 @@ import { manualClock } from '../../kernel/clock.ts'
 import { testDatabases } from '../../kernel/db/testing.ts'
 import { type ApiContext, createApi } from '../../kernel/http/api.ts'
 import { answerError } from '../../kernel/http/errors.ts'
+import { createDocumentCheck } from '../../kernel/http/testing-documented.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { createMetrics } from '../../kernel/metrics.ts'
 import { sandboxMigrations } from '../migrations.ts'
@@ -48,6 +49,7 @@ testDatabases('the network of sandboxes', (open) => {
       addSandboxRoutes(api, sandboxes)
       addEgressRoutes(api, { sandboxes, egress })
       api.onError((error, c) => answerError(error, c as ApiContext, silentLogger))
+      const isDocumented = createDocumentCheck(api)
       const call = async (method: string, path: string, body?: unknown, headers: Record<string, string> = {}) => {
         const answer = await api.request(`/v1/sandboxes${path}`, {
           method,
@@ -55,7 +57,10 @@ testDatabases('the network of sandboxes', (open) => {
           ...(body !== undefined && { body: JSON.stringify(body) }),
         })
         const text = await answer.text()
-        return { status: answer.status, body: (text === '' ? {} : JSON.parse(text)) as Json }
+        const said = (text === '' ? {} : JSON.parse(text)) as Json
+        const { code } = (said['error'] ?? {}) as Json
+        isDocumented(method, `/v1/sandboxes${path}`, { status: answer.status, code })
+        return { status: answer.status, body: said }
       }
       /** What a program inside hears through the connection made last. */
       const ask = (host: string, port = 443): string => {

@@ -1,5 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import type { Api, Feature } from '../../kernel/http/api.ts'
+import { ofKnown } from '../refusal-codes.ts'
 import { pageQuery, sandboxIdParamSchema } from '../schema.ts'
 import type { Sandboxes } from '../service.ts'
 import { allowSchema, egressListSchema, egressPageLimit, networkSchema, setNetworkSchema } from './schema.ts'
@@ -11,6 +12,8 @@ const networkAnswer = {
   200: { description: 'The network', content: { 'application/json': { schema: networkSchema } } },
 }
 
+const ofSetting = [...ofKnown, 'sandbox_state_conflict', 'too_many_requests'] as const
+
 const getRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/network',
@@ -19,6 +22,7 @@ const getRoute = createRoute({
   summary: 'What a sandbox may connect to',
   request: { params },
   responses: networkAnswer,
+  refuses: ofKnown,
 })
 
 const setRoute = createRoute({
@@ -30,6 +34,7 @@ const setRoute = createRoute({
   description: 'At once: open connections that the new policy refuses are cut. Also on paused and stopped sandboxes.',
   request: { params, body: { required: true, content: { 'application/json': { schema: setNetworkSchema } } } },
   responses: networkAnswer,
+  refuses: ofSetting,
 })
 
 const allowRoute = createRoute({
@@ -41,6 +46,7 @@ const allowRoute = createRoute({
   description: 'Adds to what it may connect to already.',
   request: { params, body: { required: true, content: { 'application/json': { schema: allowSchema } } } },
   responses: networkAnswer,
+  refuses: ofSetting,
 })
 
 const listRoute = createRoute({
@@ -52,6 +58,7 @@ const listRoute = createRoute({
   description: 'Kept for seven days, about 10,000 for each sandbox; refused ones too.',
   request: { params, query: z.object(pageQuery(egressPageLimit)) },
   responses: { 200: { description: 'A page of them', content: { 'application/json': { schema: egressListSchema } } } },
+  refuses: ofKnown,
 })
 
 interface EgressRouteDeps {
