@@ -14,7 +14,11 @@ export async function attemptStrongly(
   look: (attempt: Attempt) => Promise<string | undefined>,
 ): Promise<string | undefined> {
   const { sandbox } = ground
-  const before = namespacesOf(...pidsOf(sandbox))
+  const pids = pidsOf(sandbox)
+  // Most judges look at the processes of the box: where none is found they would find nothing wrong with any of them.
+  if (pids.length === 0)
+    throw new Error(`no process of ${sandbox.id} was found on the host: its control group has another name`)
+  const before = namespacesOf(...pids)
   const handle = await sandbox.commands.start([programInside, ...args], {
     user,
     stdinOpen: true,

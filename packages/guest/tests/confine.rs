@@ -203,7 +203,7 @@ fn the_environment_is_the_allow_list() {
             pair("DELTA_API_KEY_SHA256", "forged"),
         ];
     });
-    assert_eq!(said, "DELTA_API_KEY_SHA256,DELTA_RUNTIME,HOME,LANG,PATH,PORT,SQLITE_TMPDIR,TMPDIR\n00\n");
+    assert_eq!(said, "DELTA_API_KEY_SHA256,DELTA_RUNTIME,HOME,LANG,PATH,PORT,SQLITE_TMPDIR,TMPDIR,UV_THREADPOOL_SIZE\n00\n");
 }
 
 #[test]

@@ -200,6 +200,8 @@ fn environment(options: &ServerOptions, own: &Path) -> Result<Vec<CString>> {
         ("SQLITE_TMPDIR".into(), own.join("tmp").into_os_string()),
         ("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into()),
         ("LANG".into(), "C.UTF-8".into()),
+        // Half of them resolve names for sandboxes. Of Node's four that would be two, which two slow names of one sandbox would take from all.
+        ("UV_THREADPOOL_SIZE".into(), "16".into()),
     ];
     pairs.extend(options.environment.iter().filter(|pair| pair.0.to_str().map_or(false, is_allowed)).cloned());
     for (name, value) in &options.extra_environment {

@@ -3,7 +3,7 @@ import { duplexPair } from 'node:stream'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
 import { connectGuest } from './client.ts'
-import type { Bridge, EgressRequest } from './client.ts'
+import type { Backlog, Bridge, EgressRequest } from './client.ts'
 import { createReader, createWriter, frameTypes } from './codec.ts'
 import { ops } from './messages.ts'
 import { connectPeer, createPeer } from './testing/peer.ts'
@@ -40,10 +40,14 @@ async function socketPair(): Promise<{ near: Socket; far: Socket }> {
   return { near, far }
 }
 
-async function joined({ idleMs = 60_000, mostBytes = 8 * 1024 * kib } = {}) {
+async function joined({
+  idleMs = 60_000,
+  mostBytes = 8 * 1024 * kib,
+  all,
+}: { idleMs?: number; mostBytes?: number; all?: NonNullable<Backlog['all']> } = {}) {
   const { guest, peer, request } = await openEgress()
   const { near, far } = await socketPair()
-  const backlog = { bytes: 0, mostBytes }
+  const backlog: Backlog = { bytes: 0, mostBytes, ...(all && { all }) }
   const bridge: Bridge = request.join(near, { idleMs, backlog })
   await peer.expect('opened')
   /** The next frame that is no credit, in words. */
@@ -155,11 +159,13 @@ test('every byte arrives in order through sides that hold each other back', asyn
   expect(backlog.bytes).toBe(0)
 })
 
-test('a far side that does not read costs no more than the window, then the connection that fills the backlog is cut', async () => {
-  const { peer, far, bridge, backlog, next } = await joined({ mostBytes: 256 * kib })
+/** Sends what the credit allows until the host ends it. Returns the most that was held meanwhile, and the most that was not counted. */
+async function flood({ peer, far, near, bridge, backlog }: Awaited<ReturnType<typeof joined>>) {
   far.pause()
   let at = 0
   let credit = 1024 * kib
+  let most = 0
+  let uncounted = 0
   const state = { ended: false }
   void bridge.ended.then(() => (state.ended = true))
   while (!state.ended && at < 64 * 1024 * kib) {
@@ -169,13 +175,34 @@ test('a far side that does not read costs no more than the window, then the conn
       credit -= 64 * kib
     }
     await turn()
+    most = Math.max(most, backlog.bytes)
+    if (!near.destroyed) uncounted = Math.max(uncounted, near.writableLength - backlog.bytes)
     const frame = peer.waiting[0]
     if (frame?.type !== frameTypes.credit) continue
     credit += createReader((await peer.next()).payload).u32('credit')
   }
-  expect(await bridge.ended).toBe('backlog')
-  expect(await next()).toEqual([code.limit, expect.stringContaining('do not read')])
-  expect(backlog.bytes).toBe(0)
+  return { most, uncounted }
+}
+
+test('a far side that does not read costs no more than the window, then the connection that fills the backlog is cut', async () => {
+  const wire = await joined({ mostBytes: 256 * kib })
+  const { most, uncounted } = await flood(wire)
+  expect(most).toBeLessThanOrEqual(384 * kib)
+  // What was written and the kernel did not take is memory too.
+  expect(uncounted).toBe(0)
+  expect(await wire.bridge.ended).toBe('backlog')
+  expect(await wire.next()).toEqual([code.limit, expect.stringContaining('do not read')])
+  expect(wire.backlog.bytes).toBe(0)
+})
+
+test('while all sandboxes together hold too much, each may hold its share', async () => {
+  const all = { bytes: 0, mostBytes: 1_024 * kib, shareBytes: 256 * kib }
+  const others = 2_048 * kib
+  all.bytes = others
+  const wire = await joined({ all })
+  expect((await flood(wire)).most).toBeLessThanOrEqual(384 * kib)
+  expect(await wire.bridge.ended).toBe('backlog')
+  expect([wire.backlog.bytes, all.bytes]).toEqual([0, others])
 })
 
 test('a guest that does not read holds the far side back', async () => {

@@ -15,6 +15,8 @@ const smallBacklogBytes = 64 * 1024
 export interface Backlog {
   bytes: number
   readonly mostBytes: number
+  /** The same of all that share memory: while those hold more than `mostBytes`, this one may hold no more than `shareBytes`. */
+  readonly all?: { bytes: number; readonly mostBytes: number; readonly shareBytes: number }
 }
 
 export interface BridgeOptions {
@@ -47,23 +49,32 @@ export function bridgeChannel(
   let up = 0
   let down = 0
   let received = 0
+  /** What waits here, and what the kernel has not taken of what was written. */
   let heldBytes = 0
+  let writtenBytes = 0
   let writing = false
   let guestEnded = false
   let farEnded = false
   let over = false
 
-  const inbox = createInbox((bytes) => {
-    heldBytes -= bytes
-    backlog.bytes -= bytes
-    link.consumed(channel, bytes)
-  })
+  const inbox = createInbox((bytes) => link.consumed(channel, bytes))
+
+  const hold = (bytes: number): void => {
+    heldBytes += bytes
+    backlog.bytes += bytes
+    if (backlog.all) backlog.all.bytes += bytes
+  }
+
+  const holdsTooMuch = (): boolean => {
+    if (heldBytes <= smallBacklogBytes) return false
+    const { all } = backlog
+    return backlog.bytes > (all && all.bytes > all.mostBytes ? all.shareBytes : backlog.mostBytes)
+  }
 
   const finish = (how: BridgeEnd): void => {
     if (over) return
     over = true
-    backlog.bytes -= heldBytes
-    heldBytes = 0
+    hold(-heldBytes)
     inbox.drop()
     socket.destroy()
     ended.resolve(how)
@@ -87,6 +98,8 @@ export function bridgeChannel(
   const onWritten = (error?: Error | null): void => {
     // The socket's own error event tells the rest.
     if (error || over) return
+    hold(-writtenBytes)
+    writtenBytes = 0
     writeBatch()
   }
 
@@ -106,22 +119,23 @@ export function bridgeChannel(
       next = batch < batchBytes ? inbox.take() : undefined
     }
     up += batch
+    writtenBytes = batch
     socket.write(chunk.bytes, onWritten)
     socket.uncork()
   }
 
   const onData = (bytes: Buffer): void => {
     if (over) return
+    hold(bytes.length)
     if (!writing) {
       writing = true
       up += bytes.length
+      writtenBytes = bytes.length
       socket.write(bytes, onWritten)
       return link.consumed(channel, bytes.length)
     }
-    heldBytes += bytes.length
-    backlog.bytes += bytes.length
     inbox.push({ stream: socketStream, offset: received, bytes, gap: 0 })
-    if (backlog.bytes > backlog.mostBytes && heldBytes > smallBacklogBytes) {
+    if (holdsTooMuch()) {
       giveUp('backlog', 'limit', 'Too many connections of this sandbox wait for far sides that do not read.')
     }
   }

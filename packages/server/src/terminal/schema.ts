@@ -33,6 +33,8 @@ export const terminalLimits = {
   controlFrameBytes: 4 * kib,
   /** What one viewer may have typed that the sandbox has not taken; then its socket is not read. */
   inputQueueBytes: 256 * kib,
+  /** What a frame that waits costs beside its bytes, about: a viewer that sends single ones would queue a quarter of a million. */
+  inputFrameCostBytes: 512,
   pingEveryMs: 15_000,
   /** A viewer that neither takes what it is sent nor sends anything for this long is closed. */
   stalledMs: 60_000,

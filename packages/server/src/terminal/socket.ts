@@ -8,7 +8,7 @@ import { terminalLimits } from './schema.ts'
 import type { Control, Notice } from './schema.ts'
 import type { ViewerSocket } from './viewer.ts'
 
-const { viewerQueueMostBytes, inputFrameBytes, inputQueueBytes, closeMs } = terminalLimits
+const { viewerQueueMostBytes, inputFrameBytes, inputQueueBytes, inputFrameCostBytes, closeMs } = terminalLimits
 
 export interface Timing {
   pingEveryMs: number
@@ -74,7 +74,8 @@ export function createTerminalSocket(
     if (bytes.length === 0) return
     const writing = watching?.write(bytes)
     if (writing === undefined) return
-    inputBytes += bytes.length
+    const cost = bytes.length + inputFrameCostBytes
+    inputBytes += cost
     if (inputBytes > inputQueueBytes && pausedMs === undefined) {
       pausedMs = clock.monotonic()
       ws.pause()
@@ -82,7 +83,7 @@ export function createTerminalSocket(
     writing
       .catch((error: unknown) => complain(known(error)))
       .finally(() => {
-        inputBytes -= bytes.length
+        inputBytes -= cost
         if (pausedMs === undefined || inputBytes > inputQueueBytes / 2 || ending !== undefined) return
         pausedMs = undefined
         heardMs = clock.monotonic()

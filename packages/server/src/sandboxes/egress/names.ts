@@ -3,7 +3,7 @@ import { type Address, parseAddress } from './addresses.ts'
 
 export type Lookup = (host: string) => Promise<LookupAddress[]>
 
-/** Of the system's resolver, which has two threads of this process for all names: a slow name must not take both for long. */
+/** Of the system's resolver, which has eight threads of this process (half of UV_THREADPOOL_SIZE, set by the helper): one sandbox's slow names take two. */
 const mostRunning = 8
 const mostRunningPerOwner = 2
 const mostWaitingPerOwner = 256

@@ -1,4 +1,4 @@
-import type { Bridge, BridgeEnd, EgressRequest, GuestErrorName } from '../../guest/client.ts'
+import type { Backlog, Bridge, BridgeEnd, EgressRequest, GuestErrorName } from '../../guest/client.ts'
 import type { Clock } from '../../kernel/clock.ts'
 import type { Database } from '../../kernel/db/database.ts'
 import { DeltaError } from '../../kernel/errors.ts'
@@ -36,6 +36,9 @@ export const egressLimits = {
   idleMs: 15 * 60_000,
   /** Bytes that wait for far sides which do not read, of all connections of one sandbox. */
   backlogBytes: 32 * 1024 * 1024,
+  /** The same of all sandboxes; while they hold more, each may hold no more than `backlogShareBytes`. */
+  backlogBytesOfAll: 96 * 1024 * 1024,
+  backlogShareBytes: 2 * 1024 * 1024,
 } as const
 
 /** Whose connections they are, and what they may do at the moment they are asked. */
@@ -85,7 +88,7 @@ interface Box {
   live: Set<Connection>
   opens: Quota
   refusedRows: Quota
-  backlog: { bytes: number; mostBytes: number }
+  backlog: Backlog
   /** Refused and failed connections that got no row of their own yet; the last one tells of all. */
   uncounted: EgressRecord | undefined
 }
@@ -102,6 +105,11 @@ export function createEgress(deps: EgressDeps): Egress {
   const recorder = createRecorder({ store, clock, log })
   const boxes = new Map<string, Box>()
   const stopped = new AbortController()
+  const backlogOfAll = {
+    bytes: 0,
+    mostBytes: egressLimits.backlogBytesOfAll,
+    shareBytes: egressLimits.backlogShareBytes,
+  }
   let open = 0
 
   function boxOf(sandboxId: string): Box {
@@ -111,7 +119,7 @@ export function createEgress(deps: EgressDeps): Egress {
       live: new Set(),
       opens: createQuota(egressLimits.opens, clock.monotonic),
       refusedRows: createQuota(egressLimits.refusedRows, clock.monotonic),
-      backlog: { bytes: 0, mostBytes: egressLimits.backlogBytes },
+      backlog: { bytes: 0, mostBytes: egressLimits.backlogBytes, all: backlogOfAll },
       uncounted: undefined,
     }
     boxes.set(sandboxId, box)
