@@ -55,6 +55,9 @@ const retryLastMs = 60_000
 /** After the boxes were given up for a caller, the machine is left alone for this long. */
 const shortMs = 30_000
 
+/** Given as the reason of every abort: the default one is an exception with a stack, made for nobody. */
+const earlier = 'another time to look was set'
+
 export type WarmPool = ReturnType<typeof createWarmPool>
 
 export function createWarmPool(deps: WarmPoolDeps) {
@@ -75,7 +78,7 @@ export function createWarmPool(deps: WarmPoolDeps) {
   function lookIn(inMs: number): void {
     const atMs = Math.max(clock.monotonic() + inMs, restUntilMs)
     if (!main || atMs >= wakeAtMs) return
-    wake.abort()
+    wake.abort(earlier)
     wake = new AbortController()
     wakeAtMs = atMs
     clock.sleep(atMs - clock.monotonic(), wake.signal).then(look, () => undefined)
@@ -234,13 +237,13 @@ export function createWarmPool(deps: WarmPoolDeps) {
     /** Makes no more. */
     rest(): void {
       main = undefined
-      wake.abort()
+      wake.abort(earlier)
     },
 
     /** Ends every box. */
     async stop(): Promise<void> {
       main = undefined
-      wake.abort()
+      wake.abort(earlier)
       // A box that is being made comes to `ready` first.
       await Promise.all(refills)
       for (const box of ready) discard(box)

@@ -82,22 +82,25 @@ export function planPool(view: PoolView): PoolPlan {
   const oldest = fresh.find(({ id }) => !drop.includes(id))
   if (drop.length === 0 && making.length === 0 && oldest && nowMs - oldest.madeAtMs >= renewMs) drop.push(oldest.id)
 
-  const kept = fresh.filter(({ id }) => !drop.includes(id))
+  const gone = new Set(drop)
+  const kept = fresh.filter(({ id }) => !gone.has(id))
+  const counts = new Map<string, number>()
+  for (const kind of [...kept.map((content) => content.kind), ...making]) {
+    counts.set(keyOf(kind), (counts.get(keyOf(kind)) ?? 0) + 1)
+  }
   const make: WarmKind[] = []
   for (const [key, { kind, boxes }] of shares) {
-    const have = [...kept.map((content) => content.kind), ...making].filter((each) => keyOf(each) === key).length
+    const have = counts.get(key) ?? 0
     for (let count = have; count < boxes; count += 1) make.push(kind)
   }
   return { make, drop, nextLookMs: nextLook(view, kept) }
 }
 
 function nextLook({ size, room, asked, nowMs }: PoolView, kept: readonly WarmContent[]): number | undefined {
-  const times = [
-    ...(room < size ? [nowMs + roomLookMs] : []),
-    ...kept.map(({ madeAtMs }) => madeAtMs + renewMs),
-    ...kept.flatMap(({ kind }) =>
-      asked.filter((each) => keyOf(each.kind) === keyOf(kind)).map(({ atMs }) => atMs + recentMs),
-    ),
-  ].filter((atMs) => atMs > nowMs)
+  const kinds = new Set(kept.map(({ kind }) => keyOf(kind)))
+  const lapses = asked.filter(({ kind }) => kinds.has(keyOf(kind))).map(({ atMs }) => atMs + recentMs)
+  // The oldest is the first.
+  const renewals = kept.slice(0, 1).map(({ madeAtMs }) => madeAtMs + renewMs)
+  const times = [...lapses, ...renewals, ...(room < size ? [nowMs + roomLookMs] : [])].filter((atMs) => atMs > nowMs)
   return times.length === 0 ? undefined : Math.min(...times)
 }

@@ -24,6 +24,10 @@ interface World {
 }
 
 const running: Sandboxes[] = []
+/** Who was made to take a guest's connections to the outside, in turn. */
+const egressHandlers: { sandboxId: string; policy: () => unknown }[] = []
+const onEgress = (handler: unknown) => void egressHandlers.push(handler as (typeof egressHandlers)[number])
+const noEgress = { enforce: () => undefined, endAll: () => undefined }
 const phases = (sandbox: { timings?: { phase: string }[] | undefined }) => sandbox.timings?.map(({ phase }) => phase)
 
 async function serve(
@@ -36,7 +40,11 @@ async function serve(
     driver: faults ? faults.wrap(driver, { except: ['onDeath', 'room'] }) : driver,
     clock,
     log: silentLogger,
-    connectGuest: silentGuest,
+    connectGuest: (stream) => silentGuest(stream).then((guest) => Object.assign(guest, { onEgress })),
+    egress: {
+      handlerFor: ({ sandboxId, policy }) => Object.assign(() => undefined, { sandboxId, policy }),
+      ...noEgress,
+    },
     poolSize,
     ...rest,
   })
@@ -128,6 +136,18 @@ testDatabases('warm pool', (open) => {
     await clock.advance(5_000)
     await expect.poll(async () => (await sandboxes.get(sandbox.id, caller)).state).toBe('stopped')
     for (const boxId of driver.boxes.keys()) expect(driver.limitsOf(boxId)).toEqual(defaults)
+  })
+
+  test("its programs' connections to the outside are judged by its own policy", async () => {
+    egressHandlers.splice(0)
+    const { sandboxes } = await startFilled()
+    expect(egressHandlers.splice(0)).toEqual([])
+    const network = { egress: { hosts: ['example.org'] } }
+    const { id } = await sandboxes.create(wish({ network }), caller)
+    const [handler, ...more] = egressHandlers.splice(0)
+    expect(more).toEqual([])
+    expect(handler?.sandboxId).toBe(id)
+    expect(handler?.policy()).toMatchObject({ hosts: ['example.org'] })
   })
 
   test('lives as any other: pause, stop, start, kill', async () => {
