@@ -67,6 +67,7 @@ async function longForm() {
     await vitest(`end to end on ${runtime}`, ['--config', 'e2e/vitest.config.ts'], { DELTA_RUNTIME: runtime })
   }
   await attack('attacks, every runtime', ['--runtime', 'all', '--long'])
+  await check('cgroup v2, emulated', process.execPath, ['e2e/vm/cgroup-v2.ts'])
   await vitest('kill points and debian', ['--config', 'e2e/vitest.config.ts', 'kill-points', 'debian'], long)
 }
 

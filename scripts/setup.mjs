@@ -51,6 +51,11 @@ const packagesFor = {
       install: ['postgresql'],
       why: 'store tests on PostgreSQL',
     },
+    {
+      anyOf: ['qemu-system-x86_64'],
+      install: ['qemu-system-x86', 'seabios'],
+      why: 'an emulated machine with nothing but cgroup v2',
+    },
   ],
 }
 const toolPath = [
