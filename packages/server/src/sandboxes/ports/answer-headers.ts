@@ -1,6 +1,7 @@
 import type { AnswerHead } from './answer-parser.ts'
 import { tokenName } from './credentials.ts'
 import { hopByHop, namedByConnection } from './hop-by-hop.ts'
+import { locationByPath, type PathPlace } from './location.ts'
 
 /** `alt-svc` would send people to where nobody checks who they are. */
 const dropped = new Set([...hopByHop, 'alt-svc'])
@@ -27,8 +28,9 @@ const droppedOnPath = new Set([
 const sandboxPolicy =
   'sandbox allow-scripts allow-forms allow-popups allow-modals allow-downloads allow-pointer-lock allow-presentation'
 
-/** The headers a client gets, names and values in turn. `ownOrigin`: the answer is for a host name that is this port's alone. */
-export function answerHeaders({ headers, status }: AnswerHead, { ownOrigin }: { ownOrigin: boolean }): string[] {
+/** The headers a client gets, names and values in turn. `path`: the answer is not for a host name that is this port's alone. */
+export function answerHeaders({ headers, status }: AnswerHead, { path }: { path: PathPlace | undefined }): string[] {
+  const ownOrigin = path === undefined
   const named = namedByConnection(headers)
   const kept: string[] = []
   for (let at = 0; at < headers.length; at += 2) {
@@ -38,6 +40,11 @@ export function answerHeaders({ headers, status }: AnswerHead, { ownOrigin }: { 
     if (!ownOrigin && droppedOnPath.has(lower)) continue
     if (status === 204 && lower === 'content-length') continue
     const value = headers[at + 1]!
+    if (path && lower === 'location') {
+      const location = locationByPath(value, path)
+      if (location !== undefined) kept.push(name, location)
+      continue
+    }
     if (lower !== 'set-cookie') {
       kept.push(name, value)
       continue

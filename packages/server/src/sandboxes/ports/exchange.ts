@@ -9,6 +9,7 @@ import { AnswerFault, type AnswerHead } from './answer-parser.ts'
 import type { PortAddress } from './address.ts'
 import type { AnswerUser, PortConnection, PortConnections } from './connections.ts'
 import { noAnswer, portFault } from './faults.ts'
+import type { PathPlace } from './location.ts'
 import type { Open, OpenEnd } from './open.ts'
 import { portLimits } from './schema.ts'
 
@@ -27,8 +28,8 @@ export interface ExchangeInput {
   /** The head as it goes inside. */
   head: Buffer
   body: 'chunked' | number | undefined
-  /** The answer is for a host name that is this port's alone. */
-  ownOrigin: boolean
+  /** Undefined where the answer is for a host name that is this port's alone. */
+  path: PathPlace | undefined
   onOver: () => void
 }
 
@@ -41,7 +42,7 @@ const lastChunk = Buffer.from('0\r\n\r\n')
 /** One request through a port and its answer back. Both ways go no faster than whoever is slower reads. */
 export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
   const { connections, nowMs, held } = deps
-  const { request, response, guest, address, head, body, ownOrigin, onOver } = input
+  const { request, response, guest, address, head, body, path, onOver } = input
   const { method = 'GET' } = request
   let connection: PortConnection | undefined
   /** What the deadline waits for. */
@@ -113,7 +114,7 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
 
   const user: AnswerUser = {
     head(answer) {
-      pending = { head: answer, headers: answerHeaders(answer, { ownOrigin }) }
+      pending = { head: answer, headers: answerHeaders(answer, { path }) }
       keepsAlive = answer.keepsAlive
       response.sendDate = false
       wait('answer body', portLimits.silenceMs)

@@ -206,6 +206,39 @@ testDatabases('requests through ports', (open) => {
     }
   })
 
+  test('an access token where the key may stand opens the port and never goes in', async () => {
+    const { platform, server, host, token } = await startWith((request, response) =>
+      response.end(request.headers.authorization ?? 'none'),
+    )
+    const headers = { authorization: `Bearer ${token}` }
+    expect(await send(platform.port, host, { headers })).toMatchObject({ status: 200, body: 'none' })
+    await platform.setPublic([server.port])
+    const other = { authorization: `Bearer ${platform.token(server.port + 1)}` }
+    expect(await send(platform.port, host, { headers: other })).toMatchObject({ status: 200, body: 'none' })
+  })
+
+  test.each(['revoked', 'public no longer'])(
+    'what was granted is asked again once a sandbox has woken: %s',
+    async (what) => {
+      let asked = 0
+      const { platform, server, host, token } = await startWith((_, response) => {
+        asked += 1
+        response.end('secret')
+      })
+      if (what !== 'revoked') await platform.setPublic([server.port])
+      const woken = Promise.withResolvers<void>()
+      platform.waking.done = woken.promise
+      const headers = what === 'revoked' ? { 'x-delta-access-token': token } : {}
+      const answer = send(platform.port, host, { headers })
+      await expect.poll(() => platform.counts().open).toBe(1)
+      if (what === 'revoked') await platform.tokens.revoke(sandboxId)
+      else await platform.setPublic([])
+      woken.resolve()
+      expect(await answer).toMatchObject({ status: 403 })
+      expect([asked, platform.counts().open]).toEqual([0, 0])
+    },
+  )
+
   test('a page opened with a token moves on to an address without it, kept in a cookie', async () => {
     const { platform, host, token } = await startWith((request, response) =>
       response.end(`${request.url} ${request.headers.cookie ?? ''}`),

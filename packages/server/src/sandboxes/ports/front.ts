@@ -11,6 +11,7 @@ import { isNavigation, splitCookie, splitQuery, tokenCookie, tokenHeader } from 
 import { runExchange } from './exchange.ts'
 import { forbidden, notHttp, portFault } from './faults.ts'
 import type { Gateway, Place } from './gateway.ts'
+import type { PathPlace } from './location.ts'
 import type { Open } from './open.ts'
 import { bodyOf, writeRequestHead } from './request-head.ts'
 import { runTunnel } from './tunnel.ts'
@@ -44,6 +45,7 @@ interface Grant {
   accountId: string
   by: 'key' | 'token' | 'public'
   access?: Access
+  token?: string
 }
 
 interface Asked {
@@ -59,6 +61,8 @@ interface Asked {
 
 /** More host names than these are parsed each time. */
 const rememberedHosts = 1_024
+/** A longer one is no host name. */
+const hostChars = 300
 
 /**
  * The way to servers inside. Every request is checked by itself: a kept-alive connection may name another host with each. Nothing tells a port that is not
@@ -71,6 +75,7 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
   function named(host: string): Named {
     if (hosts.has(host)) return hosts.get(host)
     const found = parseHost(host, domain.name)
+    if (host.length > hostChars) return found
     if (hosts.size >= rememberedHosts) hosts.clear()
     hosts.set(host, found)
     return found
@@ -95,14 +100,13 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     let caller = given === undefined ? null : deps.authenticate({ authorization: given })
     if (caller instanceof Promise) caller = await caller
     const granted = grantOf(headers, route, { caller, token })
-    if (!granted)
-      throw path ? new DeltaError('unauthorized', 'The request has no valid API key or access token') : forbidden()
+    if (!granted) throw notGranted(route)
     const { grant, byQuery } = granted
     return {
       route: { address, path, host: route.host },
       target,
       grant,
-      keepAuthorization: !path && caller === null,
+      keepAuthorization: !path && caller === null && bearerToken(given) === undefined,
       moveToken: byQuery && !path && isNavigation(request.method ?? '', headers) ? token : undefined,
     }
   }
@@ -116,10 +120,10 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     const wish = { sandboxId: address.sandboxId, scope: `port:${address.port}` } as const
     const verified = (text: string | undefined): Grant | undefined => {
       const access = text === undefined ? null : deps.tokens.verify(text, wish)
-      return access ? { accountId: access.accountId, by: 'token', access } : undefined
+      return access ? { accountId: access.accountId, by: 'token', access, token: text! } : undefined
     }
     const byHeader = headers[tokenHeader]
-    const first = verified(typeof byHeader === 'string' ? byHeader : undefined)
+    const first = verified(typeof byHeader === 'string' ? byHeader : bearerToken(headers.authorization))
     if (first) return { grant: first, byQuery: false }
     const second = verified(token)
     if (second) return { grant: second, byQuery: true }
@@ -165,6 +169,12 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     return { head, body }
   }
 
+  /** A sandbox that had to be woken took its time: what was granted may have been taken back meanwhile, when nothing was open yet to be cut. */
+  function isStillGranted({ sandboxId, port }: PortAddress, { by, accountId, token }: Grant): boolean {
+    if (by === 'public') return deps.publicOwner({ sandboxId, port }) === accountId
+    return by === 'key' || deps.tokens.verify(token!, { sandboxId, scope: `port:${port}` }) !== null
+  }
+
   /** Runs `start` in a place of its own, which ends with the access it came by. */
   async function run(
     { route, grant }: Asked,
@@ -175,6 +185,7 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     let opened
     try {
       opened = await door.open(sandboxId, grant)
+      if (!isStillGranted(route.address, grant)) throw notGranted(route)
     } catch (error) {
       place.leave()
       throw error
@@ -207,9 +218,10 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
       return moveOn(response, 302, `${domain.scheme}://${route.host}${asked.target}`, cookie)
     }
     const { head, body } = headOf(request, asked)
+    const path = placeOf(asked)
     await run(asked, ({ guest }, onOver) => {
       if (response.destroyed) return undefined
-      const input = { request, response, guest, address: route.address, head, body, ownOrigin: !route.path, onOver }
+      const input = { request, response, guest, address: route.address, head, body, path, onOver }
       return runExchange(gateway.deps, input)
     })
   }
@@ -217,9 +229,10 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
   async function connect(request: IncomingMessage, socket: Duplex, early: Buffer, route: Route): Promise<void> {
     const asked = await ask(request, route)
     const { head } = headOf(request, asked, 'websocket')
+    const path = placeOf(asked)
     await run(asked, ({ guest }, onOver) => {
       if (socket.destroyed) return undefined
-      const input = { request, socket, early, guest, address: route.address, head, ownOrigin: !route.path, onOver }
+      const input = { request, socket, early, guest, address: route.address, head, path, onOver }
       return runTunnel(gateway.deps, input)
     })
   }
@@ -262,4 +275,17 @@ function moveOn(response: ServerResponse, status: 302 | 308, location: string, c
     ...(cookie !== undefined && { 'Set-Cookie': cookie }),
   })
   response.end()
+}
+
+function notGranted({ path }: Route): DeltaError {
+  return path ? new DeltaError('unauthorized', 'The request has no valid API key or access token') : forbidden()
+}
+
+function placeOf({ route: { address, path, host }, target }: Asked): PathPlace | undefined {
+  return path && { host, prefix: path.prefix, port: address.port, target }
+}
+
+/** An access token where the key may stand. It is ours whatever it is good for, and never goes in. */
+function bearerToken(authorization: string | undefined): string | undefined {
+  return /^Bearer +(dat_\S*)$/i.exec(authorization ?? '')?.[1]
 }

@@ -4,6 +4,7 @@ import { parseDomain, parseHost, parsePath, portLabel } from './address.ts'
 import { answerHeaders } from './answer-headers.ts'
 import { isNavigation, splitCookie, splitQuery } from './credentials.ts'
 import { listeningPorts } from './listening.ts'
+import { locationByPath } from './location.ts'
 import { bodyOf, type RequestHead, writeRequestHead } from './request-head.ts'
 
 const id = 'sbx_aaaaaaaaaaaaaaaaaaaa'
@@ -186,6 +187,39 @@ const answer = (headers: string[][], status = 200) => ({
   bytes: 0,
 })
 
+const path = { host: 'localhost:8000', prefix: `/v1/sandboxes/${id}/ports/3000`, port: 3000, target: '/a/b?c' }
+
+test.each([
+  ['/login?next=%2F#x', '/login?next=%2F#x'],
+  ['c', '/a/c'],
+  ['', '/a/b?c'],
+  [`/v1/sandboxes/${id}/kill`, `/v1/sandboxes/${id}/kill`],
+  ['../../../../../v1/sandboxes', '/v1/sandboxes'],
+  ['%2e%2e/%2e%2e/x', '/x'],
+  ['\\v1\\sandboxes', '/v1/sandboxes'],
+  ['http:/v1/sandboxes', '/v1/sandboxes'],
+  ['//localhost:8000/v1', '/v1'],
+  ['HTTP://LOCALHOST:8000/v1', '/v1'],
+  ['https://localhost:8000/v1', '/v1'],
+  ['http://user@localhost:8000/v1', '/v1'],
+  ['http://localhost:3000/own', '/own'],
+])('a redirect to %j that came by path stays at the port', (location, led) => {
+  expect(locationByPath(location, path)).toBe(path.prefix + led)
+})
+
+test('a redirect by path to somewhere else is left, in one spelling', () => {
+  expect(locationByPath('https://example.com', path)).toBe('https://example.com/')
+  expect(locationByPath('\\\\example.com\\a', path)).toBe('http://example.com/a')
+  expect(locationByPath('http://localhost:9/', path)).toBe('http://localhost:9/')
+  expect(locationByPath('app:callback', path)).toBe('app:callback')
+  expect(locationByPath('http://', path)).toBeUndefined()
+  // A proxy before the server may have the usual port of another scheme.
+  expect(locationByPath('https://api.example/v1', { ...path, host: 'api.example:443' })).toBe(`${path.prefix}/v1`)
+  const headers = answer([['Location', '/v1/sandboxes']], 307)
+  expect(answerHeaders(headers, { path }).slice(0, 2)).toEqual(['Location', `${path.prefix}/v1/sandboxes`])
+  expect(answerHeaders(headers, { path: undefined })).toEqual(['Location', '/v1/sandboxes'])
+})
+
 test('an answer loses what ends at the next hop', () => {
   const headers = [
     ['Connection', 'X-Hop'],
@@ -196,8 +230,8 @@ test('an answer loses what ends at the next hop', () => {
     ['Alt-Svc', 'a'],
     ['X-A', 'b'],
   ]
-  expect(answerHeaders(answer(headers), { ownOrigin: true })).toEqual(['X-A', 'b'])
-  expect(answerHeaders(answer([['Content-Length', '5']], 204), { ownOrigin: true })).toEqual([])
+  expect(answerHeaders(answer(headers), { path: undefined })).toEqual(['X-A', 'b'])
+  expect(answerHeaders(answer([['Content-Length', '5']], 204), { path: undefined })).toEqual([])
 })
 
 test('a program sets cookies for its own host name, and never the one that lets people in', () => {
@@ -208,7 +242,7 @@ test('a program sets cookies for its own host name, and never the one that lets 
     ['set-cookie', ' delta_token =x'],
     ['Set-Cookie', 'c'],
   ]
-  expect(answerHeaders(answer(headers), { ownOrigin: true })).toEqual(['Set-Cookie', 'a=b; Path=/', 'Set-Cookie', 'c'])
+  expect(answerHeaders(answer(headers), { path: undefined })).toEqual(['Set-Cookie', 'a=b; Path=/', 'Set-Cookie', 'c'])
 })
 
 test('at the API’s origin a program sets nothing and its pages are strangers', () => {
@@ -219,7 +253,7 @@ test('at the API’s origin a program sets nothing and its pages are strangers',
     ['Content-Security-Policy', 'default-src *'],
     ['X-A', 'b'],
   ]
-  const kept = answerHeaders(answer(headers), { ownOrigin: false })
+  const kept = answerHeaders(answer(headers), { path })
   expect(kept.slice(0, 4)).toEqual(['Content-Security-Policy', 'default-src *', 'X-A', 'b'])
   expect(kept.slice(4)).toEqual([
     'Content-Security-Policy',

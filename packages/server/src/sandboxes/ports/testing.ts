@@ -28,6 +28,8 @@ export async function startPorts(open: OpenTestDatabase) {
   const guest = await realGuest.connect()
   const tokens = await openAccessTokens({ database, clock: systemClock })
   const refusedBecause: { error?: DeltaError } = {}
+  /** What the next one who opens the sandbox waits for. */
+  const waking: { done?: Promise<void> } = {}
   let serverPort = 0
   const find = async (id: string, { accountId }: { accountId: string }) => {
     if (id !== sandboxId || accountId !== 'acc_a') throw new DeltaError('sandbox_not_found', 'There is none')
@@ -41,6 +43,9 @@ export async function startPorts(open: OpenTestDatabase) {
     door: {
       async open(id, caller) {
         await find(id, caller)
+        const { done } = waking
+        delete waking.done
+        await done
         return { guest, sandbox: { id, env: {}, template: 'host', memoryMb: 512 } }
       },
       oomKills: async () => 0,
@@ -67,8 +72,15 @@ export async function startPorts(open: OpenTestDatabase) {
     tokens,
     guest,
     refusedBecause,
+    waking,
     counts: ports.counts,
     hostOf: (inside: number, id = sandboxId) => `${inside}-${id.replace('_', '-')}.localhost:${server.port}`,
+    async setPublic(numbers: number[]) {
+      const path = `http://localhost:${server.port}/v1/sandboxes/${sandboxId}/ports`
+      const headers = { 'content-type': 'application/json' }
+      const answer = await fetch(path, { method: 'PUT', headers, body: JSON.stringify({ public: numbers }) })
+      if (answer.status !== 200) throw new Error(await answer.text())
+    },
     token: (inside: number, ttlMs = 60_000) =>
       tokens.create({ sandboxId, accountId: 'acc_a', scopes: [`port:${inside}`], ttlMs }).token,
     async close() {

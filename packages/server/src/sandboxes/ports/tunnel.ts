@@ -8,6 +8,7 @@ import { answerHeaders } from './answer-headers.ts'
 import { AnswerFault, type AnswerHead } from './answer-parser.ts'
 import type { PortConnection, PortConnections } from './connections.ts'
 import { noAnswer, portFault } from './faults.ts'
+import type { PathPlace } from './location.ts'
 import type { Open } from './open.ts'
 import { portLimits } from './schema.ts'
 
@@ -25,7 +26,7 @@ export interface TunnelInput {
   guest: GuestConnection
   address: PortAddress
   head: Buffer
-  ownOrigin: boolean
+  path: PathPlace | undefined
   onOver: () => void
 }
 
@@ -37,7 +38,7 @@ const halfOpenMs = 10_000
  * they are taken. A server that refuses is passed on as it answered.
  */
 export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: TunnelInput): Open {
-  const { socket, early, guest, address, head, ownOrigin, onOver } = input
+  const { socket, early, guest, address, head, path, onOver } = input
   let connection: PortConnection | undefined
   let over = false
   let state: 'asking' | 'refused' | 'open' = 'asking'
@@ -134,7 +135,7 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
       ended: finish,
       failed: end,
     }
-    socket.write(headText(answer, ownOrigin, 'Connection: Upgrade\r\nUpgrade: websocket\r\n'), 'latin1')
+    socket.write(headText(answer, path, 'Connection: Upgrade\r\nUpgrade: websocket\r\n'), 'latin1')
     toClient(rest)
     if (early.length > 0) toServer(early)
     socket.on('data', toServer)
@@ -175,7 +176,7 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
     connection.user = {
       head(answer) {
         state = 'refused'
-        socket.write(headText(answer, ownOrigin, 'Connection: close\r\n'), 'latin1')
+        socket.write(headText(answer, path, 'Connection: close\r\n'), 'latin1')
       },
       body(bytes, last) {
         toClient(bytes)
@@ -194,8 +195,8 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
 }
 
 /** A body without a length ends with the connection. */
-function headText(answer: AnswerHead, ownOrigin: boolean, connection: string): string {
-  const headers = answerHeaders(answer, { ownOrigin })
+function headText(answer: AnswerHead, path: PathPlace | undefined, connection: string): string {
+  const headers = answerHeaders(answer, { path })
   let text = `HTTP/1.1 ${answer.status} ${answer.reason}\r\n`
   for (let at = 0; at < headers.length; at += 2) text += `${headers[at]}: ${headers[at + 1]}\r\n`
   return `${text}${connection}\r\n`
