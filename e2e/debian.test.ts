@@ -50,6 +50,12 @@ describe.runIf(all)('the template debian', () => {
     expect(await run('sudo -n cat /proc/self/uid_map')).toMatch(/^0 +[1-9]\d+ +65536$/)
   })
 
+  test('curl under sudo goes by the proxy and hears its refusal', async () => {
+    expect(await run('sudo -n env | grep -ci proxy')).toBe('7')
+    const { exitCode, stderr } = await sandbox.commands.run('sudo -n curl -sS https://refused.example/')
+    expect([exitCode, stderr]).toEqual([56, expect.stringContaining('403')])
+  })
+
   test.each([
     ['bash --version', /GNU bash/],
     ['python3 -c "print(6*7)"', /^42$/],

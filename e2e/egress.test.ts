@@ -230,6 +230,16 @@ test('a caller’s own proxy variables win', async () => {
   expect(own).toBe('http://mine localhost,127.0.0.1,::1 1')
 })
 
+// Under sudo: debian.test.ts, since few machines have it.
+test('programs in a shell that starts with nothing go by the proxy too', async () => {
+  if (!(await has('curl'))) return console.log('SKIPPED: this machine has no curl')
+  const shell = (host: string) => `env -i HOME=/root bash -lc 'curl -sSf http://${host}:${origin.http}/hello'`
+  expect(await said(shell('origin.test'))).toBe('hello from outside')
+  const [last] = (await sandbox.network.connections().page()).data
+  expect(last).toMatchObject({ host: 'origin.test', via: 'http', outcome: 'allowed' })
+  await isRefused(shell('other.test'))
+})
+
 test('what a program sends to the proxy about itself stays inside', async () => {
   const headers = await said(
     `curl -sSf -H 'Proxy-Authorization: Basic eA==' -H 'Connection: x-mine' -H 'X-Mine: 1' http://origin.test:${origin.http}/headers`,

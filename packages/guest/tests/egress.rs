@@ -33,6 +33,7 @@ trait Host {
     fn refuse(&mut self, channel: u32, code: u16, reason: &str);
     fn received(&mut self, channel: u32, bytes: usize) -> Vec<u8>;
     fn wait_for(&mut self, channel: u32, kind: u8) -> Frame;
+    fn wait_for_credit(&mut self, channel: u32) -> u32;
 }
 
 impl Host for Wire {
@@ -68,6 +69,12 @@ impl Host for Wire {
             got.extend_from_slice(more);
         }
         got
+    }
+
+    fn wait_for_credit(&mut self, channel: u32) -> u32 {
+        let frame = self.next(channel);
+        assert_eq!(frame.kind, wire::CREDIT);
+        frame.reader().u32().unwrap()
     }
 
     fn wait_for(&mut self, channel: u32, kind: u8) -> Frame {
@@ -567,5 +574,94 @@ mod floods {
         }
         wire.ping();
         until("every one is closed", || Some(()).filter(|()| guest.descriptors() <= idle));
+    }
+}
+
+/// Not a test of a rule: prints what one connection carries. `cargo test --release --test egress -- --ignored --nocapture speed`.
+mod speed {
+    use super::*;
+    use std::time::Instant;
+
+    const BYTES: usize = 1 << 30;
+
+    #[test]
+    #[ignore = "a measurement"]
+    fn of_one_connection() {
+        let guest = start();
+        let mut wire = guest.connect();
+        let mut stream = say("CONNECT a:1 HTTP/1.1\r\n\r\n");
+        let channel = wire.asked().channel;
+        wire.accept(channel);
+        read_head(&mut stream);
+        wire.credit(channel, BYTES as u32);
+        let mut writer = stream.try_clone().unwrap();
+        let began = Instant::now();
+        let writing = std::thread::spawn(move || {
+            let piece = vec![7; 256 << 10];
+            for _ in 0..BYTES / piece.len() {
+                writer.write_all(&piece).unwrap();
+            }
+        });
+        let mut raw = vec![0; 256 << 10];
+        let mut got = 0;
+        while got < BYTES {
+            got += wire.stream.read(&mut raw).unwrap();
+        }
+        writing.join().unwrap();
+        println!("out: {:.0} MB/s", BYTES as f64 / 1e6 / began.elapsed().as_secs_f64());
+
+        // A connection of its own, since the last one's frames were not read to their end.
+        drop(wire);
+        let mut wire = guest.connect();
+        let mut stream = say("CONNECT a:1 HTTP/1.1\r\n\r\n");
+        let channel = wire.asked().channel;
+        wire.accept(channel);
+        read_head(&mut stream);
+        let began = Instant::now();
+        let reading = std::thread::spawn(move || {
+            let mut raw = vec![0; 256 << 10];
+            let mut got = 0;
+            while got < BYTES {
+                got += stream.read(&mut raw).unwrap();
+            }
+        });
+        let piece = vec![9; 64 << 10];
+        let (mut sent, mut credit) = (0, wire::INITIAL_CREDIT_BYTES as usize);
+        while sent < BYTES {
+            while credit < piece.len() {
+                credit += wire.wait_for_credit(channel) as usize;
+            }
+            wire.data(channel, sent as u64, &piece);
+            (sent, credit) = (sent + piece.len(), credit - piece.len());
+        }
+        reading.join().unwrap();
+        println!("in: {:.0} MB/s", BYTES as f64 / 1e6 / began.elapsed().as_secs_f64());
+    }
+
+    #[test]
+    #[ignore = "a measurement"]
+    fn of_a_round_trip() {
+        let guest = start();
+        let mut wire = guest.connect();
+        let mut times = Vec::new();
+        let mut stream = say("CONNECT a:1 HTTP/1.1\r\n\r\n");
+        let channel = wire.asked().channel;
+        wire.accept(channel);
+        read_head(&mut stream);
+        let echo = std::thread::spawn(move || {
+            for number in 0..2_000u64 {
+                wire.wait_for(channel, wire::DATA);
+                wire.data(channel, number, b"x");
+            }
+        });
+        for _ in 0..2_000 {
+            let began = Instant::now();
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            times.push(began.elapsed());
+        }
+        echo.join().unwrap();
+        times.sort();
+        println!("round trip: p50 {:?}, p95 {:?}", times[1_000], times[1_900]);
     }
 }

@@ -654,6 +654,14 @@ fn every_way_out_of_a_box_ends_at_its_own_wire() {
         );
         assert!(proxied.output.ends_with("\r\n\r\na.example:443/1\n"), "{}: {}", runtime, proxied.output);
 
+        // A shell that starts with nothing finds the proxy; what is set stays.
+        let script = ". /etc/profile.d/delta-proxy.sh; env | grep -i proxy | sort";
+        let told = guest.sh(&format!("exec env -i PATH=$PATH https_proxy=own no_proxy= sh -c '{}'", script)).output;
+        let wanted = "HTTPS_PROXY=own\nHTTP_PROXY=http://127.0.0.1:3129\nNODE_USE_ENV_PROXY=1\nNO_PROXY=\nhttp_proxy=http://127.0.0.1:3129\n\
+                      https_proxy=own\nno_proxy=\n";
+        assert_eq!(told, wanted, "{}", runtime);
+        assert_eq!(guest.sh("stat -c '%a %u' /etc/sudoers.d /etc/sudoers.d/*").output, "750 0\n440 0\n", "{}", runtime);
+
         // Names and listeners of one box mean nothing in another.
         let outcome = neighbour.sh("python3 /tmp/connect 198.18.0.1:80 203.0.113.9:80");
         assert_eq!(outcome.output, "reset\n203.0.113.9:80/3\n", "{}", runtime);

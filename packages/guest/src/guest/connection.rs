@@ -16,10 +16,15 @@ pub const BULK_BYTES: usize = 512 << 10;
 pub const FULL_BYTES: usize = 4 << 20;
 const PIECE_BYTES: usize = 32 << 10;
 const MAX_PARTS: usize = 32;
+/// Spares are kept while channels are open: half of what may wait to be sent in bulk.
+const MAX_SPARES: usize = 4;
+const MAX_SPARE_BYTES: usize = 128 << 10;
 
 #[derive(Default)]
 pub struct Outbox {
     pieces: VecDeque<Vec<u8>>,
+    /// Empty ones to use again: fresh memory for every piece would cost as much as the bytes it carries.
+    spare: Vec<Vec<u8>>,
     /// Bytes of the first piece that were sent.
     sent: usize,
     bytes: usize,
@@ -30,9 +35,15 @@ impl Outbox {
         self.bytes
     }
 
+    /// Gives memory back that is kept for more to come.
+    pub fn release(&mut self) {
+        self.spare = Vec::new();
+    }
+
     pub fn frame(&mut self, kind: u8, channel: u32, fields: impl FnOnce(&mut Writer<'_>)) {
         if self.pieces.back().map_or(true, |piece| piece.len() >= PIECE_BYTES) {
-            self.pieces.push_back(Vec::new());
+            let piece = self.spare.pop().unwrap_or_default();
+            self.pieces.push_back(piece);
         }
         if let Some(piece) = self.pieces.back_mut() {
             let before = piece.len();
@@ -55,7 +66,8 @@ impl Outbox {
         read: impl FnOnce(*mut u8, usize) -> isize,
     ) -> isize {
         if self.pieces.back().map_or(true, |piece| piece.len() >= PIECE_BYTES) {
-            self.pieces.push_back(Vec::new());
+            let piece = self.spare.pop().unwrap_or_default();
+            self.pieces.push_back(piece);
         }
         let piece = match self.pieces.back_mut() {
             Some(piece) => piece,
@@ -78,7 +90,7 @@ impl Outbox {
         } else {
             piece.truncate(before);
             if before == 0 {
-                self.pieces.pop_back();
+                self.spare.extend(self.pieces.pop_back());
             }
         }
         count
@@ -113,7 +125,13 @@ impl Outbox {
                 }
                 count -= rest;
                 self.sent = 0;
-                self.pieces.pop_front();
+                let done = self.pieces.pop_front();
+                self.spare.extend(done.filter(|piece| piece.capacity() <= MAX_SPARE_BYTES && self.spare.len() < MAX_SPARES).map(
+                    |mut piece| {
+                        piece.clear();
+                        piece
+                    },
+                ));
             }
         }
         Ok(())

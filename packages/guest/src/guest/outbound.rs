@@ -233,6 +233,9 @@ impl Guest {
     fn update_interest(&mut self, id: u64) {
         if let Some(connection) = self.connections.get_mut(&id) {
             let waiting = connection.outbox.bytes();
+            if waiting == 0 && connection.channels.is_empty() {
+                connection.outbox.release();
+            }
             let mut interest = if waiting < FULL_BYTES { EPOLLIN } else { 0 };
             if waiting > 0 {
                 interest |= EPOLLOUT;

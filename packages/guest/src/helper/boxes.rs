@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::cgroup::{Cgroups, Stats};
 use super::error::{code, Context, Error, Result};
 use super::ffi;
+use super::guest_layer;
 use super::network::Plan;
 use super::overlay::{Layers, Stage};
 use super::pool::Pool;
@@ -167,32 +168,6 @@ impl Phases {
     }
 }
 
-/// Copies the guest into the data folder as `<digest>/.delta/guest`, the topmost lower layer of every box. The name is of the
-/// content, so boxes that run keep theirs when the platform changes.
-fn install_guest(data: &Path, program: &Path) -> Result<String> {
-    let bytes = fs::read(program).context(format_args!("reading the guest {} (is it built?)", program.display()))?;
-    let digest = super::sha256::hex(&bytes)[..16].to_string();
-    let base = data.join("guest");
-    make_folder(&base, 0o755)?;
-    let folder = base.join(&digest);
-    if folder.join(".delta/guest").is_file() {
-        return Ok(digest);
-    }
-    let fresh = base.join(format!("{}.new", digest));
-    let _ = fs::remove_dir_all(&fresh);
-    for path in [fresh.clone(), fresh.join(".delta"), fresh.join(".delta/wire")] {
-        make_folder(&path, 0o755)?;
-    }
-    let target = fresh.join(".delta/guest");
-    fs::write(&target, &bytes).context(format_args!("writing {}", target.display()))?;
-    fs::set_permissions(&target, fs::Permissions::from_mode(0o555)).context("making the guest executable")?;
-    File::open(&target)
-        .and_then(|file| file.sync_all())
-        .context("flushing the guest")?;
-    fs::rename(&fresh, &folder).context(format_args!("naming {}", folder.display()))?;
-    Ok(digest)
-}
-
 impl Boxes {
     pub fn open(options: BoxesOptions, pool: Pool, cgroups: Cgroups, epoll: Arc<Epoll>) -> Result<Boxes> {
         let state = options.data.join("state");
@@ -203,7 +178,7 @@ impl Boxes {
         let wires_path = options.data.join("wires");
         make_folder(&wires_path, 0o711)?;
         let wires = ffi::open_directory(&wires_path).context(format_args!("opening {}", wires_path.display()))?;
-        let guest = install_guest(&options.data, &options.guest)?;
+        let guest = guest_layer::install(&options.data, &options.guest)?;
         cgroups.make_parent()?;
         let network = Plan::new();
         let mut warnings = Vec::new();

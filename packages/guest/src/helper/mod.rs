@@ -7,6 +7,7 @@ pub mod crash;
 pub mod doctor;
 pub mod error;
 pub mod ffi;
+mod guest_layer;
 pub mod network;
 pub mod overlay;
 pub mod pool;
