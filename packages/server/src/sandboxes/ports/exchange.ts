@@ -9,6 +9,7 @@ import { AnswerFault, type AnswerHead } from './answer-parser.ts'
 import type { PortAddress } from './address.ts'
 import type { AnswerUser, PortConnection, PortConnections } from './connections.ts'
 import { noAnswer, portFault } from './faults.ts'
+import type { Held } from './held.ts'
 import type { PathPlace } from './location.ts'
 import type { Open, OpenEnd } from './open.ts'
 import { portLimits } from './schema.ts'
@@ -16,8 +17,7 @@ import { portLimits } from './schema.ts'
 export interface ExchangeDeps {
   connections: PortConnections
   nowMs: () => number
-  /** Bytes held for slow clients by all exchanges together. */
-  held: { bytes: number }
+  held: Held
 }
 
 export interface ExchangeInput {
@@ -123,9 +123,9 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
       if (last) answered = true
       if (blocked) {
         keptOfFeed += bytes.length
-        held.bytes += bytes.length
+        held.add(address.sandboxId, bytes.length)
         inbox!.push({ stream: 0, offset: 0, bytes, gap: 0 })
-        if (held.bytes > portLimits.heldBytes)
+        if (held.isTooMuch(address.sandboxId))
           fail(new DeltaError('too_many_requests', 'Too much is held for slow clients'))
         return
       }
@@ -176,7 +176,7 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
   function block(): void {
     blocked = true
     inbox ??= createInbox((bytes) => {
-      held.bytes -= bytes
+      held.add(address.sandboxId, -bytes)
       connection?.dial.consumed(bytes)
     })
     wait('client', portLimits.clientMs)

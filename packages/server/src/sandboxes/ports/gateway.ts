@@ -1,6 +1,7 @@
 import type { Clock } from '../../kernel/clock.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { createPortConnections } from './connections.ts'
+import { createHeld } from './held.ts'
 import type { Open, OpenEnd } from './open.ts'
 import { portLimits } from './schema.ts'
 
@@ -21,7 +22,7 @@ export function createGateway({ clock }: { clock: Clock }) {
   const perSandbox = new Map<string, number>()
   const nowMs = () => clock.monotonic()
   const connections = createPortConnections({ nowMs, ...portLimits })
-  const held = { bytes: 0 }
+  const held = createHeld(portLimits)
   let sweeping: AbortController | undefined
   let stopped = false
   let served = 0

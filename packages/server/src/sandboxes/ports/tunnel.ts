@@ -8,6 +8,7 @@ import { answerHeaders } from './answer-headers.ts'
 import { AnswerFault, type AnswerHead } from './answer-parser.ts'
 import type { PortConnection, PortConnections } from './connections.ts'
 import { noAnswer, portFault } from './faults.ts'
+import type { Held } from './held.ts'
 import type { PathPlace } from './location.ts'
 import type { Open } from './open.ts'
 import { portLimits } from './schema.ts'
@@ -15,7 +16,7 @@ import { portLimits } from './schema.ts'
 export interface TunnelDeps {
   connections: PortConnections
   nowMs: () => number
-  held: { bytes: number }
+  held: Held
 }
 
 export interface TunnelInput {
@@ -68,15 +69,15 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
       return
     }
     keptOfFeed += bytes.length
-    held.bytes += bytes.length
+    held.add(address.sandboxId, bytes.length)
     inbox!.push({ stream: 0, offset: 0, bytes, gap: 0 })
-    if (held.bytes > portLimits.heldBytes) end()
+    if (held.isTooMuch(address.sandboxId)) end()
   }
 
   const block = (): void => {
     blocked = true
     inbox ??= createInbox((bytes) => {
-      held.bytes -= bytes
+      held.add(address.sandboxId, -bytes)
       connection?.dial.consumed(bytes)
     })
     alive()
