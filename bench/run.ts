@@ -6,6 +6,7 @@ import { type Platform, startPlatform } from '../e2e/platform.ts'
 import { type Client, createClient } from './client.ts'
 import { crashWithMany } from './crash.ts'
 import { createToFirstExec, crowd } from './create.ts'
+import { egress } from './egress.ts'
 import { execTrueFigure } from './exec.ts'
 import { type Figure, table } from './figures.ts'
 import { bigFile } from './files.ts'
@@ -32,7 +33,7 @@ export interface Bench {
   /** The helper's program. */
   helper: string
   /** The platform on that runtime; started once and kept, unless `anew`. Without a pool nothing but what is measured makes boxes. */
-  platform(options: { runtime: string; anew?: boolean; pool?: boolean }): Promise<Target>
+  platform(options: { runtime: string; anew?: boolean; pool?: boolean; env?: Record<string, string> }): Promise<Target>
 }
 
 const root = resolve(import.meta.dirname, '..')
@@ -46,6 +47,7 @@ const all: Record<string, (bench: Bench) => Promise<Figure[]>> = {
   crowd,
   files: bigFile,
   terminal: terminals,
+  egress,
   crash100: () => crashWithMany(100),
   'idle-crun': (bench) => idleSandboxes(bench, 'crun', 500),
   'idle-runc': (bench) => idleSandboxes(bench, 'runc', 500),
@@ -60,7 +62,7 @@ if (chosen.length === 0) {
 }
 
 const templates = join(root, '.build/templates')
-let current: { runtime: string; pool: boolean; platform: Platform; target: Target } | undefined
+let current: { settings: string; platform: Platform; target: Target } | undefined
 const figures: Figure[] = []
 try {
   for (const [name, measure] of chosen) {
@@ -76,14 +78,16 @@ writeFileSync(join(root, 'bench/results.json'), `${JSON.stringify(results, null,
 putIntoReadme(results)
 process.exitCode = figures.every(({ holds }) => holds) ? 0 : 1
 
-async function platform({ runtime, anew = false, pool = false }: Parameters<Bench['platform']>[0]): Promise<Target> {
-  if (current?.runtime === runtime && current.pool === pool && !anew) return current.target
+async function platform(options: Parameters<Bench['platform']>[0]): Promise<Target> {
+  const { runtime, anew = false, pool = false, env = {} } = options
+  const settings = JSON.stringify({ runtime, pool, env })
+  if (current?.settings === settings && !anew) return current.target
   await stopCurrent()
   const dataDir = mkdtempSync(join(root, '.build/bench-'))
   // gVisor's gofer walks to its bundle as nobody.
   chmodSync(dataDir, 0o755)
   const startedAt = performance.now()
-  const started = await startPlatform({ dataDir, runtime, env: pool ? {} : { DELTA_POOL_SIZE: '0' } })
+  const started = await startPlatform({ dataDir, runtime, env: { ...env, ...(!pool && { DELTA_POOL_SIZE: '0' }) } })
   const target: Target = {
     client: createClient({ url: started.url, key: started.key }),
     dataDir,
@@ -92,7 +96,7 @@ async function platform({ runtime, anew = false, pool = false }: Parameters<Benc
     pool: join(dataDir, 'pool'),
     startMs: performance.now() - startedAt,
   }
-  current = { runtime, pool, platform: started, target }
+  current = { settings, platform: started, target }
   return target
 }
 
