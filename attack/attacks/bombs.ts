@@ -1,5 +1,6 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
-import { readdirSync, statSync } from 'node:fs'
+import { once } from 'node:events'
+import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Attack, type Canary, type Ground, isStrong, type StrongGround } from '../attack.ts'
 import { cpuTicks, eventually, read, residentBytes } from '../host.ts'
@@ -38,6 +39,9 @@ function byCount(name: string, what: string, tries: string): Attack {
     weak: { without: 'a user of its own', way: 'host', uid: sharedUid },
   }
 }
+
+/** How long a neighbour's command may take whatever happens beside it. */
+const neighbourMs = 5_000
 
 const limitBytes = (ground: Ground) => (isGvisor(ground) ? gvisorMemoryMb : memoryMb) * mib
 
@@ -213,10 +217,61 @@ export const bombAttacks: Attack[] = [
       return Number(said) > 128 * mib ? `the server grew to ${Math.round(Number(said) / mib)} MiB` : undefined
     },
   },
+  {
+    name: 'neighbour',
+    promise: 3,
+    tries: 'hold up a neighbour, by processors, memory, processes, disk and output all at once',
+    without: 'a share of its own: a neighbour that the host has stopped',
+    async strong({ delta, neighbour, runtime, platform, tool }) {
+      const server = serverPid(platform.pid)
+      const before = residentBytes(server)
+      await using attacker = await delta.sandboxes.create({ runtime, memoryMb: 256, processes: 128, diskMb: 64 })
+      await attacker.files.write('/usr/local/bin/attack', readFileSync(tool), { mode: 0o755 })
+      const bombs = [
+        ['bomb-busy', '16'],
+        ['bomb-memory', '300'],
+        ['bomb-disk', '100', '/workspace'],
+        ['bomb-forks', '100'],
+        ['bomb-output', '512'],
+      ]
+      // Some are refused or ended by what the others have taken: so it should be.
+      const running = bombs.map((bomb) =>
+        attacker.commands
+          .run(['/usr/local/bin/attack', ...bomb], { user: 'root', cwd: '/', timeoutMs: 6_000 })
+          .catch(() => undefined),
+      )
+      const slowest = await slowestOf(10, () => neighbour.commands.run(['/bin/true'], { timeoutMs: 20_000 }))
+      await Promise.all(running)
+      const grown = residentBytes(server) - before
+      if (grown > 128 * mib) return `the server grew by ${Math.round(grown / mib)} MiB`
+      return slowest > neighbourMs ? `its command took ${Math.round(slowest)} ms` : undefined
+    },
+    async weakly({ tool }) {
+      const stopped = spawn(tool, ['host-victim', 'x'], { stdio: 'ignore' })
+      stopped.kill('SIGSTOP')
+      setTimeout(() => stopped.kill('SIGCONT'), neighbourMs + 200)
+      const slowest = await slowestOf(1, async () => {
+        stopped.kill('SIGTERM')
+        await once(stopped, 'exit')
+      })
+      return slowest > neighbourMs ? `it took ${Math.round(slowest)} ms` : undefined
+    },
+  },
 ]
 
 /** The HTTP process: the helper's only child that is no runtime's. */
 export function serverPid(helper: number): number {
   const children = read(`/proc/${helper}/task/${helper}/children`).trim().split(' ').map(Number)
   return children.find((pid) => read(`/proc/${pid}/cmdline`).includes('main.mjs')) ?? 0
+}
+
+async function slowestOf(times: number, act: () => Promise<unknown>): Promise<number> {
+  let slowest = 0
+  for (let left = times; left > 0; left--) {
+    const startedAt = performance.now()
+    await act()
+    slowest = Math.max(slowest, performance.now() - startedAt)
+    await eventually(0.3, () => false)
+  }
+  return slowest
 }

@@ -2,11 +2,41 @@ import { randomUUID } from 'node:crypto'
 import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { chmodSync } from 'node:fs'
-import { createServer } from 'node:net'
+import { createServer as createHttpServer } from 'node:http'
+import { connect, createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import type { Attack } from '../attack.ts'
 import { eventually } from '../host.ts'
 import { takeAway } from '../weak-box.ts'
+
+/** Where the guest's proxy listens inside. */
+const egressPort = 3129
+
+function portOf(server: Pick<Server, 'address'>): number {
+  const address = server.address()
+  return typeof address === 'object' && address !== null ? address.port : 0
+}
+
+async function openProxy(): Promise<ReturnType<typeof createHttpServer>> {
+  const proxy = createHttpServer((_, response) => void response.end()).on('connect', (request, socket) => {
+    // Spellings that mean nothing to it are not refused, only not understood.
+    if (!URL.canParse(`http://${request.url}`)) return void socket.destroy()
+    const { hostname, port } = new URL(`http://${request.url}`)
+    const out = connect(Number(port), hostname.replace(/^\[|\]$/g, ''), () => {
+      socket.write('HTTP/1.1 200 OK\r\n\r\n')
+      out.pipe(socket).pipe(out)
+    })
+    for (const one of [out, socket])
+      one.on('error', () => {
+        out.destroy()
+        socket.destroy()
+      })
+  })
+  proxy.on('clientError', (_, socket) => socket.destroy())
+  proxy.listen(0, '127.0.0.1')
+  await once(proxy, 'listening')
+  return proxy
+}
 
 export const networkAttacks: Attack[] = [
   {
@@ -32,6 +62,32 @@ export const networkAttacks: Attack[] = [
       }
     },
     weak: { without: 'a network namespace', edit: (config) => takeAway.namespace(config, 'network') },
+  },
+  {
+    name: 'dial-proxy',
+    promise: 1,
+    tries: "reach the host's loopback through the egress proxy, policy `all`, by 19 spellings of its address",
+    own: { network: { egress: 'all' } },
+    async place({ isWeak }) {
+      let came = 0
+      const server = createServer((socket) => void (came++, socket.destroy())).listen(0, '0.0.0.0')
+      await once(server, 'listening')
+      const proxy = isWeak ? await openProxy() : undefined
+      return {
+        args: [String(proxy === undefined ? egressPort : portOf(proxy)), String(portOf(server))],
+        fell: async () =>
+          (await eventually(isWeak ? 2 : 0.3, () => came > 0)) ? 'the listener was reached' : undefined,
+        end() {
+          server.close()
+          proxy?.closeAllConnections()
+          proxy?.close()
+        },
+      }
+    },
+    weak: {
+      without: 'judged addresses: a proxy that connects to whatever it is told',
+      edit: (config) => takeAway.namespace(config, 'network'),
+    },
   },
   {
     name: 'dial-unix',

@@ -42,6 +42,27 @@ static int dial_unix(int argc, char **argv) {
   return hold();
 }
 
+/* PROXYPORT PORT: through a proxy on loopback, by every spelling of the host's own address there is. */
+static int dial_proxy(int argc, char **argv) {
+  if (argc < 2) return 64;
+  const char *spellings[] = {"127.0.0.1", "localhost", "localhost.", "LOCALHOST", "127.1", "127.0.0.2", "0", "0.0.0.0", "0x7f000001", "2130706433",
+                             "0177.0.0.1", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[::127.0.0.1]", "ip6-localhost", "127.0.0.1%2f", "127.0.0.1 "};
+  struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[0])), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  struct timeval patience = {.tv_sec = 1};
+  char request[512], answer[512];
+  for (size_t at = 0; at < sizeof spellings / sizeof *spellings; at++)
+    for (int plain = 0; plain < 2; plain++) {
+      int fd = socket(AF_INET, SOCK_STREAM, 0);
+      setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+      if (connect(fd, (void *)&to, sizeof to) == 0) {
+        snprintf(request, sizeof request, plain ? "GET http://%s:%s/ HTTP/1.1\r\nHost: x\r\n\r\n" : "CONNECT %s:%s HTTP/1.1\r\nHost: x\r\n\r\n", spellings[at], argv[1]);
+        if (write(fd, request, strlen(request)) > 0 && read(fd, answer, sizeof answer) > 0 && write(fd, "x", 1) < 0) perror("write");
+      }
+      close(fd);
+    }
+  return hold();
+}
+
 /* Every family and kind but TCP, UDP, unix and routing; what was had stays open for the host to see. */
 static int kinds(int argc, char **argv) {
   (void)argc, (void)argv;
@@ -61,4 +82,4 @@ static int kinds(int argc, char **argv) {
   return hold();
 }
 
-const struct program network[] = {{"dial", dial}, {"dial-unix", dial_unix}, {"sockets", kinds}, {0, 0}};
+const struct program network[] = {{"dial", dial}, {"dial-unix", dial_unix}, {"dial-proxy", dial_proxy}, {"sockets", kinds}, {0, 0}};

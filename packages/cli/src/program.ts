@@ -9,6 +9,7 @@ import {
   type SandboxState,
   type TimeoutAction,
 } from '@delta-agents/sdk'
+import { attack } from './attack.ts'
 import { copy } from './copy.ts'
 import { defaultDetachKeys, parseDetachKeys } from './detach-keys.ts'
 import { diagnose, showDiagnosis } from './doctor.ts'
@@ -451,12 +452,18 @@ function addTemplateCommands(parent: Command, run: Run): void {
 }
 
 function addDoctor(program: Command, run: Run): void {
-  leaf(program, 'doctor', 'check the machine and say what each finding means').action(
-    async (_: unknown, command: Command) => {
+  leaf(program, 'doctor', 'check the machine and say what each finding means')
+    .option('--attack', 'run the battery of hostile programs on this machine instead; needs root and a checkout')
+    .option('--runtime <name>', 'with --attack: crun, runc, runsc or server (default: all)')
+    .action(async (flags: { attack?: boolean; runtime?: string }, command: Command) => {
+      if (flags.attack) {
+        const { runtime } = flags
+        run.exitCode = await attack({ uid: process.getuid?.(), ...(runtime === undefined ? {} : { runtime }) })
+        return
+      }
       const diagnosis = await diagnose(run.delta(command))
       if (command.opts<{ json?: boolean }>().json) run.print(command, diagnosis, '')
       else showDiagnosis(run.io, diagnosis)
       if (diagnosis.findings.some(({ status }) => status === 'fail')) run.exitCode = exitCodes.failed
-    },
-  )
+    })
 }

@@ -333,6 +333,9 @@ const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip
 /// pip would refuse to install outside a virtual environment; a sandbox is one.
 const PIP: &str = "[global]\nbreak-system-packages = true\nroot-user-action = ignore\n";
 
+/// Chromium's own sandbox is made of namespaces, which are refused inside: without this it would not start. Debian's wrapper reads it.
+const CHROMIUM: &str = "export CHROMIUM_FLAGS=\"$CHROMIUM_FLAGS --no-sandbox\"\n";
+
 /// What every template's `/etc` says alike, whatever it is made from.
 fn write_common_etc(etc: &Path) -> Result<()> {
     for (name, content) in
@@ -343,6 +346,11 @@ fn write_common_etc(etc: &Path) -> Result<()> {
         let _ = fs::remove_file(&path);
         files::file(&path, 0o644, 0, 0, content.as_bytes())?;
     }
+    let chromium = etc.join("chromium.d");
+    if !chromium.is_dir() {
+        files::folder(&chromium, 0o755, 0, 0)?;
+    }
+    files::file(&chromium.join("delta"), 0o644, 0, 0, CHROMIUM.as_bytes())?;
     let _ = fs::remove_file(etc.join("machine-id"));
     files::file(&etc.join("machine-id"), 0o444, 0, 0, b"")?;
     let _ = fs::remove_file(etc.join("mtab"));

@@ -21,7 +21,7 @@ use crate::helper::ffi;
 use crate::helper::pool::system_program;
 
 /// Raised when a build would give another result from the same packages.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 const BUILD_TIMEOUT_MS: u64 = 1_500_000;
 const LINE_BYTES_MAX: u64 = 512;
 const LAST_LINES: usize = 12;

@@ -15,7 +15,7 @@ use crate::helper::error::{code, Context, Error, Result};
 use crate::helper::ffi;
 
 /// Raised when a build would give another result from the same host.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 const USR_STATS: [&str; 9] = [
     "/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/share", "/usr/local", "/usr/local/bin", "/usr/local/lib", "/usr/local/etc",
 ];
