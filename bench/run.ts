@@ -13,6 +13,7 @@ import { bigFile } from './files.ts'
 import { idleSandboxes } from './idle.ts'
 import { poolMisses, warmCreate } from './pool.ts'
 import { httpProcess } from './process-tree.ts'
+import { portRequests } from './ports.ts'
 import { idleServer } from './server.ts'
 import { terminals } from './terminal.ts'
 
@@ -49,6 +50,7 @@ const all: Record<string, (bench: Bench) => Promise<Figure[]>> = {
   terminal: terminals,
   egress,
   crash100: () => crashWithMany(100),
+  ports: portRequests,
   'idle-crun': (bench) => idleSandboxes(bench, 'crun', 500),
   'idle-runc': (bench) => idleSandboxes(bench, 'runc', 500),
   'idle-runsc': (bench) => idleSandboxes(bench, 'runsc', 10),

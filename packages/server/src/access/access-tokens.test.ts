@@ -101,7 +101,7 @@ testDatabases('access tokens', (open) => {
   test('a token tells whose sandbox it opens and until when, also after a restart', async () => {
     const { tokens, reopen } = await start()
     const { token, expiresAt } = tokens.create(own)
-    expect(tokens.verify(token, wanted)).toEqual({ sandboxId: 'sbx_a', accountId: 'acc_a', expiresAt })
+    expect(tokens.verify(token, wanted)).toEqual({ sandboxId: 'sbx_a', accountId: 'acc_a', expiresAt, generation: 0 })
     expect((await reopen()).verify(token, wanted)).not.toBeNull()
   })
 
@@ -139,6 +139,13 @@ testDatabases('access tokens', (open) => {
     const again = await reopen()
     expect(again.verify(token, wanted)).toBeNull()
     expect(again.verify(next, wanted)).not.toBeNull()
+  })
+
+  test('what was revoked between its check and its use ends as soon as it is held', async () => {
+    const { tokens } = await start()
+    const access = tokens.verify(tokens.create(own).token, wanted)!
+    await tokens.revoke('sbx_a')
+    expect(await new Promise((resolve) => tokens.hold(access, resolve))).toBe('revoked')
   })
 
   test('what is held open ends within a second of the expiry, at once with a revocation, and when the sandbox is gone', async () => {

@@ -116,9 +116,14 @@ export async function openAccessTokens({ database, clock }: AccessTokensDeps): P
       if (!claims) return null
       const wish = { sandboxId, scope, generation: generations.get(sandboxId) ?? 0, now: clock.now() }
       if (!mayAccess(claims, wish)) return null
-      return { sandboxId, accountId: claims.accountId, expiresAt: claims.expiresAt }
+      return { sandboxId, accountId: claims.accountId, expiresAt: claims.expiresAt, generation: claims.generation }
     },
-    hold({ sandboxId, expiresAt }: Access, onEnd) {
+    hold({ sandboxId, expiresAt, generation }: Access, onEnd) {
+      // What was verified before a sandbox was woken may have been revoked meanwhile.
+      if (generation < (generations.get(sandboxId) ?? 0)) {
+        queueMicrotask(() => onEnd('revoked'))
+        return () => {}
+      }
       const hold: Hold = { endsMs: clock.monotonic() + expiresAt - clock.now(), onEnd }
       const held = holds.get(sandboxId)
       if (held) held.add(hold)

@@ -8,6 +8,8 @@ export interface Access {
   accountId: string
   /** Unix milliseconds. */
   expiresAt: number
+  /** Tells `hold` whether it was revoked since it was verified. */
+  generation: number
 }
 
 export type AccessEnd = 'expired' | 'revoked' | 'killed'
@@ -21,7 +23,7 @@ export type AccessEnd = 'expired' | 'revoked' | 'killed'
 export interface AccessDoor {
   verify(token: string, wish: { sandboxId: string; scope: AccessScope }): Access | null
   /**
-   * For what outlives its request's beginning (a body, a WebSocket): calls `onEnd` once, at most a second after the access has ended. Returns
+   * For what outlives its request's beginning (a body, a WebSocket): calls `onEnd` once, at most a second after the access has ended, also where that was before the call. Returns
    * how to stop listening.
    */
   hold(access: Access, onEnd: (reason: AccessEnd) => void): () => void

@@ -12,7 +12,9 @@ let id: string
 const held = new Set<(reason: AccessEnd) => void>()
 const access: AccessDoor = {
   verify: (token, { sandboxId, scope }) =>
-    token === 'dat_good.token' && scope === 'terminal' ? { sandboxId, accountId: 'acc_default', expiresAt: 1 } : null,
+    token === 'dat_good.token' && scope === 'terminal'
+      ? { sandboxId, accountId: 'acc_default', expiresAt: 1, generation: 0 }
+      : null,
   hold(_access, onEnd) {
     held.add(onEnd)
     return () => held.delete(onEnd)

@@ -243,6 +243,8 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
   }
 
   response.once('close', end)
+  // Writing to a client that has just gone is told as an error, which nobody else hears.
+  response.on('error', () => {})
   ask(false)
   if (!over && !uploaded) upload()
   return open

@@ -3,6 +3,7 @@ import { Agent, request as httpRequest, type IncomingMessage, type RequestOption
 import { connect, type Socket } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { afterEach, expect, test } from 'vitest'
+import { manualClock } from '../../kernel/clock.ts'
 import { testDatabases } from '../../kernel/db/testing.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { apiKey, type Inside, sandboxId, startInside, startPorts, startRawInside } from './testing.ts'
@@ -37,8 +38,8 @@ testDatabases('requests through ports', (open) => {
   afterEach(async () => {
     for (const one of opened.splice(0).toReversed()) await one.close()
   })
-  async function start() {
-    const platform = await startPorts(open)
+  async function start(options?: Parameters<typeof startPorts>[1]) {
+    const platform = await startPorts(open, options)
     opened.push(platform)
     return platform
   }
@@ -532,6 +533,75 @@ testDatabases('requests through ports', (open) => {
     const ended = once(socket, 'close')
     if (how === 'is revoked') await platform.tokens.revoke(sandboxId)
     await ended
+  })
+
+  /** Time passes when told to; whoever waits looks at it twice a second. */
+  async function startWaiting(onConnection: (socket: Socket) => void) {
+    const clock = manualClock(1_000)
+    const platform = await start({ clock })
+    const { port } = await rawInside(onConnection)
+    const ask = (line: string, ...headers: string[]) =>
+      rawClient(platform.port, line, `Host: ${platform.hostOf(port)}`, `Authorization: Bearer ${apiKey}`, ...headers)
+    const underWay = () => expect.poll(() => platform.counts().open, { timeout: 20_000 }).toBe(1)
+    return { clock, platform, ask, underWay }
+  }
+
+  test('a server inside that answers nothing is given up after two minutes', async () => {
+    const { clock, platform, ask, underWay } = await startWaiting(() => {})
+    const socket = await ask('GET / HTTP/1.1')
+    await underWay()
+    await clock.advance(119_000)
+    expect(platform.counts().open).toBe(1)
+    const said = once(socket, 'data')
+    await clock.advance(2_000)
+    expect(String((await said)[0])).toMatch(/^HTTP\/1\.1 504 [^]*port_timed_out/)
+    expect(platform.counts().open).toBe(0)
+  })
+
+  test('a client that stops in the middle of its body is given up', async () => {
+    const { clock, platform, ask, underWay } = await startWaiting((socket) => socket.resume())
+    const socket = await ask('POST / HTTP/1.1', 'Content-Length: 10')
+    await underWay()
+    const said = once(socket, 'data')
+    await clock.advance(121_000)
+    expect(String((await said)[0])).toMatch(/^HTTP\/1\.1 408 [^]*request_timeout/)
+    expect(platform.counts().open).toBe(0)
+  })
+
+  test('an answer in which nothing moves any more ends, and so does a WebSocket with half a frame', async () => {
+    const begin = `${ok}Content-Length: 10\r\n\r\nhello`
+    const stalled = await startWaiting((socket) => socket.once('data', () => socket.write(begin)))
+    const first = await stalled.ask('GET / HTTP/1.1')
+    await once(first, 'data')
+    const firstEnd = once(first, 'close')
+    await stalled.clock.advance(601_000)
+    await firstEnd
+    const upgrade = 'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n'
+    const silent = await startWaiting((socket) => socket.once('data', () => socket.write(upgrade)))
+    const second = await silent.ask('GET / HTTP/1.1', ...wsKey)
+    await once(second, 'data')
+    second.write(Buffer.from([0x81]))
+    const secondEnd = once(second, 'close')
+    await silent.clock.advance(601_000)
+    await secondEnd
+    expect([stalled.platform.counts().open, silent.platform.counts().open]).toEqual([0, 0])
+  })
+
+  test('a client that takes nothing for two minutes is cut off', async () => {
+    const large = Buffer.alloc(16 * 1024 * 1024)
+    const begin = `${ok}Content-Length: ${large.length}\r\n\r\n`
+    const { clock, platform, ask, underWay } = await startWaiting((socket) =>
+      socket.once('data', () => {
+        socket.write(begin)
+        socket.write(large)
+      }),
+    )
+    const socket = await ask('GET / HTTP/1.1')
+    socket.pause()
+    await underWay()
+    await expect.poll(() => platform.counts().heldBytes, { timeout: 20_000 }).toBeGreaterThan(0)
+    await clock.advance(121_000)
+    expect(platform.counts()).toMatchObject({ open: 0, heldBytes: 0 })
   })
 
   test('a lost sandbox ends what is open and answers what waits', async () => {

@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { openAccessTokens } from '../../access/access-tokens.ts'
 import { accessMigrations } from '../../access/migrations.ts'
 import { startRealGuest } from '../../guest/testing/real-guest.ts'
-import { systemClock } from '../../kernel/clock.ts'
+import { type Clock, systemClock } from '../../kernel/clock.ts'
 import type { OpenTestDatabase } from '../../kernel/db/testing.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { createApi } from '../../kernel/http/api.ts'
@@ -21,7 +21,7 @@ export const sandboxId = 'sbx_aaaaaaaaaaaaaaaaaaaa'
 export const apiKey = 'delta_key_of_the_test'
 
 /** The front on a port of its own, over a database and a real guest, which here is a process of this machine: ports inside are ports of this machine. */
-export async function startPorts(open: OpenTestDatabase) {
+export async function startPorts(open: OpenTestDatabase, { clock = systemClock }: { clock?: Clock } = {}) {
   const database = await open([...sandboxMigrations, ...portMigrations, ...accessMigrations])
   await createSandboxStore(database).insert(testRecord(sandboxId, { accountId: 'acc_a', state: 'running' }))
   const realGuest = await startRealGuest()
@@ -38,7 +38,7 @@ export async function startPorts(open: OpenTestDatabase) {
   }
   const ports = await openPortsFeature({
     database,
-    clock: systemClock,
+    clock,
     log: silentLogger,
     door: {
       async open(id, caller) {
