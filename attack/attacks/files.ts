@@ -287,14 +287,16 @@ export const fileAttacks: Attack[] = [
         ['/usr/local/bin/attack', 'file-race', '2', '/workspace/raced', path],
         { user: 'root' },
       )
+      // A round in which everything was refused, as by a path that never was, tried nothing.
       let rounds = 0
-      for (const end = performance.now() + 1_500; performance.now() < end; rounds++) {
+      for (const end = performance.now() + 1_500; performance.now() < end;) {
         const [text, entry, packed] = await Promise.all([
           ground.sandbox.files.readText('/workspace/raced').catch(() => ''),
           ground.sandbox.files.stat('/workspace/raced').catch(() => undefined),
           archive(ground, '/workspace'),
           ground.sandbox.files.write('/workspace/raced', 'mine\n').catch(() => undefined),
         ])
+        if (text !== '' && entry !== undefined) rounds++
         if (text.includes(secret)) return 'a download read the secret file'
         if (packed.includes(secret)) return 'an archive held the secret file'
         if (entry?.path.startsWith(ground.folder)) return 'a listing named a path of the host'

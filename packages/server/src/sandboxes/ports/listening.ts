@@ -7,6 +7,8 @@ const anywhere = new Set([
   '00000000000000000000000001000000',
   '0000000000000000FFFF00000100007F',
 ])
+/** The guest's own proxy, where redirected connections arrive, and its name server, on 127.0.0.1: no servers of the sandbox's. */
+const ofTheGuest = new Set(['0100007F:0C39', '0100007F:0C3A', '0100007F:0035'])
 
 /**
  * Ports that something listens on where a connection from outside arrives (127.0.0.1, ::1, or any), from /proc/net/tcp and tcp6. The sandbox wrote it, so
@@ -18,6 +20,7 @@ export function listeningPorts(table: string, most: number): number[] {
     const [, address, digits, state] =
       /^ *[0-9]+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} ([0-9A-F]{2}) /.exec(line) ?? []
     const port = Number.parseInt(digits ?? '0', 16)
+    if (ofTheGuest.has(`${address}:${digits}`)) continue
     if (state === listen && port > 0 && anywhere.has(address!) && ports.size < most) ports.add(port)
   }
   return [...ports].toSorted((a, b) => a - b)

@@ -275,3 +275,9 @@ test('what listens is read from the kernel’s table, and a table that lies is p
   expect(listeningPorts(table, 10)).toEqual([80, 3000, 8080])
   expect(listeningPorts(table, 1)).toEqual([3000])
 })
+
+test('the guest’s own proxy and name server are not listed; a server of the sandbox’s at the same number is', () => {
+  const at = (address: string) => `   0: ${address} 00000000:0000 0A 00000000:00000000 00:00000000`
+  expect(listeningPorts([at('0100007F:0C39'), at('0100007F:0C3A'), at('0100007F:0035')].join('\n'), 10)).toEqual([])
+  expect(listeningPorts([at('00000000:0C39'), at('00000000:0035')].join('\n'), 10)).toEqual([53, 3129])
+})
