@@ -79,6 +79,8 @@ export interface ProgramAttack extends Described {
   program?: string
   /** Who it runs as inside. @default "root" */
   user?: 'root' | 'user'
+  /** Some sandboxes end who tries it; one with limits of its own always may. @default false */
+  mayEnd?: boolean
   /** A sandbox of its own, with these limits. */
   own?: CreateSandboxOptions
   place(ground: Ground | StrongGround): Promise<Canary> | Canary

@@ -116,7 +116,7 @@ async function attackStrongly(
     const canary = await attack.place(ground)
     try {
       const { user = 'root', program = attack.name } = attack
-      const mayEnd = own !== undefined
+      const mayEnd = own !== undefined || attack.mayEnd === true
       return await attemptStrongly({ ground, user, args: [program, ...canary.args], mayEnd }, async (attempt) =>
         canary.fell(attempt),
       )

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Attack, type Canary, type Ground, isStrong, type StrongGround } from '../attack.ts'
-import { cpuTicks, eventually, read, residentBytes } from '../host.ts'
+import { cpuTicks, descriptorsOf, eventually, read, residentBytes } from '../host.ts'
 
 const mib = 1024 * 1024
 /** Beside the limit: what the guest needs, and what is counted late. */
@@ -93,17 +93,16 @@ export const bombAttacks: Attack[] = [
     name: 'take-terminals',
     promise: 3,
     tries: "take the machine's terminals",
-    place: ({ isWeak }) => {
-      const before = Number(read('/proc/sys/kernel/pty/nr'))
-      return {
-        // Where nothing bounds it the machine's own are at stake: a few more than a sandbox's share say enough.
-        args: isWeak ? ['200'] : ['4096'],
-        fell: () =>
-          Number(read('/proc/sys/kernel/pty/nr')) > before + 150
-            ? `${Number(read('/proc/sys/kernel/pty/nr')) - before} are taken`
-            : undefined,
-      }
-    },
+    place: ({ isWeak }) => ({
+      // Where nothing bounds it the machine's own are at stake: a few more than a sandbox's share say enough.
+      args: isWeak ? ['200'] : ['4096'],
+      fell({ pids }) {
+        const taken = pids()
+          .flatMap(descriptorsOf)
+          .filter((link) => link.includes('ptmx')).length
+        return taken > 150 ? `${taken} are taken` : undefined
+      },
+    }),
     weak: {
       without: 'a bound on its terminals',
       edit(config) {
@@ -249,6 +248,8 @@ export const bombAttacks: Attack[] = [
     async weakly({ tool }) {
       const stopped = spawn(tool, ['host-victim', 'x'], { stdio: 'ignore' })
       stopped.kill('SIGSTOP')
+      // Of two signals that wait the kernel takes the one it likes.
+      await eventually(5, () => /^State:\s+T/m.test(read(`/proc/${stopped.pid}/status`)))
       setTimeout(() => stopped.kill('SIGCONT'), neighbourMs + 200)
       const slowest = await slowestOf(1, async () => {
         stopped.kill('SIGTERM')

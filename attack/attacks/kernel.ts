@@ -65,13 +65,14 @@ function byNamespace([name, flag]: [string, string]): Attack {
 function byFile(
   name: string,
   tries: string,
-  { missing, content }: { missing?: () => string | undefined; content?: string } = {},
+  { missing, content, mayEnd }: { missing?: () => string | undefined; content?: string; mayEnd?: boolean } = {},
 ): Attack {
   return {
     name,
     promise: 2,
     tries,
     ...(missing && { missing }),
+    ...(mayEnd && { mayEnd }),
     place() {
       const made = `/tmp/${name}-${randomUUID().slice(0, 8)}`
       return {
@@ -193,7 +194,7 @@ export const kernelAttacks: Attack[] = [
     },
     weak: { without: 'seccomp, user namespace', edit: allOfTheKernel },
   },
-  byFile('abi-32', 'call the kernel by its 32-bit numbers (int 0x80)', { missing: onX86 }),
+  byFile('abi-32', 'call the kernel by its 32-bit numbers (int 0x80)', { missing: onX86, mayEnd: true }),
   byFile('abi-x32', 'call the kernel by its x32 numbers', { missing: () => onX86() ?? x32Missing() }),
   byFile('terminal-injection', 'type into a terminal (TIOCSTI), also by a request whose high half is set', {
     content: 'hi',

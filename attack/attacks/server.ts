@@ -1,8 +1,20 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
+import { Delta } from '@delta-agents/sdk'
+import { startPlatform } from '../../e2e/platform.ts'
 import type { Canary } from '../attack.ts'
+import { serverPid as httpProcessOf } from './bombs.ts'
 import { allPids, eventually, read, residentBytes } from '../host.ts'
 import { answers, type TakenOver } from '../server-ground.ts'
 
@@ -304,6 +316,67 @@ export const serverAttacks: ServerAttack[] = [
       await eventually(20, () => said !== '')
       child.kill('SIGKILL')
       return Number(said) > 96 * mib ? `it grew to ${Math.round(Number(said) / mib)} MiB` : undefined
+    },
+  },
+  {
+    name: 'guest-lies',
+    promise: 3,
+    tries: 'fill or hang the server from a guest that was taken over: lies about lengths, noise, floods of six kinds',
+    without: 'bounds: a reader that keeps what comes',
+    async strong({ programDir }) {
+      const dataDir = mkdtempSync(join(programDir, '../guest-'))
+      chmodSync(dataDir, 0o711)
+      const base = Number(process.env['DELTA_UID_BASE'] ?? 1_879_048_192)
+      const env = {
+        DELTA_GUEST: join(programDir, 'attack'),
+        DELTA_POOL_SIZE: '0',
+        // Beside the boxes of the platform that is taken over.
+        DELTA_UID_BASE: String(base + 64 * 65_536),
+        DELTA_UID_COUNT: String(16 * 65_536),
+      }
+      const platform = await startPlatform({ dataDir, env })
+      try {
+        const server = httpProcessOf(platform.pid)
+        const before = residentBytes(server)
+        const delta = new Delta({ url: platform.url, apiKey: platform.key })
+        let most = 0
+        let slowest = 0
+        const over = new AbortController()
+        const watch = (async () => {
+          while (!over.signal.aborted) {
+            const askedAt = performance.now()
+            await delta.health()
+            slowest = Math.max(slowest, performance.now() - askedAt)
+            most = Math.max(most, residentBytes(server) - before)
+            await eventually(0.1, () => over.signal.aborted)
+          }
+        })()
+        const talk = async () => {
+          const sandbox = await delta.sandboxes.create({ memoryMb: 64, signal: AbortSignal.timeout(8_000) })
+          await sandbox.commands.run('true', { timeoutMs: 2_000, signal: AbortSignal.timeout(4_000) })
+        }
+        const talks = await Promise.allSettled(Array.from({ length: 6 }, talk))
+        over.abort()
+        await watch
+        if (talks.some(({ status }) => status === 'fulfilled'))
+          return 'nothing: a command ran, so the guest was the real one'
+        if (most > 128 * mib) return `the server grew by ${Math.round(most / mib)} MiB`
+        return slowest > 5_000 ? `the server took ${Math.round(slowest)} ms to answer` : undefined
+      } finally {
+        await platform.stop()
+        rmSync(dataDir, { recursive: true, force: true })
+      }
+    },
+    async weakly() {
+      const reader = `const kept = []; const net = require('net'); const server = net.createServer((socket) => socket.on('data', (chunk) => kept.push(chunk)));
+        server.listen(0, '127.0.0.1', () => { const peer = net.connect(server.address().port, '127.0.0.1'); const block = Buffer.alloc(65536, 1); let left = 4000;
+        const more = () => { while (left-- > 0) if (!peer.write(block)) return peer.once('drain', more); setTimeout(() => console.log(process.memoryUsage().rss), 500) }; more() })`
+      const child = spawn(process.execPath, ['-e', reader], { stdio: ['ignore', 'pipe', 'ignore'] })
+      let said = ''
+      child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
+      await eventually(20, () => said !== '')
+      child.kill('SIGKILL')
+      return Number(said) > 128 * mib ? `it grew to ${Math.round(Number(said) / mib)} MiB` : undefined
     },
   },
 ]

@@ -27,7 +27,7 @@ struct program {
   int (*run)(int argc, char **argv);
 };
 
-extern const struct program files[], processes[], kernel[], network[], counters[], bombs[], host[];
+extern const struct program files[], processes[], kernel[], network[], counters[], bombs[], host[], guest[];
 
 /* Says "done" and keeps all that is held until stdin ends, 60 s at most. */
 int hold(void);

@@ -50,7 +50,7 @@ void linger(void) {
 }
 
 int main(int argc, char **argv) {
-  const struct program *all[] = {files, processes, kernel, network, counters, bombs, host};
+  const struct program *all[] = {files, processes, kernel, network, counters, bombs, host, guest};
   signal(SIGPIPE, SIG_IGN);
   for (size_t set = 0; set < sizeof all / sizeof *all; set++)
     for (const struct program *one = all[set]; one->name; one++)
