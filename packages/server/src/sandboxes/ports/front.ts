@@ -190,11 +190,6 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
       place.leave()
       throw error
     }
-    // Waking a sandbox takes its time, in which the port may have been closed to strangers.
-    if (grant.by === 'public' && deps.publicOwner(route.address) === undefined) {
-      place.leave()
-      throw forbidden()
-    }
     occupy(place, grant, (onOver) => start(opened, onOver))
   }
 
