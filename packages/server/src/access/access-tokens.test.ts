@@ -109,8 +109,10 @@ testDatabases('access tokens', (open) => {
     const { tokens, clock } = await start()
     const { token } = tokens.create(own)
     await clock.advance(59_999)
-    expect(tokens.verify(token, wanted)).not.toBeNull()
+    const access = tokens.verify(token, wanted)!
+    expect(tokens.isOver(access)).toBe(false)
     await clock.advance(1)
+    expect(tokens.isOver(access)).toBe(true)
     expect(tokens.verify(token, wanted)).toBeNull()
   })
 
@@ -144,7 +146,9 @@ testDatabases('access tokens', (open) => {
   test('what was revoked between its check and its use ends as soon as it is held', async () => {
     const { tokens } = await start()
     const access = tokens.verify(tokens.create(own).token, wanted)!
+    expect(tokens.isOver(access)).toBe(false)
     await tokens.revoke('sbx_a')
+    expect(tokens.isOver(access)).toBe(true)
     expect(await new Promise((resolve) => tokens.hold(access, resolve))).toBe('revoked')
   })
 

@@ -57,6 +57,8 @@ export async function openAccessTokens({ database, clock }: AccessTokensDeps): P
     return claims
   }
 
+  const isRevoked = ({ sandboxId, generation }: Access): boolean => generation < (generations.get(sandboxId) ?? 0)
+
   const endAll = (sandboxId: string, reason: AccessEnd): void => {
     const ended = holds.get(sandboxId)
     holds.delete(sandboxId)
@@ -118,9 +120,11 @@ export async function openAccessTokens({ database, clock }: AccessTokensDeps): P
       if (!mayAccess(claims, wish)) return null
       return { sandboxId, accountId: claims.accountId, expiresAt: claims.expiresAt, generation: claims.generation }
     },
-    hold({ sandboxId, expiresAt, generation }: Access, onEnd) {
+    isOver: (access) => access.expiresAt <= clock.now() || isRevoked(access),
+    hold(access: Access, onEnd) {
+      const { sandboxId, expiresAt } = access
       // What was verified before a sandbox was woken may have been revoked meanwhile.
-      if (generation < (generations.get(sandboxId) ?? 0)) {
+      if (isRevoked(access)) {
         queueMicrotask(() => onEnd('revoked'))
         return () => {}
       }

@@ -22,6 +22,8 @@ export type AccessEnd = 'expired' | 'revoked' | 'killed'
  */
 export interface AccessDoor {
   verify(token: string, wish: { sandboxId: string; scope: AccessScope }): Access | null
+  /** Whether it has ended since it was verified: to be asked after a wait, before anything is done with it. */
+  isOver(access: Access): boolean
   /**
    * For what outlives its request's beginning (a body, a WebSocket): calls `onEnd` once, at most a second after the access has ended, also where that was before the call. Returns
    * how to stop listening.

@@ -10,7 +10,7 @@ let guest: Awaited<ReturnType<typeof openTestGuest>>
 let server: Awaited<ReturnType<typeof startTerminalServer>>
 let id: string
 const held = new Set<(reason: AccessEnd) => void>()
-const access: AccessDoor = {
+const access: Pick<AccessDoor, 'verify' | 'hold'> = {
   verify: (token, { sandboxId, scope }) =>
     token === 'dat_good.token' && scope === 'terminal'
       ? { sandboxId, accountId: 'acc_default', expiresAt: 1, generation: 0 }

@@ -25,7 +25,7 @@ const FRAME_MOST_BYTES = 1024 * 1024
 export interface ConnectionsDeps {
   terminals: Terminals
   authenticate(credentials: { authorization: string | undefined }): Caller | null | Promise<Caller | null>
-  access: AccessDoor
+  access: Pick<AccessDoor, 'verify' | 'hold'>
   /** Whether the server goes by the name in a Host header. */
   goesBy(host: string | undefined): boolean
   /** Pages of other sites may connect with the API key; for development. */

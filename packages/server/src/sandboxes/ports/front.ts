@@ -45,7 +45,6 @@ interface Grant {
   accountId: string
   by: 'key' | 'token' | 'public'
   access?: Access
-  token?: string
 }
 
 interface Asked {
@@ -120,7 +119,7 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     const wish = { sandboxId: address.sandboxId, scope: `port:${address.port}` } as const
     const verified = (text: string | undefined): Grant | undefined => {
       const access = text === undefined ? null : deps.tokens.verify(text, wish)
-      return access ? { accountId: access.accountId, by: 'token', access, token: text! } : undefined
+      return access ? { accountId: access.accountId, by: 'token', access } : undefined
     }
     const byHeader = headers[tokenHeader]
     const first = verified(typeof byHeader === 'string' ? byHeader : bearerToken(headers.authorization))
@@ -170,9 +169,9 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
   }
 
   /** A sandbox that had to be woken took its time: what was granted may have been taken back meanwhile, when nothing was open yet to be cut. */
-  function isStillGranted({ sandboxId, port }: PortAddress, { by, accountId, token }: Grant): boolean {
-    if (by === 'public') return deps.publicOwner({ sandboxId, port }) === accountId
-    return by === 'key' || deps.tokens.verify(token!, { sandboxId, scope: `port:${port}` }) !== null
+  function isStillGranted(address: PortAddress, { by, accountId, access }: Grant): boolean {
+    if (by === 'public') return deps.publicOwner(address) === accountId
+    return access === undefined || !deps.tokens.isOver(access)
   }
 
   /** Runs `start` in a place of its own, which ends with the access it came by. */
