@@ -6,8 +6,6 @@ import type { Terminal } from '@delta-agents/sdk'
 import { expect, test } from 'vitest'
 import { delta, key, refusal, request, serverMemoryBytes, url } from './target.ts'
 
-// Debian 12's gVisor ends a read on a terminal at once.
-const run = test.skipIf(process.env['DELTA_RUNTIME'] === 'runsc')
 const mib = 1024 * 1024
 
 /** As a browser would: no header of its own, the key among the protocols. */
@@ -18,7 +16,7 @@ function connect(path: string): WebSocket {
   return socket
 }
 
-run('a WebSocket types into a terminal and reads what it says', async () => {
+test('a WebSocket types into a terminal and reads what it says', async () => {
   await using sandbox = await delta.sandboxes.create()
   const base = `/v1/sandboxes/${sandbox.id}/terminals`
   const headers = { 'content-type': 'application/json' }
@@ -50,7 +48,7 @@ async function until(terminal: Terminal, pattern: RegExp): Promise<string> {
   throw new Error(`it ended before ${String(pattern)}: ${text.slice(-300)}`)
 }
 
-run('two people at one terminal see the same, and the last size wins', async () => {
+test('two people at one terminal see the same, and the last size wins', async () => {
   await using sandbox = await delta.sandboxes.create()
   const one = await sandbox.terminal.create({ cols: 90, rows: 25 })
   const other = await sandbox.terminal.connect(one.id)
@@ -64,7 +62,7 @@ run('two people at one terminal see the same, and the last size wins', async () 
   expect((await Promise.all([one.wait(), other.wait()])).map(({ exitCode }) => exitCode)).toEqual([4, 4])
 })
 
-run('who comes late sees what was, and who comes back goes on where it left', async () => {
+test('who comes late sees what was, and who comes back goes on where it left', async () => {
   await using sandbox = await delta.sandboxes.create()
   const first = await sandbox.terminal.create({
     cmd: 'for i in $(seq 500); do echo line $i; done; read x; echo got $x; read x',
@@ -81,7 +79,7 @@ run('who comes late sees what was, and who comes back goes on where it left', as
   expect(await late.wait()).toMatchObject({ exitCode: null, signal: 'SIGHUP' })
 })
 
-run('50 MB pass without growing the server, also beside a viewer that does not read', async () => {
+test('50 MB pass without growing the server, also beside a viewer that does not read', async () => {
   await using sandbox = await delta.sandboxes.create()
   const bytes = 50_000_000
   const cmd = `stty raw -echo; read -n 1 x; head -c ${bytes} /dev/zero | tr '\\0' x; exec cat`
@@ -112,7 +110,7 @@ run('50 MB pass without growing the server, also beside a viewer that does not r
   terminal.close()
 })
 
-run('with nobody watching it runs on', async () => {
+test('with nobody watching it runs on', async () => {
   await using sandbox = await delta.sandboxes.create()
   const terminal = await sandbox.terminal.create({ cmd: 'sleep 0.3; seq 1000000; touch done; read x' })
   terminal.close()
@@ -125,7 +123,7 @@ run('with nobody watching it runs on', async () => {
   await late.kill()
 })
 
-run('a terminal ends with its sandbox, and says that nobody knows how', async () => {
+test('a terminal ends with its sandbox, and says that nobody knows how', async () => {
   const sandbox = await delta.sandboxes.create()
   const terminal = await sandbox.terminal.create()
   await until(terminal, /\$ /)
@@ -134,7 +132,7 @@ run('a terminal ends with its sandbox, and says that nobody knows how', async ()
   expect(await refusal(sandbox.terminal.create())).toMatchObject({ status: 409, code: 'sandbox_not_running' })
 })
 
-run('an access token opens the terminals of its sandbox until it is revoked', async () => {
+test('an access token opens the terminals of its sandbox until it is revoked', async () => {
   await using sandbox = await delta.sandboxes.create()
   await using other = await delta.sandboxes.create()
   const { id } = await sandbox.terminal.create()
@@ -155,7 +153,7 @@ run('an access token opens the terminals of its sandbox until it is revoked', as
   await expect(terminal.wait()).rejects.toMatchObject({ status: 401, code: 'unauthorized' })
 })
 
-run('delta sandbox shell makes a sandbox, passes on the exit code and leaves nothing', async () => {
+test('delta sandbox shell makes a sandbox, passes on the exit code and leaves nothing', async () => {
   const before = (await delta.sandboxes.list({ state: 'running' }).all()).length
   const command = `stty rows 21 cols 77; ${process.execPath} ${join(import.meta.dirname, '../packages/cli/bin/delta.mjs')} sandbox shell`
   // script(1) gives it a terminal of its own.

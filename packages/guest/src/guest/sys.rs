@@ -424,9 +424,16 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
-    let on: c_int = 1;
+    set_waiting(fd, 1)
+}
+
+pub fn set_blocking(fd: RawFd) -> io::Result<()> {
+    set_waiting(fd, 0)
+}
+
+fn set_waiting(fd: RawFd, nonblocking: c_int) -> io::Result<()> {
     // SAFETY: FIONBIO reads one int. Unlike F_SETFL it needs one call.
-    check(unsafe { ioctl(fd, FIONBIO, &on as *const c_int) }).map(drop)
+    check(unsafe { ioctl(fd, FIONBIO, &nonblocking as *const c_int) }).map(drop)
 }
 
 pub fn set_cloexec(fd: RawFd) -> io::Result<()> {
@@ -905,7 +912,10 @@ pub fn pty_pair(cols: u16, rows: u16) -> io::Result<(OwnedFd, OwnedFd)> {
             let mut number: c_int = 0;
             check(ioctl(fd, TIOCGPTN, &mut number as *mut c_int))?;
             let path = cstring(format!("/dev/pts/{number}").as_bytes())?;
-            open_at(AT_FDCWD, &path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW, 0)?
+            // Should something else lie there, opening it must not wait; the program's reads must.
+            let opened = open_at(AT_FDCWD, &path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW, 0)?;
+            set_blocking(opened.as_raw_fd())?;
+            opened
         }
     };
     resize_pty(fd, cols, rows)?;
