@@ -9,11 +9,12 @@ import { refusal } from './target.ts'
 
 /** Beside the platform that other tests use. */
 const ownUids = { DELTA_UID_BASE: String(1_879_048_192 + 3_000 * 65_536), DELTA_UID_COUNT: String(500 * 65_536) }
-// The operator states names and opens loopback: no packet leaves the machine, and none of these names is asked for.
+// The operator states names and opens one address of loopback: no packet leaves the machine, also where a refusal fails. The last two stand
+// for what is private; which other addresses count as that is tried beside the rules, without a network.
 const operator = {
   DELTA_EGRESS_ALLOW_CIDRS: '127.0.0.1',
   DELTA_EGRESS_HOSTS:
-    'origin.test=127.0.0.1,other.test=127.0.0.1,intranet.test=10.255.255.1,metadata.test=169.254.169.254',
+    'origin.test=127.0.0.1,other.test=127.0.0.1,intranet.test=127.9.9.9,metadata.test=127.254.169.254',
 }
 
 let dataDir: string
@@ -60,6 +61,9 @@ async function isRefused(cmd: string, expected: RegExp): Promise<void> {
 }
 
 const noProxy = 'env -u http_proxy -u https_proxy -u HTTP_PROXY -u HTTPS_PROXY'
+const ownStack = () => sandbox.info.runtime === 'runsc'
+const onlyWebPorts = 'programs that ignore the proxy reach names on ports 80 and 443 alone'
+const direct = ['curl without a proxy', 'a plain TCP client', 'bash alone']
 const has = async (program: string) => (await run(['which', program])).exitCode === 0
 
 describe('each reaches an allowed host and is refused another', () => {
@@ -106,6 +110,7 @@ describe('each reaches an allowed host and is refused another', () => {
   test.each(programs)('%s', async (name, command, expected) => {
     const program = /^(curl|git|npm|apt-get)/.exec(name)?.[1] ?? (name === 'pip' ? 'pip3' : 'bash')
     if (!(await has(program))) return console.log(`SKIPPED: ${name}: the template host has what this machine has`)
+    if (ownStack() && direct.includes(name)) return console.log(`SKIPPED: ${name}: under gVisor ${onlyWebPorts}`)
     expect(await said(command('origin.test'))).toMatch(expected)
     // The row comes with the end of the connection, a moment after the program's own.
     await expect
@@ -143,6 +148,7 @@ describe('a refusal', () => {
       (await run(`curl -s -D - -x http://127.0.0.1:3129 --noproxy '' http://127.0.0.1:${origin.http}/hello`)).stdout,
     ).toMatch(/^HTTP\/1\.1 403 Egress to 127\.0\.0\.1/)
     expect((await run(`${noProxy} curl -sS -m 20 http://192.0.2.1/`)).exitCode).not.toBe(0)
+    if (ownStack()) return console.log(`SKIPPED: the log of an address without a proxy: under gVisor ${onlyWebPorts}`)
     expect((await sandbox.network.connections().page()).data[0]).toMatchObject({
       host: '192.0.2.1',
       reason: 'policy',
@@ -253,6 +259,7 @@ test('what a program sends to the proxy about itself stays inside', async () => 
 })
 
 test('200 connections at once all carry what they should', async () => {
+  if (ownStack()) return console.log(`SKIPPED: 200 connections without a proxy: under gVisor ${onlyWebPorts}`)
   const many = `
 import socket, sys, threading
 failed = []
