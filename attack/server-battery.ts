@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { rmSync } from 'node:fs'
+import { chmodSync, copyFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Attempt, Canary, Ground, ProgramAttack } from './attack.ts'
 import { roomForBoxes, type ServerAttack, serverAttacks } from './attacks/server.ts'
@@ -30,7 +30,8 @@ export interface ServerBatteryOptions {
 }
 
 /** Plays a taken-over HTTP process: each attack once below the real helper, once as root of the host. */
-export async function runServerBattery(options: ServerBatteryOptions): Promise<{ rows: Row[]; left: string[] }> {
+export async function runServerBattery(given: ServerBatteryOptions): Promise<{ rows: Row[]; left: string[] }> {
+  const options = { ...given, tool: copyOf(given) }
   const rows: Row[] = []
   const put = (row: Row) => {
     rows.push(row)
@@ -47,6 +48,14 @@ export async function runServerBattery(options: ServerBatteryOptions): Promise<{
     left = await takenOver.stop()
   }
   return { rows, left }
+}
+
+/** Beside the scenes, where the weak set-up sees it wherever the checkout lies: it has a /tmp of its own. */
+function copyOf({ tool, scratch }: ServerBatteryOptions): string {
+  const copy = join(scratch, 'attack')
+  copyFileSync(tool, copy)
+  chmodSync(copy, 0o755)
+  return copy
 }
 
 const unconfined = 'confinement: as root of the host'
