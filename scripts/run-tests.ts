@@ -1,7 +1,7 @@
 // Runs every check, goes on after a failure, and ends with one line: `N passed, N failed`.
 import { spawn, spawnSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir, userInfo } from 'node:os'
 import { join, resolve } from 'node:path'
 
@@ -49,15 +49,10 @@ async function longForm() {
   const long = { DELTA_TEST_ALL: '1' }
   const postgres = await startPostgres()
   try {
-    await vitest(
-      'stores on PostgreSQL',
-      [
-        '--config',
-        'vitest.config.ts',
-        ...['kernel', 'access', 'sandboxes'].map((name) => `packages/server/src/${name}`),
-      ],
-      { ...long, DELTA_TEST_POSTGRES_URL: postgres.url },
-    )
+    await vitest('stores on PostgreSQL', ['--config', 'vitest.config.ts', ...databaseTests()], {
+      ...long,
+      DELTA_TEST_POSTGRES_URL: postgres.url,
+    })
   } finally {
     postgres.stop()
   }
@@ -69,6 +64,14 @@ async function longForm() {
   await attack('attacks, every runtime', ['--runtime', 'all', '--long'])
   await check('cgroup v2, emulated', process.execPath, ['e2e/vm/cgroup-v2.ts'])
   await vitest('kill points and debian', ['--config', 'e2e/vitest.config.ts', 'kill-points', 'debian'], long)
+}
+
+/** The tests that run on each database there is: the others gain nothing by a second one. */
+function databaseTests(): string[] {
+  const sources = join(root, 'packages/server/src')
+  return readdirSync(sources, { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.test.ts') && readFileSync(join(sources, file), 'utf8').includes('testDatabases'))
+    .map((file) => join('packages/server/src', file))
 }
 
 async function check(name: string, program: string, args: string[]) {
