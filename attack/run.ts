@@ -47,6 +47,8 @@ let left: string[] = []
 for (const column of wanted(values.runtime))
   results.set(column, column === 'server' ? await attackServer() : await attackRuntime(column))
 report()
+// Requests that attacks gave up are tried again for a minute by who made them; nobody waits for their answers.
+process.exit()
 
 function wanted(name: string): readonly Column[] {
   const isInstalled = (runtime: RuntimeName) =>
