@@ -6,6 +6,8 @@ export default defineConfig({
     globalSetup: ['e2e/global-setup.ts'],
     testTimeout: 120_000,
     hookTimeout: 120_000,
+    // A command under gVisor on a busy machine takes seconds.
+    expect: { poll: { timeout: 20_000, interval: 50 } },
     // Several files at once would measure each other's memory and bombs.
     fileParallelism: false,
   },
