@@ -57,7 +57,7 @@ async function longForm() {
     postgres.stop()
   }
   await vitest('conformance, every runtime', ['--config', 'vitest.config.ts', 'packages/server/src/drivers'], long)
-  await cargoTests('the helper, long', ['--', '--ignored'], long)
+  await cargoTests('the template debian', ['--test', 'templates', '--', '--ignored'], long)
   for (const runtime of ['runc', 'runsc']) {
     await vitest(`end to end on ${runtime}`, ['--config', 'e2e/vitest.config.ts'], { DELTA_RUNTIME: runtime })
   }
