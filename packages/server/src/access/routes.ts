@@ -1,12 +1,13 @@
 import { createRoute } from '@hono/zod-openapi'
 import type { Api, Caller, Feature } from '../kernel/http/api.ts'
+import { json } from '../kernel/http/document.ts'
 import type { AccessTokens } from './access-tokens.ts'
-import { accessSandboxParamSchema, accessTokenSchema, createAccessTokenSchema, isScope } from './schema.ts'
+import { accessTokenSchema, createAccessTokenSchema, isScope, sandboxIdParamSchema } from './schema.ts'
 
 const path = '/v1/sandboxes/{id}/access-tokens'
 const tags = ['access']
 const ofSandbox = ['sandbox_not_found', 'database_busy', 'database_unavailable', 'database_failed'] as const
-const params = accessSandboxParamSchema
+const params = sandboxIdParamSchema
 
 const createTokenRoute = createRoute({
   method: 'post',
@@ -20,7 +21,7 @@ const createTokenRoute = createRoute({
     params,
     body: { content: { 'application/json': { schema: createAccessTokenSchema } }, required: true },
   },
-  responses: { 201: { description: 'Made', content: { 'application/json': { schema: accessTokenSchema } } } },
+  responses: { 201: json('Made', accessTokenSchema) },
 })
 
 const revokeTokensRoute = createRoute({

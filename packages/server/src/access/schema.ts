@@ -42,7 +42,7 @@ export const accessTokenSchema = z
   .openapi('AccessToken')
 export type AccessToken = z.output<typeof accessTokenSchema>
 
-export const accessSandboxParamSchema = z.object({
+export const sandboxIdParamSchema = z.object({
   id: z
     .string()
     .max(64)

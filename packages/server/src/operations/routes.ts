@@ -1,6 +1,7 @@
 import { createRoute } from '@hono/zod-openapi'
 import type { Driver } from '../drivers/driver.ts'
 import type { Feature } from '../kernel/http/api.ts'
+import { json } from '../kernel/http/document.ts'
 import { findingListSchema } from './schema.ts'
 
 const doctorRoute = createRoute({
@@ -10,7 +11,7 @@ const doctorRoute = createRoute({
   tags: ['operations'],
   refuses: ['driver_failed', 'driver_timed_out', 'driver_unavailable', 'capacity_exhausted'],
   summary: 'Check the machine, and say what each finding means',
-  responses: { 200: { description: 'The findings', content: { 'application/json': { schema: findingListSchema } } } },
+  responses: { 200: json('The findings', findingListSchema) },
 })
 
 export function operationsFeature({ driver }: { driver: Pick<Driver, 'doctor'> }): Feature {

@@ -1,6 +1,7 @@
 import { createRoute } from '@hono/zod-openapi'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Api, ApiContext, Feature } from '../kernel/http/api.ts'
+import { json } from '../kernel/http/document.ts'
 import {
   createSandboxSchema,
   idempotencyHeaderSchema,
@@ -19,10 +20,6 @@ import type { Sandboxes } from './service.ts'
 
 const tags = ['sandboxes']
 const params = sandboxIdParamSchema
-
-function json<Schema>(description: string, schema: Schema) {
-  return { description, content: { 'application/json': { schema } } }
-}
 
 const createRouteOf = createRoute({
   method: 'post',

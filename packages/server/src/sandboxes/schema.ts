@@ -232,12 +232,7 @@ export function pageQuery(limit: { max: number; default: number }) {
 
 export const logsQuerySchema = z.object(pageQuery(sandboxLimits.logsLimit))
 
-export const sandboxIdParamSchema = z.object({
-  id: z
-    .string()
-    .max(64)
-    .openapi({ param: { name: 'id', in: 'path' }, example: 'sbx_k3v9x0m2qp7a8b1c4d5e' }),
-})
+export { sandboxIdParamSchema } from '../access/schema.ts'
 
 export const idempotencyHeaderSchema = z.object({
   'idempotency-key': z.string().min(1).max(sandboxLimits.idempotencyKeyChars).optional().openapi({

@@ -1,5 +1,6 @@
 import { createRoute } from '@hono/zod-openapi'
 import type { Feature } from '../kernel/http/api.ts'
+import { json } from '../kernel/http/document.ts'
 import { templateListSchema, templateParamsSchema, templateSchema } from './schema.ts'
 import type { Templates } from './service.ts'
 
@@ -12,7 +13,7 @@ const listRoute = createRoute({
   tags: ['templates'],
   refuses: ofDriver,
   summary: 'What sandboxes can start from',
-  responses: { 200: { description: 'All templates', content: { 'application/json': { schema: templateListSchema } } } },
+  responses: { 200: json('All templates', templateListSchema) },
 })
 
 const buildRoute = createRoute({
@@ -23,7 +24,7 @@ const buildRoute = createRoute({
   refuses: [...ofDriver, 'template_not_found', 'template_build_failed', 'disk_full', 'capacity_exhausted'],
   summary: 'Build a template and wait until it is ready, which may take minutes',
   request: { params: templateParamsSchema },
-  responses: { 200: { description: 'It is ready', content: { 'application/json': { schema: templateSchema } } } },
+  responses: { 200: json('It is ready', templateSchema) },
 })
 
 export function templatesFeature({ templates }: { templates: Templates }): Feature {

@@ -1,6 +1,7 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Api, ApiContext, Feature } from '../kernel/http/api.ts'
+import { json } from '../kernel/http/document.ts'
 import { limits } from '../kernel/limits.ts'
 
 import { ofGuest, sandboxIdParamSchema } from '../sandboxes/schema.ts'
@@ -28,10 +29,6 @@ const idempotencyHeader = z.object({
     description: 'The same key and body answer with the same terminal, as long as the sandbox runs',
   }),
 })
-
-function json<Schema>(description: string, schema: Schema) {
-  return { description, content: { 'application/json': { schema } } }
-}
 
 const createRouteOf = createRoute({
   method: 'post',

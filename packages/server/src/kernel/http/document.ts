@@ -17,11 +17,13 @@ export const errorSchema = z
   })
   .openapi('Error')
 
-/** Every route may answer so. */
-export const errorResponse = {
-  description: 'Any refusal or failure',
-  content: { 'application/json': { schema: errorSchema } },
+/** An answer of JSON, as `createRoute` wants it told. */
+export function json<Schema>(description: string, schema: Schema) {
+  return { description, content: { 'application/json': { schema } } }
 }
+
+/** Every route may answer so. */
+export const errorResponse = json('Any refusal or failure', errorSchema)
 
 /** The OpenAPI document, made when it is first asked for. */
 export function describeApi(api: Api, version: string): Handler<ApiEnv> {

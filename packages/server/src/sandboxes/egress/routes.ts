@@ -1,5 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import type { Api, Feature } from '../../kernel/http/api.ts'
+import { json } from '../../kernel/http/document.ts'
 import { ofKnown } from '../refusal-codes.ts'
 import { pageQuery, sandboxIdParamSchema } from '../schema.ts'
 import type { Sandboxes } from '../service.ts'
@@ -9,7 +10,7 @@ import type { Egress } from './service.ts'
 const tags = ['network']
 const params = sandboxIdParamSchema
 const networkAnswer = {
-  200: { description: 'The network', content: { 'application/json': { schema: networkSchema } } },
+  200: json('The network', networkSchema),
 }
 
 const ofSetting = [...ofKnown, 'sandbox_state_conflict', 'too_many_requests'] as const
@@ -57,7 +58,7 @@ const listRoute = createRoute({
   summary: 'Connections of a sandbox to the outside that have ended, newest first',
   description: 'Kept for seven days, about 10,000 for each sandbox; refused ones too.',
   request: { params, query: z.object(pageQuery(egressPageLimit)) },
-  responses: { 200: { description: 'A page of them', content: { 'application/json': { schema: egressListSchema } } } },
+  responses: { 200: json('A page of them', egressListSchema) },
   refuses: ofKnown,
 })
 

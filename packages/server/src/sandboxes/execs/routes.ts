@@ -1,5 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import { nodeBody } from '../../kernel/http/body.ts'
+import { json } from '../../kernel/http/document.ts'
 import type { Api, ApiContext } from '../../kernel/http/api.ts'
 import { sendStream } from '../../kernel/http/stream.ts'
 import { DeltaError } from '../../kernel/errors.ts'
@@ -110,7 +111,7 @@ const listRoute = createRoute({
   refuses: ofGuest,
   summary: 'Execs that run, and those that ended within the hour',
   request: { params: sandboxIdParamSchema },
-  responses: { 200: { description: 'Newest first', content: { 'application/json': { schema: execListSchema } } } },
+  responses: { 200: json('Newest first', execListSchema) },
 })
 
 const getRoute = createRoute({

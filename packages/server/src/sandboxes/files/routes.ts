@@ -1,5 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import type { Api, ApiContext } from '../../kernel/http/api.ts'
+import { json } from '../../kernel/http/document.ts'
 import { nodeBody } from '../../kernel/http/body.ts'
 import { sendStream } from '../../kernel/http/stream.ts'
 import { eventStream, eventStreamHeaders } from '../execs/event-stream.ts'
@@ -104,7 +105,7 @@ const listRoute = createRoute({
   summary: 'List a directory',
   description: 'Depth first, names in byte order. Symbolic links are shown, not entered.',
   request: { params, query: listQuerySchema },
-  responses: { 200: { description: 'One page', content: { 'application/json': { schema: entryListSchema } } } },
+  responses: { 200: json('One page', entryListSchema) },
 })
 
 const statRoute = createRoute({

@@ -1,14 +1,16 @@
 import { createRoute, z } from '@hono/zod-openapi'
 import type { Api, Feature } from '../../kernel/http/api.ts'
+import { json } from '../../kernel/http/document.ts'
 import type { Front } from '../../kernel/http/front.ts'
 import type { Gateway } from './gateway.ts'
-import { portPathParamSchema, portsParamSchema, portsSchema, putPortsSchema } from './schema.ts'
+import { sandboxIdParamSchema } from '../../access/schema.ts'
+import { portPathParamSchema, portsSchema, putPortsSchema } from './schema.ts'
 import type { PortsService } from './service.ts'
 
 const tags = ['ports']
 const path = '/v1/sandboxes/{id}/ports'
 const responses = {
-  200: { description: 'As they are now', content: { 'application/json': { schema: portsSchema } } },
+  200: json('As they are now', portsSchema),
 }
 
 const listPortsRoute = createRoute({
@@ -17,7 +19,7 @@ const listPortsRoute = createRoute({
   operationId: 'listPorts',
   tags,
   summary: 'The ports of a sandbox: their addresses, which are public, and what listens',
-  request: { params: portsParamSchema },
+  request: { params: sandboxIdParamSchema },
   responses,
 })
 
@@ -30,7 +32,7 @@ const putPortsRoute = createRoute({
   description:
     'A public port needs no access token at its own host name. What came in through a port that is public no longer ends.',
   request: {
-    params: portsParamSchema,
+    params: sandboxIdParamSchema,
     body: { content: { 'application/json': { schema: putPortsSchema } }, required: true },
   },
   responses,

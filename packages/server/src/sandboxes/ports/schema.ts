@@ -1,4 +1,5 @@
 import { z } from '@hono/zod-openapi'
+import { sandboxIdParamSchema } from '../../access/schema.ts'
 
 export const portLimits = {
   /** Requests and WebSockets under way to one sandbox; one more is refused. */
@@ -55,14 +56,7 @@ export const portsSchema = z
   .openapi('Ports')
 export type Ports = z.output<typeof portsSchema>
 
-export const portsParamSchema = z.object({
-  id: z
-    .string()
-    .max(64)
-    .openapi({ param: { name: 'id', in: 'path' }, example: 'sbx_k3v9x0m2qp7a8b1c4d5e' }),
-})
-
-export const portPathParamSchema = portsParamSchema.extend({
+export const portPathParamSchema = sandboxIdParamSchema.extend({
   port: z.string().openapi({ param: { name: 'port', in: 'path' }, type: 'integer', minimum: 1, maximum: 65_535 }),
   path: z.string().openapi({ param: { name: 'path', in: 'path' }, description: 'Any path, with its slashes' }),
 })
