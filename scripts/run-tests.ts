@@ -96,7 +96,7 @@ async function attack(name: string, args: string[]) {
 
 async function cargoTests(name: string, args: string[], env: NodeJS.ProcessEnv = {}) {
   const startedAt = performance.now()
-  const { status, output } = await run('cargo', ['test', '--locked', '--offline', ...args], {
+  const { status, output } = await run('cargo', ['test', '--locked', '--offline', '--no-fail-fast', ...args], {
     cwd: join(root, 'packages/guest'),
     env,
   })

@@ -998,8 +998,15 @@ mod connections {
             let mut args = exec("stopped", &["/bin/sleep", "60"]);
             args.flags = ATTACH | KEEP_STDIN;
             let channel = bad.open_exec(&args);
-            for index in 0..18 {
-                bad.data(channel, index * 65536, &[0; 65536]);
+            for index in 0..18u64 {
+                let frame = bad.try_send(wire::DATA, channel, |w| {
+                    w.u8(0);
+                    w.u64(index * 65536);
+                    w.raw(&[0; 65536]);
+                });
+                if frame.is_err() {
+                    break;
+                }
             }
         });
         cut(&|bad| {

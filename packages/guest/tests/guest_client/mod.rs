@@ -3,7 +3,7 @@
 use delta::helper::ffi;
 use delta::wire::{self, code, op, FrameDecoder, Reader, Writer};
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::io::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -255,9 +255,14 @@ impl Wire {
     }
 
     pub fn send(&mut self, kind: u8, channel: u32, fields: impl FnOnce(&mut Writer<'_>)) {
+        self.try_send(kind, channel, fields).unwrap();
+    }
+
+    /// For who breaks the protocol: the guest may have ended the connection already.
+    pub fn try_send(&mut self, kind: u8, channel: u32, fields: impl FnOnce(&mut Writer<'_>)) -> io::Result<()> {
         let mut out = Vec::new();
         wire::put_frame(&mut out, kind, channel, fields);
-        self.stream.write_all(&out).unwrap();
+        self.stream.write_all(&out)
     }
 
     /// The next frame as it comes; None at the end of the connection.
