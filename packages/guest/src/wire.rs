@@ -29,6 +29,10 @@ pub const DATA_BYTES: usize = 64 << 10;
 pub const DATA_HEADER_BYTES: usize = 9;
 /// Credit each direction of a channel starts with.
 pub const INITIAL_CREDIT_BYTES: u64 = 1 << 20;
+/// What a channel may send to a host that starts small: it gives more as it has room.
+pub const SMALL_CREDIT_BYTES: u64 = 16 << 10;
+/// A feature both sides name in HELLO: channels start with `SMALL_CREDIT_BYTES` towards the host.
+pub const STARTS_SMALL: u64 = 1;
 pub const MAX_CHANNELS: usize = 1024;
 pub const MAX_CONNECTIONS: usize = 8;
 pub const MAX_PATH_BYTES: usize = 4096;

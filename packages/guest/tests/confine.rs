@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use delta::helper::confine::{api_key_hash, ensure_api_key, spawn_server, Ending, Server, ServerOptions};
+use delta::helper::confine::{
+    api_key_hash, ensure_api_key, ensure_secret_key, spawn_server, Ending, Server, ServerOptions,
+};
 use delta::helper::error::code;
 use delta::helper::ffi;
 
@@ -203,7 +205,7 @@ fn the_environment_is_the_allow_list() {
             pair("DELTA_API_KEY_SHA256", "forged"),
         ];
     });
-    assert_eq!(said, "DELTA_API_KEY_SHA256,DELTA_RUNTIME,HOME,LANG,PATH,PORT,SQLITE_TMPDIR,TMPDIR,UV_THREADPOOL_SIZE\n00\n");
+    assert_eq!(said, "DELTA_API_KEY_SHA256,DELTA_RUNTIME,HOME,LANG,MALLOC_MMAP_THRESHOLD_,PATH,PORT,SQLITE_TMPDIR,TMPDIR,UV_THREADPOOL_SIZE\n00\n");
 }
 
 #[test]
@@ -315,4 +317,17 @@ fn the_first_api_key_is_made_once_also_by_two_at_once_and_only_root_reads_it() {
     std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
     assert!(ensure_api_key(&data.data()).is_err());
     assert_ne!(unsafe { ffi::getuid() }, UID);
+}
+
+#[test]
+fn the_secret_key_is_made_once_and_only_root_reads_it() {
+    let data = Data::new("secret");
+    let (secret, made) = ensure_secret_key(&data.data()).unwrap();
+    assert!(made && secret.len() == 64);
+    assert_eq!(ensure_secret_key(&data.data()).unwrap(), (secret.clone(), false));
+    let path = data.data().join("secret-key");
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_to_string(&path).unwrap().trim(), secret);
+    fs::write(&path, "short").unwrap();
+    assert!(ensure_secret_key(&data.data()).unwrap_err().message.contains("restore it"));
 }

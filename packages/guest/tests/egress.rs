@@ -564,6 +564,33 @@ mod floods {
     }
 
     #[test]
+    fn a_program_that_asks_without_end_reaches_the_host_at_its_pace() {
+        let guest = start();
+        let mut wire = guest.connect();
+        let began = std::time::Instant::now();
+        let host = std::thread::spawn(move || {
+            let mut asked = 0;
+            while let Some(frame) = wire.read_frame() {
+                if frame.kind == wire::OPEN {
+                    asked += 1;
+                    wire.refuse(frame.channel, code::PERMISSION_DENIED, "No.");
+                }
+            }
+            asked
+        });
+        let mut told = 0;
+        for _ in 0..700 {
+            let answer = read_all(&mut say("CONNECT a:1 HTTP/1.1\r\n\r\n"));
+            told += answer.starts_with("HTTP/1.1 503 The sandbox opens connections to the outside too fast") as u64;
+        }
+        let most = 512 + 50 * (began.elapsed().as_secs() + 1);
+        drop(guest);
+        let asked: u64 = host.join().unwrap();
+        assert_eq!(asked + told, 700);
+        assert!(asked <= most && told > 0, "{asked} asked, {told} refused inside");
+    }
+
+    #[test]
     fn connections_refused_by_the_thousand_leave_nothing() {
         let guest = start();
         let mut wire = guest.connect();

@@ -78,7 +78,7 @@ fn a_pool_opens_closes_and_opens_again_with_its_uppers_and_leaves_no_loop_device
         assert_eq!(pool.kind(), Kind::Btrfs);
         assert_eq!((loops_of(&data.0), mounts_of(&data.0)), (1, 1));
         assert_eq!(pool.list_uppers().unwrap().len(), round);
-        let upper = pool.make_upper(&format!("upp_{}", round), 64 << 20).unwrap();
+        let upper = pool.make_upper(&format!("upp_{}", round), "host", 64 << 20).unwrap();
         fs::write(upper.join("upper/file"), "kept").unwrap();
         for earlier in 0..round {
             assert_eq!(fs::read_to_string(pool.upper_path(&format!("upp_{}", earlier)).join("upper/file")).unwrap(), "kept");
@@ -92,7 +92,7 @@ fn a_pool_opens_closes_and_opens_again_with_its_uppers_and_leaves_no_loop_device
 fn a_pool_left_mounted_is_found_and_never_attached_twice() {
     let data = Data::new("adopt");
     let first = Pool::open(&data.0, &btrfs()).unwrap();
-    first.make_upper("upp_a", 0).unwrap();
+    first.make_upper("upp_a", "host", 0).unwrap();
     drop(first);
     let openers: Vec<_> = (0..6)
         .map(|_| {
@@ -124,7 +124,7 @@ fn concurrent_first_starts_make_one_image_and_one_mount() {
 }
 
 fn writer_stops_at_quota(pool: &Pool) {
-    let path = pool.make_upper("upp_full", 48 << 20).unwrap();
+    let path = pool.make_upper("upp_full", "host", 48 << 20).unwrap();
     let (written, errno) = fill(&path.join("upper/big"), 256 << 20);
     assert!(matches!(errno, Some(28) | Some(122)), "wrote {} and got {:?}", written, errno);
     assert!(written <= 48 << 20, "{} bytes went past the quota", written);
@@ -133,7 +133,7 @@ fn writer_stops_at_quota(pool: &Pool) {
     assert_eq!(limit, 48 << 20);
     assert!(used.unwrap() <= 50 << 20, "{:?}", used);
     // The neighbour is not held up, and what is full can be emptied.
-    let other = pool.make_upper("upp_other", 48 << 20).unwrap();
+    let other = pool.make_upper("upp_other", "host", 48 << 20).unwrap();
     assert_eq!(fill(&other.join("upper/file"), 8 << 20).1, None);
     fs::remove_file(path.join("upper/big")).unwrap();
     pool.set_quota("upp_full", 96 << 20).unwrap();
@@ -153,7 +153,7 @@ fn while_the_pool_is_low_no_upper_grows_and_what_is_full_still_shrinks() {
     let data = Data::new("low");
     let pool = Pool::open(&data.0, &btrfs()).unwrap();
     let quota = 256 << 20;
-    let path = pool.make_upper("upp_low", quota).unwrap();
+    let path = pool.make_upper("upp_low", "host", quota).unwrap();
     // Not yet on disk, so not yet counted, when it gets low.
     fs::write(path.join("upper/held"), vec![7u8; 16 << 20]).unwrap();
     pool.set_low(true);
@@ -170,7 +170,7 @@ fn while_the_pool_is_low_no_upper_grows_and_what_is_full_still_shrinks() {
     fs::rename(path.join("upper/held"), path.join("upper/folder/held")).unwrap();
     assert!(matches!(fill(&path.join("upper/more"), 32 << 20).1, Some(28) | Some(122)));
     fs::remove_file(path.join("upper/folder/held")).unwrap();
-    assert_eq!(pool.make_upper("upp_fresh", quota).map(|_| ()), Ok(()), "the disk of this test has room: only the limits are those of a low pool");
+    assert_eq!(pool.make_upper("upp_fresh", "host", quota).map(|_| ()), Ok(()), "the disk of this test has room: only the limits are those of a low pool");
     pool.set_low(false);
     pool.adapt("upp_low", quota).unwrap();
     assert_eq!(pool.upper_usage("upp_low").unwrap().1, quota);
@@ -182,7 +182,7 @@ fn while_the_pool_is_low_no_upper_grows_and_what_is_full_still_shrinks() {
 fn a_writer_through_an_overlay_stops_at_the_uppers_quota_and_runs_programs_from_it() {
     let data = Data::new("overlay");
     let pool = Pool::open(&data.0, &btrfs()).unwrap();
-    let upper = pool.make_upper("upp_over", 32 << 20).unwrap();
+    let upper = pool.make_upper("upp_over", "host", 32 << 20).unwrap();
     let (lower, merged) = (data.0.join("lower"), data.0.join("merged"));
     fs::create_dir(&lower).unwrap();
     fs::create_dir(&merged).unwrap();
@@ -214,20 +214,20 @@ fn a_writer_through_an_overlay_stops_at_the_uppers_quota_and_runs_programs_from_
 }
 
 fn uppers_come_and_go(pool: &Pool) {
-    let path = pool.make_upper("upp_a", 16 << 20).unwrap();
+    let path = pool.make_upper("upp_a", "host", 16 << 20).unwrap();
     assert!(path.join("upper").is_dir() && path.join("work").is_dir());
-    assert_eq!(pool.make_upper("upp_a", 16 << 20).unwrap_err().code, code::EXISTS);
-    assert_eq!(pool.make_upper("../upp", 0).unwrap_err().code, code::INVALID);
+    assert_eq!(pool.make_upper("upp_a", "host", 16 << 20).unwrap_err().code, code::EXISTS);
+    assert_eq!(pool.make_upper("../upp", "host", 0).unwrap_err().code, code::INVALID);
     assert_eq!(pool.drop_upper("upp_a/../upp_b").unwrap_err().code, code::INVALID);
     fs::create_dir_all(path.join("upper/a/b/c")).unwrap();
-    pool.make_upper("upp_b", 0).unwrap();
+    pool.make_upper("upp_b", "host", 0).unwrap();
     assert_eq!(pool.list_uppers().unwrap(), ["upp_a", "upp_b"]);
     pool.drop_upper("upp_a").unwrap();
     assert_eq!(pool.list_uppers().unwrap(), ["upp_b"]);
     pool.drop_upper("upp_a").unwrap();
     assert_eq!(pool.upper_usage("upp_a").unwrap_err().code, code::NOT_FOUND);
     assert_eq!(pool.set_quota("upp_a", 1 << 20).unwrap_err().code, code::NOT_FOUND);
-    pool.make_upper("upp_a", 0).unwrap();
+    pool.make_upper("upp_a", "host", 0).unwrap();
     assert!(!pool.upper_path("upp_a").join("upper/a").exists());
 }
 
@@ -261,7 +261,7 @@ fn below_the_reserve_nothing_is_made_and_the_error_says_what_to_do() {
     let small = data.0.join("small");
     fs::create_dir(&small).unwrap();
     assert!(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(&small).status().unwrap().success());
-    let refused = Pool::open(&small, &options).and_then(|pool| pool.make_upper("upp_a", 0));
+    let refused = Pool::open(&small, &options).and_then(|pool| pool.make_upper("upp_a", "host", 0));
     assert!(Command::new("umount").arg(&small).status().unwrap().success());
     let error = refused.unwrap_err();
     assert_eq!(error.code, code::NO_SPACE);
@@ -275,11 +275,11 @@ fn a_pool_that_went_read_only_says_so_and_is_writable_again_after_a_restart() {
     let remount = |how: &str| Command::new("mount").args(["-o", how]).arg(data.0.join("pool")).status().unwrap().success();
     assert!(remount("remount,ro"));
     assert!(pool.usage().unwrap().read_only);
-    let error = pool.make_upper("upp_a", 0).unwrap_err();
+    let error = pool.make_upper("upp_a", "host", 0).unwrap_err();
     assert!(error.message.contains("read-only"), "{}", error.message);
     let again = Pool::open(&data.0, &btrfs()).unwrap();
     assert!(!again.usage().unwrap().read_only);
-    again.make_upper("upp_a", 0).unwrap();
+    again.make_upper("upp_a", "host", 0).unwrap();
     again.close().unwrap();
 }
 
@@ -293,7 +293,7 @@ fn many_threads_make_and_drop_at_once_and_no_quota_group_is_left() {
             thread::spawn(move || {
                 for round in 0..20 {
                     let id = format!("upp_{}x{}", worker, round);
-                    let path = pool.make_upper(&id, 16 << 20).unwrap();
+                    let path = pool.make_upper(&id, "host", 16 << 20).unwrap();
                     fs::write(path.join("upper/file"), vec![1u8; 70_000]).unwrap();
                     pool.drop_upper(&id).unwrap();
                 }
@@ -330,11 +330,11 @@ fn many_threads_make_and_drop_at_once_and_no_quota_group_is_left() {
 fn a_flood_of_empty_files_stops_at_the_quota_too() {
     let data = Data::new("inodes");
     let pool = Pool::open(&data.0, &btrfs()).unwrap();
-    let path = pool.make_upper("upp_flood", 4 << 20).unwrap();
+    let path = pool.make_upper("upp_flood", "host", 4 << 20).unwrap();
     let refused =
         (0..200_000).find_map(|number| fs::File::create(path.join(format!("upper/{}-{}", number, "x".repeat(200)))).err());
     assert!(matches!(refused.and_then(|cause| cause.raw_os_error()), Some(28) | Some(122)));
-    pool.make_upper("upp_other", 8 << 20).unwrap();
+    pool.make_upper("upp_other", "host", 8 << 20).unwrap();
     pool.drop_upper("upp_flood").unwrap();
     pool.close().unwrap();
 }
@@ -357,7 +357,7 @@ fn child_that_dies() {
         },
         ..btrfs()
     };
-    Pool::open(&data, &options).unwrap().make_upper("upp_child", 16 << 20).unwrap();
+    Pool::open(&data, &options).unwrap().make_upper("upp_child", "host", 16 << 20).unwrap();
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn a_kill_after_any_step_leaves_a_pool_that_opens_and_nothing_half_made() {
         }
         assert_eq!(fs::read_dir(data.0.join("pool/new")).unwrap().count(), 0, "after {}", step);
         pool.drop_upper("upp_child").unwrap();
-        pool.make_upper("upp_child", 16 << 20).unwrap();
+        pool.make_upper("upp_child", "host", 16 << 20).unwrap();
         assert!(!data.0.join("pool.img.new").exists());
         pool.close().unwrap();
         assert_eq!((loops_of(&data.0), mounts_of(&data.0)), (0, 0));

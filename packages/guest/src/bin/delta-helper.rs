@@ -25,7 +25,7 @@ end-all       ends every sandbox that a killed helper left, and unmounts the poo
 config        prints the OCI configuration that the runtime gets for a sandbox
 
 Settings are read from DELTA_DATA_DIR (./data), DELTA_RUNTIME, DELTA_UID_BASE, DELTA_UID_COUNT, DELTA_POOL,
-DELTA_POOL_MAX_GB, DELTA_POOL_RESERVE, DELTA_STOP_ALL, PORT and HOST.
+DELTA_POOL_MAX_GB, DELTA_POOL_RESERVE, DELTA_MEMORY_RESERVE_MB, DELTA_STOP_ALL, PORT and HOST.
 ";
 
 fn settings() -> Result<Settings> {

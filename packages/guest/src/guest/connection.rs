@@ -186,11 +186,12 @@ pub struct Channel {
 }
 
 impl Channel {
-    pub fn new(role: Role) -> Channel {
+    /// `credit`: DATA bytes it may send before it is given more.
+    fn new(role: Role, credit: u64) -> Channel {
         Channel {
             role,
             queued: false,
-            credit: INITIAL_CREDIT_BYTES,
+            credit,
             sent: 0,
             allowance: INITIAL_CREDIT_BYTES,
             received: 0,
@@ -210,6 +211,8 @@ pub struct Connection {
     /// The highest channel this side opened.
     pub highest_own: u32,
     pub greeted: bool,
+    /// What its channels may send at first.
+    pub start_credit: u64,
     /// It is in the loop's list of connections to flush.
     pub dirty: bool,
     /// Bytes the last read brought, to size the next.
@@ -227,8 +230,13 @@ impl Connection {
             highest: 0,
             highest_own: 0,
             greeted: false,
+            start_credit: INITIAL_CREDIT_BYTES,
             dirty: false,
             last_read: 0,
         }
+    }
+
+    pub fn add_channel(&mut self, channel: u32, role: Role) {
+        self.channels.insert(channel, Channel::new(role, self.start_credit));
     }
 }

@@ -131,10 +131,13 @@ impl Guest {
             return Err(Violation::Protocol("another protocol or version"));
         }
         r.bytes()?;
-        r.u64()?;
+        let features = r.u64()?;
         r.bytes()?;
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.greeted = true;
+            if features & wire::STARTS_SMALL != 0 {
+                connection.start_credit = wire::SMALL_CREDIT_BYTES;
+            }
         }
         Ok(())
     }

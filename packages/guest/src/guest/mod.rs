@@ -11,6 +11,7 @@ mod frames;
 pub mod messages;
 mod metrics;
 mod outbound;
+mod place;
 mod poll;
 mod ring;
 mod serve;
@@ -32,10 +33,23 @@ const USAGE: &str = "usage: delta-guest serve (--fd N | --unix PATH) [--memory-m
   --own-clock      the guest is alone on its kernel and may set the clock
   --egress         programs inside reach the outside through the host: an HTTP proxy on 127.0.0.1:3129, names on 127.0.0.1:53
   --redirected-fd N
-                   descriptor N listens for TCP connections to addresses outside, which are redirected to it";
+                   descriptor N listens for TCP connections to addresses outside, which are redirected to it
+
+or: delta-guest place    puts the files that come on standard input where they belong (src/guest/place.rs says how they come)";
 
 /// Runs `delta-guest` with its arguments; the exit code.
 pub fn main(arguments: &[String]) -> i32 {
+    if arguments == ["place"] {
+        // SAFETY: only sets the mask; folders made on the way are then open to all.
+        unsafe { sys::umask(0o022) };
+        return match place::place(&mut io::stdin().lock()) {
+            Ok(_) => 0,
+            Err(error) => {
+                say(format_args!("{error}"));
+                1
+            }
+        };
+    }
     let options = match parse(arguments) {
         Ok(options) => options,
         Err(reason) => {
@@ -72,7 +86,7 @@ fn parse(arguments: &[String]) -> Result<Arguments, String> {
         Arguments { fd: None, unix: None, memory_mb: None, owns_clock: false, egress: false, redirected: None };
     let mut rest = arguments.iter();
     if rest.next().map(String::as_str) != Some("serve") {
-        return Err("the only command is serve".into());
+        return Err("the commands are serve and place".into());
     }
     while let Some(name) = rest.next() {
         let mut value = || rest.next().ok_or_else(|| format!("{name} needs a value"));

@@ -19,7 +19,7 @@ impl Guest {
 
     pub fn add_channel(&mut self, at: At, role: Role) {
         if let Some(connection) = self.connections.get_mut(&at.0) {
-            connection.channels.insert(at.1, Channel::new(role));
+            connection.add_channel(at.1, role);
         }
     }
 

@@ -243,7 +243,7 @@ impl Guest {
             w.bytes(wire::MAGIC);
             w.u32(wire::VERSION);
             w.bytes(&boot_id);
-            w.u64(0);
+            w.u64(wire::STARTS_SMALL);
             w.bytes(b"");
         });
         self.connections.insert(id, connection);

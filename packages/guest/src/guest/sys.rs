@@ -286,6 +286,7 @@ extern "C" {
     fn linkat(from: c_int, a: *const c_char, to: c_int, b: *const c_char, flags: c_int) -> c_int;
     fn fchownat(dir: c_int, path: *const c_char, uid: c_uint, gid: c_uint, flags: c_int) -> c_int;
     fn fchown(fd: c_int, uid: c_uint, gid: c_uint) -> c_int;
+    fn futimens(fd: c_int, times: *const timespec) -> c_int;
     fn fchmod(fd: c_int, mode: c_uint) -> c_int;
     fn fchmodat(dir: c_int, path: *const c_char, mode: c_uint, flags: c_int) -> c_int;
     fn readlinkat(dir: c_int, path: *const c_char, to: *mut c_char, size: usize) -> isize;
@@ -811,6 +812,14 @@ pub fn chown_at(dir: RawFd, path: &CStr, uid: u32, gid: u32) -> io::Result<()> {
 pub fn chown_fd(fd: RawFd, uid: u32, gid: u32) -> io::Result<()> {
     // SAFETY: no memory involved.
     check(unsafe { fchown(fd, uid, gid) }).map(drop)
+}
+
+/// Sets when a file was changed last; when it was read last stays.
+pub fn set_modified(fd: RawFd, seconds: i64) -> io::Result<()> {
+    const UTIME_OMIT: i64 = (1 << 30) - 2;
+    let times = [timespec { seconds: 0, nanos: UTIME_OMIT }, timespec { seconds, nanos: 0 }];
+    // SAFETY: two times, as it wants, and a descriptor of the caller's.
+    check(unsafe { futimens(fd, times.as_ptr()) }).map(drop)
 }
 
 pub fn chmod_fd(fd: RawFd, mode: u32) -> io::Result<()> {

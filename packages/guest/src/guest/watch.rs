@@ -47,7 +47,6 @@ struct Watch {
     opened: bool,
     pending: VecDeque<Vec<u8>>,
     pending_bytes: usize,
-    overflowed: bool,
 }
 
 struct Node {
@@ -102,10 +101,7 @@ impl Watches {
     fn push(&mut self, id: u64, kind: WatchKind, path: &[u8], is_directory: bool) {
         if let Some(watch) = self.map.get_mut(&id) {
             if watch.pending_bytes > MAX_PENDING_BYTES {
-                if watch.overflowed {
-                    return;
-                }
-                watch.overflowed = true;
+                // Where the last that is kept says so already, `add` leaves it at that.
                 let root = watch.root.clone();
                 return watch.add(WatchEvent { kind: WatchKind::Overflow, path: root, is_directory: true });
             }
@@ -202,7 +198,6 @@ impl Guest {
             opened: false,
             pending: VecDeque::new(),
             pending_bytes: 0,
-            overflowed: false,
         };
         self.watches.map.insert(id, watch);
         self.add_channel(at, Role::Watch { id });
@@ -420,9 +415,6 @@ impl Guest {
             return false;
         }
         watch.pending_bytes -= frame.len();
-        if watch.pending.is_empty() {
-            watch.overflowed = false;
-        }
         self.send_data(at, stream::RECORDS, &frame);
         true
     }

@@ -4,6 +4,9 @@
 //! crash leaves anything that the next start cannot find. `ready` is written last: a box without it was never made. While it is made,
 //! `spec` is locked by everything that works on it, the runtime's processes included.
 
+mod disks;
+mod locks;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -14,18 +17,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::cgroup::{Cgroups, Stats};
+use super::bases::{self, Base};
+use super::cgroup::{self, Cgroups, Stats, Usage};
 use super::error::{code, Context, Error, Result};
 use super::ffi;
 use super::guest_layer;
 use super::network::Plan;
-use super::overlay::{Layers, Stage};
+use super::overlay::{Layers, Share, Stage};
 use super::pool::Pool;
 use super::record::{check_id, BoxLimits, Life, Record, Request};
 use super::runtime::{Kind, Run, Runtime};
 use super::spec;
 use super::sys::{self, Epoll};
-use super::templates;
 
 pub const RANGE_UIDS: u32 = 65_536;
 /// Tokens of the event loop from here on are boxes.
@@ -37,6 +40,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(20);
 /// How long a guest that binds its own wire (gVisor) may take.
 const WIRE_WAIT: Duration = Duration::from_secs(20);
 const WIRE_BACKLOG: i32 = 16;
+/// In a box's folder while it is frozen for a snapshot.
+const FREEZING: &str = "freezing";
 const GUEST_PATH: &str = "/.delta/guest";
 /// `/.delta` of an upper that a sandbox wrote itself is moved here.
 const STALE_FOLDERS_MAX: usize = 10_000;
@@ -49,6 +54,8 @@ pub struct BoxesOptions {
     pub ranges: u32,
     /// Who may connect to the wires.
     pub client_uid: u32,
+    /// Bytes of the machine's memory with less of which left no box is made.
+    pub memory_reserve: u64,
     /// The guest's program, copied to the data folder.
     pub guest: PathBuf,
     /// Called after each step of making and ending a box; tests die there. @default nothing
@@ -70,6 +77,27 @@ struct View {
     token: u64,
     /// Its end is wanted, so it is no news.
     ending: bool,
+    /// Why it ended, or is about to.
+    cause: Option<Cause>,
+}
+
+/// Why a box ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    Itself,
+    Memory,
+    Locks,
+}
+
+impl Cause {
+    /// As the protocol numbers it.
+    pub fn number(self) -> u8 {
+        match self {
+            Cause::Itself => 0,
+            Cause::Memory => 1,
+            Cause::Locks => 2,
+        }
+    }
 }
 
 struct Slot {
@@ -89,6 +117,8 @@ struct Table {
     /// Ranges are given out in turn, so that one is not used again at once.
     next_range: u32,
     next_token: u64,
+    /// Uppers that no box uses and something else works on.
+    claimed: HashSet<String>,
 }
 
 pub struct Boxes {
@@ -108,6 +138,9 @@ pub struct Boxes {
     table: Mutex<Table>,
 }
 
+pub use disks::{Claim, Taken};
+pub use locks::{LockWatch, LOCKS_MAX};
+
 #[derive(Debug)]
 pub struct Made {
     pub pid: i32,
@@ -120,7 +153,7 @@ pub struct Made {
 pub struct Listed {
     pub box_id: String,
     pub upper_id: String,
-    /// 1 running, 2 frozen, 3 dead.
+    /// 1 running, 2 frozen, 3 dead, 4 dead for memory, 5 for locks of files.
     pub state: u8,
     pub pid: i32,
     pub wire: String,
@@ -139,6 +172,21 @@ fn make_folder(path: &Path, mode: u32) -> Result<()> {
     fs::create_dir_all(path).context(format_args!("making {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .context(format_args!("setting the mode of {}", path.display()))
+}
+
+/// Refuses while there is time to: a machine without memory ends programs, and not those that one would choose. None: it does not say.
+fn check_memory(available: Option<u64>, reserve: u64) -> Result<()> {
+    match available {
+        Some(available) if available < reserve => Err(Error::new(
+            code::LIMIT,
+            format!(
+                "the machine has {} MiB of memory left, and {} are kept free: end sandboxes, or lower DELTA_MEMORY_RESERVE_MB",
+                available >> 20,
+                reserve >> 20
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn write_file(path: &Path, text: &str) -> Result<()> {
@@ -209,6 +257,14 @@ impl Boxes {
         })
     }
 
+    pub fn data(&self) -> &Path {
+        &self.options.data
+    }
+
+    pub fn step(&self, name: &str) {
+        (self.options.step)(name);
+    }
+
     pub fn wires_path(&self) -> &Path {
         &self.wires_path
     }
@@ -246,6 +302,7 @@ impl Boxes {
 
     /// Takes the box's id, its upper and a range; none of them can be taken twice.
     fn reserve(&self, request: &Request) -> Result<Arc<Slot>> {
+        check_memory(cgroup::memory_available(), self.options.memory_reserve)?;
         let kind = request.runtime.unwrap_or(self.options.default_kind);
         let mut table = lock(&self.table);
         if table.boxes.contains_key(&request.box_id) {
@@ -262,6 +319,12 @@ impl Boxes {
             return Err(Error::new(
                 code::BUSY,
                 format!("the upper {} is used by {}", request.upper_id, other.record.box_id),
+            ));
+        }
+        if table.claimed.contains(&request.upper_id) {
+            return Err(Error::new(
+                code::BUSY,
+                format!("the upper {} is being read or written", request.upper_id),
             ));
         }
         let count = self.options.ranges;
@@ -289,6 +352,7 @@ impl Boxes {
                 range,
                 limits: request.limits,
                 guest: self.guest.clone(),
+                volumes: request.volumes.iter().map(|volume| volume.id.clone()).collect(),
             },
             limits: Mutex::new(request.limits),
             busy: Mutex::new(()),
@@ -298,6 +362,7 @@ impl Boxes {
                 handle: None,
                 token: 0,
                 ending: false,
+                cause: None,
             }),
         });
         table.boxes.insert(request.box_id.clone(), slot.clone());
@@ -339,7 +404,7 @@ impl Boxes {
             step: self.options.step,
         };
         let runtime = self.runtime(record.kind)?;
-        let template = templates::resolve(&self.options.data, &record.template)?;
+        let base = bases::resolve(&self.options.data, &self.pool, &record.template)?;
 
         let folder = self.box_folder(id);
         fs::create_dir(&folder).context(format_args!("making {}", folder.display()))?;
@@ -349,7 +414,7 @@ impl Boxes {
         let quota = u64::from(record.limits.disk_mb) << 20;
         let upper = if request.fresh {
             *made_upper = true;
-            let upper = self.pool.make_upper(&record.upper_id, quota);
+            let upper = self.pool.make_upper(&record.upper_id, &record.template, quota);
             *made_upper = !matches!(&upper, Err(error) if error.code == code::EXISTS);
             let upper = upper?;
             // It may have got low between the look at the room and now.
@@ -358,7 +423,7 @@ impl Boxes {
             }
             upper
         } else {
-            self.known_upper(&record.upper_id, quota)?
+            self.known_upper(record, quota)?
         };
         phases.end("upper");
 
@@ -370,7 +435,15 @@ impl Boxes {
         let redirected = network.as_ref().and_then(|network| network.redirected.as_ref().ok());
         phases.end("userns");
 
-        let root = self.mount(stage, &template, &upper, &user_namespace, first)?;
+        let root = self.mount(stage, &base, &upper, &user_namespace, first)?;
+        for volume in &request.volumes {
+            let share = Share {
+                folder: &self.pool.volume_path(&volume.id)?,
+                path: &volume.path,
+                read_only: volume.read_only,
+            };
+            root.share(&share, &user_namespace, first)?;
+        }
         phases.end("overlay");
 
         self.cgroups.make(id)?;
@@ -452,36 +525,24 @@ impl Boxes {
     fn mount<'a>(
         &self,
         stage: &'a Stage,
-        template: &templates::Template,
+        base: &Base,
         upper: &Path,
         user_namespace: &OwnedFd,
         first: u32,
     ) -> Result<super::overlay::Root<'a>> {
         let guest = self.options.data.join("guest").join(&self.guest);
-        let lowers = [guest.as_path(), template.root.as_path()];
+        let lowers: Vec<&Path> = std::iter::once(&guest).chain(&base.roots).map(|path| path.as_path()).collect();
         let root = Layers {
             lowers: &lowers,
             upper,
             upper_name: "upper",
             work: "work",
         };
-        let usr_lowers: Vec<&Path> = template
-            .usr_mask
-            .as_deref()
-            .into_iter()
-            .chain(template.usr.as_deref())
-            .collect();
-        let usr = match &template.usr {
-            None => None,
-            Some(_) => {
-                for (name, mode) in [("usr", 0o755), ("usr-work", 0o700)] {
-                    match fs::create_dir(upper.join(name)) {
-                        Ok(()) => fs::set_permissions(upper.join(name), fs::Permissions::from_mode(mode))
-                            .context("making the upper of /usr")?,
-                        Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {}
-                        Err(cause) => return Err(Error::from_io("making the upper of /usr", &cause)),
-                    }
-                }
+        let usr_lowers: Vec<&Path> = base.usrs.iter().map(|path| path.as_path()).collect();
+        let usr = match usr_lowers.is_empty() {
+            true => None,
+            false => {
+                make_usr(upper)?;
                 Some(Layers {
                     lowers: &usr_lowers,
                     upper,
@@ -495,10 +556,12 @@ impl Boxes {
 
     /// An upper to start on again. What its last sandbox wrote to `/.delta` is moved out of sight in one rename, however deep it
     /// is: the guest that starts is always the platform's.
-    fn known_upper(&self, upper_id: &str, quota: u64) -> Result<PathBuf> {
+    fn known_upper(&self, record: &Record, quota: u64) -> Result<PathBuf> {
+        let upper_id = &record.upper_id;
         if !self.pool.has_upper(upper_id) {
             return Err(Error::new(code::NOT_FOUND, format!("there is no upper {}", upper_id)));
         }
+        self.pool.settle_template(upper_id, &record.template)?;
         self.pool.adapt(upper_id, quota)?;
         let upper = self.pool.upper_path(upper_id);
         let written = upper.join("upper/.delta");
@@ -567,6 +630,20 @@ impl Boxes {
         Ok(())
     }
 
+    /// A socket that only the HTTP process may connect to, for one stream.
+    pub fn open_stream(&self, name: &str) -> Result<OwnedFd> {
+        let listener = sys::listen_at(self.wires.as_raw_fd(), name, 0o600, 1).context("opening a stream")?;
+        if let Err(error) = self.give(name, self.options.client_uid, ffi::AT_SYMLINK_NOFOLLOW) {
+            self.close_stream(name);
+            return Err(error);
+        }
+        Ok(listener)
+    }
+
+    pub fn close_stream(&self, name: &str) {
+        let _ = fs::remove_file(self.wires_path.join(name));
+    }
+
     /// Waits until the guest has bound its wire, then takes the folder and the socket from it: it can put nothing else there.
     fn secure_bound_wire(&self, box_id: &str, pid: i32) -> Result<()> {
         let path = self.wires_path.join(wire_folder_name(box_id));
@@ -612,13 +689,14 @@ impl Boxes {
             handle: Some(handle),
             token,
             ending: false,
+            cause: None,
         };
         drop(table);
         self.epoll.add(fd, sys::EPOLLIN, token).context("watching the guest")
     }
 
-    /// A watched process ended: the box and whether memory was the cause, unless its end was wanted.
-    pub fn died(&self, token: u64) -> Option<(String, bool)> {
+    /// A watched process ended: the box and the cause, unless its end was wanted.
+    pub fn died(&self, token: u64) -> Option<(String, Cause)> {
         let id = lock(&self.table).tokens.remove(&token)?;
         let slot = self.slot(&id)?;
         let mut view = lock(&slot.view);
@@ -628,9 +706,15 @@ impl Boxes {
         if view.ending {
             return None;
         }
+        let cause = match view.cause {
+            Some(cause) => cause,
+            None if self.cgroups.oom_kills(&id) > 0 => Cause::Memory,
+            None => Cause::Itself,
+        };
+        view.cause = Some(cause);
         view.state = State::Dead;
         drop(view);
-        Some((id.clone(), self.cgroups.oom_kills(&id) > 0))
+        Some((id, cause))
     }
 
     /// Ends a box; one that is not there is success. With `keep_upper` its files stay.
@@ -743,17 +827,21 @@ impl Boxes {
         self.pool.adapt(&slot.record.upper_id, u64::from(limits.disk_mb) << 20)
     }
 
-    /// Counters, and the upper's bytes (None: not counted) and limit.
+    /// Counters, the bytes its disk has got since the last snapshot (None: not counted), and how many these may be.
     pub fn stats(&self, box_id: &str) -> Result<(Stats, Option<u64>, u64)> {
         let slot = self.slot(box_id).ok_or_else(|| unknown(box_id))?;
         let stats = self.cgroups.stats(box_id)?;
-        let (used, limit) = self.pool.upper_usage(&slot.record.upper_id)?;
-        let limit = if limit > 0 {
-            limit
-        } else {
-            u64::from(lock(&slot.limits).disk_mb) << 20
-        };
-        Ok((stats, used, limit))
+        let (written, limit) = self.pool.written(&slot.record.upper_id)?;
+        let wished = u64::from(lock(&slot.limits).disk_mb) << 20;
+        // Less than was wished while the disk is short of room; more until data that is no longer kept is taken from the limit too.
+        let limit = if limit > 0 { limit.min(wished) } else { wished };
+        Ok((stats, written, limit))
+    }
+
+    /// What a box has used and uses; None where there is none. Asked of many at a time, so it reads no more than these two.
+    pub fn measure(&self, box_id: &str) -> Option<Usage> {
+        self.slot(box_id)?;
+        self.cgroups.usage(box_id)
     }
 
     /// Boxes that were made, and uppers no box uses.
@@ -767,7 +855,7 @@ impl Boxes {
                 State::Making => continue,
                 State::Running => 1,
                 State::Frozen => 2,
-                State::Dead => 3,
+                State::Dead => 3 + view.cause.map_or(0, Cause::number),
             };
             boxes.push(Listed {
                 box_id: slot.record.box_id.clone(),
@@ -792,6 +880,12 @@ impl Boxes {
             return Err(Error::new(
                 code::BUSY,
                 format!("the upper {} is used by {}", upper_id, slot.record.box_id),
+            ));
+        }
+        if table.claimed.contains(upper_id) {
+            return Err(Error::new(
+                code::BUSY,
+                format!("the upper {} is being read or written", upper_id),
             ));
         }
         self.pool.drop_upper(upper_id)
@@ -836,6 +930,11 @@ impl Boxes {
                 warnings.push(format!("{} is not a box: remove it", entry.path().display()));
                 continue;
             }
+            // What a snapshot had frozen when the helper was killed is thawed by nobody else.
+            if entry.path().join(FREEZING).exists() {
+                let _ = self.cgroups.freeze(&id, false);
+                let _ = fs::remove_file(entry.path().join(FREEZING));
+            }
             match self.adopt_one(&id) {
                 Ok(true) => {
                     known.insert(id);
@@ -876,6 +975,7 @@ impl Boxes {
                 processes: 0,
             },
             guest: String::new(),
+            volumes: Vec::new(),
         };
         self.dismantle(&record.unwrap_or(blank), None, false)?;
         Ok(false)
@@ -897,6 +997,7 @@ impl Boxes {
                 handle: None,
                 token: 0,
                 ending: false,
+                cause: None,
             }),
         });
         {
@@ -978,6 +1079,19 @@ impl Boxes {
     }
 }
 
+/// The part of an upper that is the upper of `/usr`.
+fn make_usr(upper: &Path) -> Result<()> {
+    for (name, mode) in [("usr", 0o755), ("usr-work", 0o700)] {
+        match fs::create_dir(upper.join(name)) {
+            Ok(()) => fs::set_permissions(upper.join(name), fs::Permissions::from_mode(mode))
+                .context("making the upper of /usr")?,
+            Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(cause) => return Err(Error::from_io("making the upper of /usr", &cause)),
+        }
+    }
+    Ok(())
+}
+
 fn wire_folder_name(box_id: &str) -> String {
     format!("{}.d", box_id)
 }
@@ -996,4 +1110,23 @@ fn guest_arguments(runtime: &Runtime, memory_mb: u32, redirected: bool) -> Vec<S
         .chain(more)
         .map(|word| word.to_string())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_box_is_made_with_less_memory_left_than_is_kept() {
+        let refused = check_memory(Some(100 << 20), 128 << 20).unwrap_err();
+        assert_eq!(refused.code, code::LIMIT);
+        assert!(
+            refused.message.contains("has 100 MiB of memory left, and 128 are kept free"),
+            "{}",
+            refused.message
+        );
+        assert!(check_memory(Some(128 << 20), 128 << 20).is_ok());
+        assert!(check_memory(Some(0), 0).is_ok());
+        assert!(check_memory(None, 128 << 20).is_ok());
+    }
 }

@@ -63,6 +63,12 @@ pub struct Stats {
     pub processes: u32,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub cpu_micros: u64,
+    pub memory_bytes: u64,
+}
+
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     pub version: Version,
@@ -123,16 +129,19 @@ fn read_field(path: &Path, key: &str) -> Option<u64> {
 
 /// The machine's memory in bytes; 0 where it does not say.
 fn memory_total() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .unwrap_or("");
-    line.split_ascii_whitespace()
-        .next()
-        .and_then(|number| number.parse::<u64>().ok())
-        .unwrap_or(0)
-        << 10
+    memory_of("MemTotal:").unwrap_or(0)
+}
+
+/// What programs may still get of it, in bytes, without anything being swapped out; None where it does not say.
+pub fn memory_available() -> Option<u64> {
+    memory_of("MemAvailable:")
+}
+
+fn memory_of(field: &str) -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
 }
 
 fn put(path: &Path, value: &str) -> Result<()> {
@@ -356,36 +365,46 @@ impl Cgroups {
 
     pub fn stats(&self, box_id: &str) -> Result<Stats> {
         let folder = |controller: &str| self.folder(controller, box_id).unwrap_or_default();
-        if !folder("memory").is_dir() {
-            return Err(Error::new(code::NOT_FOUND, format!("there is no box {}", box_id)));
-        }
-        if self.version == Version::V2 {
-            let group = folder("");
-            let used = read_number(&group.join("memory.current")).unwrap_or(0);
-            let idle = read_field(&group.join("memory.stat"), "inactive_file").unwrap_or(0);
-            return Ok(Stats {
-                cpu_micros: read_field(&group.join("cpu.stat"), "usage_usec").unwrap_or(0),
-                memory_bytes: used.saturating_sub(idle),
-                memory_peak_bytes: read_number(&group.join("memory.peak")).unwrap_or(used),
-                memory_limit_bytes: read_number(&group.join("memory.max")).unwrap_or(u64::MAX),
-                oom_kills: read_field(&group.join("memory.events"), "oom_kill").unwrap_or(0),
-                processes: read_number(&group.join("pids.current")).unwrap_or(0) as u32,
-            });
-        }
+        let Usage {
+            cpu_micros,
+            memory_bytes,
+        } = self
+            .usage(box_id)
+            .ok_or_else(|| Error::new(code::NOT_FOUND, format!("there is no box {}", box_id)))?;
         let group = folder("memory");
-        let used = read_number(&group.join("memory.usage_in_bytes")).unwrap_or(0);
-        let idle = read_field(&group.join("memory.stat"), "total_inactive_file").unwrap_or(0);
-        let cpu = match self.folder("cpuacct", box_id) {
-            Some(folder) => read_number(&folder.join("cpuacct.usage")).unwrap_or(0) / 1000,
-            None => 0,
+        let (peak, limit, kills) = match self.version {
+            Version::V2 => ("memory.peak", "memory.max", "memory.events"),
+            _ => ("memory.max_usage_in_bytes", "memory.limit_in_bytes", "memory.oom_control"),
         };
         Ok(Stats {
-            cpu_micros: cpu,
-            memory_bytes: used.saturating_sub(idle),
-            memory_peak_bytes: read_number(&group.join("memory.max_usage_in_bytes")).unwrap_or(used),
-            memory_limit_bytes: read_number(&group.join("memory.limit_in_bytes")).unwrap_or(u64::MAX),
-            oom_kills: read_field(&group.join("memory.oom_control"), "oom_kill").unwrap_or(0),
+            cpu_micros,
+            memory_bytes,
+            memory_peak_bytes: read_number(&group.join(peak)).unwrap_or(memory_bytes),
+            memory_limit_bytes: read_number(&group.join(limit)).unwrap_or(u64::MAX),
+            oom_kills: read_field(&group.join(kills), "oom_kill").unwrap_or(0),
             processes: read_number(&folder("pids").join("pids.current")).unwrap_or(0) as u32,
+        })
+    }
+
+    /// Processor time since it was made, and memory now without what the kernel could take back at once; None where there is no such group.
+    pub fn usage(&self, box_id: &str) -> Option<Usage> {
+        let memory = self.folder("memory", box_id)?;
+        let (current, idle) = match self.version {
+            Version::V2 => ("memory.current", "inactive_file"),
+            _ => ("memory.usage_in_bytes", "total_inactive_file"),
+        };
+        let used = read_number(&memory.join(current))?;
+        let idle = read_field(&memory.join("memory.stat"), idle).unwrap_or(0);
+        let cpu_micros = match self.version {
+            Version::V2 => read_field(&memory.join("cpu.stat"), "usage_usec").unwrap_or(0),
+            _ => match self.folder("cpuacct", box_id) {
+                Some(folder) => read_number(&folder.join("cpuacct.usage")).unwrap_or(0) / 1000,
+                None => 0,
+            },
+        };
+        Some(Usage {
+            cpu_micros,
+            memory_bytes: used.saturating_sub(idle),
         })
     }
 

@@ -24,11 +24,16 @@ use super::sha256;
 pub use super::error::{Error, Result};
 
 const KEY_FILE: &str = "api-key";
+const SECRET_FILE: &str = "secret-key";
+const SECRET_BYTES: usize = 32;
 const KEY_CHARACTERS: usize = 40;
 const KEY_ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 const OWNED_FILES_MAX: usize = 1_000_000;
 /// What of the helper's environment reaches the process. NODE_OPTIONS and LD_* would run foreign code in it.
-const ALLOWED: [&str; 6] = ["PORT", "HOST", "DATABASE_URL", "LOG_LEVEL", "TZ", "NODE_ENV"];
+const ALLOWED: [&str; 11] = [
+    "PORT", "HOST", "DATABASE_URL", "REDIS_URL", "LOG_LEVEL", "TZ", "NODE_ENV", "SECRET_KEY", "JWT_SECRET_KEY", "SMTP_URL",
+    "MAIL_FROM",
+];
 const ALLOWED_START: &str = "DELTA_";
 
 #[derive(Debug, Clone)]
@@ -202,6 +207,9 @@ fn environment(options: &ServerOptions, own: &Path) -> Result<Vec<CString>> {
         ("LANG".into(), "C.UTF-8".into()),
         // Half of them resolve names for sandboxes. Of Node's four that would be two, which two slow names of one sandbox would take from all.
         ("UV_THREADPOOL_SIZE".into(), "16".into()),
+        // A password takes 19 MiB while it is hashed. By itself the allocator learns from the first one to keep such blocks, for each thread its
+        // own: 400 MB after some log-ins.
+        ("MALLOC_MMAP_THRESHOLD_".into(), "8388608".into()),
     ];
     pairs.extend(options.environment.iter().filter(|pair| pair.0.to_str().map_or(false, is_allowed)).cloned());
     for (name, value) in &options.extra_environment {
@@ -273,41 +281,85 @@ fn new_key() -> io::Result<String> {
     Ok(key)
 }
 
+/// 32 random bytes as hexadecimal digits.
+fn new_secret() -> io::Result<String> {
+    let mut random = [0u8; SECRET_BYTES];
+    ffi::fill_random(&mut random)?;
+    Ok(random.iter().map(|byte| format!("{:02x}", byte)).collect())
+}
+
+fn is_secret(text: &str) -> bool {
+    text.len() == 2 * SECRET_BYTES && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// A secret made once and kept in a file of the data folder that only root reads.
+struct Kept {
+    file: &'static str,
+    make: fn() -> io::Result<String>,
+    fits: fn(&str) -> bool,
+    /// Said of a file with something else in it.
+    fault: &'static str,
+}
+
+const API_KEY: Kept = Kept {
+    file: KEY_FILE,
+    make: new_key,
+    fits: is_key,
+    fault: "does not hold an API key (delta_ and 40 letters or digits): restore it, or remove it to get a new one",
+};
+
+const SECRET_KEY: Kept = Kept {
+    file: SECRET_FILE,
+    make: new_secret,
+    fits: is_secret,
+    fault: "does not hold a secret key (64 hexadecimal digits): restore it, or remove it to get a new one, which ends every \
+            session and second factor",
+};
+
 /// The first API key, kept in `<data>/api-key` (0600); true when this call made it.
 pub fn ensure_api_key(data: &Path) -> Result<(String, bool)> {
-    let path = data.join(KEY_FILE);
-    if let Some(key) = read_key(&path)? {
-        return Ok((key, false));
+    ensure(data, &API_KEY)
+}
+
+/// What the server derives its keys from, kept in `<data>/secret-key` (0600); true when this call made it.
+pub fn ensure_secret_key(data: &Path) -> Result<(String, bool)> {
+    ensure(data, &SECRET_KEY)
+}
+
+fn ensure(data: &Path, kept: &Kept) -> Result<(String, bool)> {
+    let path = data.join(kept.file);
+    if let Some(text) = read_kept(&path, kept)? {
+        return Ok((text, false));
     }
-    let key = new_key().context("asking for random bytes")?;
+    let text = (kept.make)().context("asking for random bytes")?;
     let mut random = [0u8; 8];
     ffi::fill_random(&mut random).context("asking for random bytes")?;
-    let fresh = data.join(format!(".{}.{:016x}", KEY_FILE, u64::from_ne_bytes(random)));
+    let fresh = data.join(format!(".{}.{:016x}", kept.file, u64::from_ne_bytes(random)));
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&fresh)
         .context(format_args!("making {}", fresh.display()))?;
-    file.write_all(format!("{}\n", key).as_bytes())
+    file.write_all(format!("{}\n", text).as_bytes())
         .and_then(|()| file.sync_all())
         .context(format_args!("writing {}", fresh.display()))?;
-    // Of two starts at once one names its key, and the other reads that.
+    // Of two starts at once one names its own, and the other reads that.
     let named = ffi::rename_new(&fresh, &path);
     if let Err(cause) = named {
         let _ = fs::remove_file(&fresh);
         if cause.kind() != io::ErrorKind::AlreadyExists {
             return Err(Error::from_io(format_args!("naming {}", path.display()), &cause));
         }
-        let key =
-            read_key(&path)?.ok_or_else(|| Error::new(code::IO, format!("{} vanished while it was read", path.display())))?;
-        return Ok((key, false));
+        let text = read_kept(&path, kept)?
+            .ok_or_else(|| Error::new(code::IO, format!("{} vanished while it was read", path.display())))?;
+        return Ok((text, false));
     }
     ffi::sync_directory(data).context(format_args!("flushing {}", data.display()))?;
-    Ok((key, true))
+    Ok((text, true))
 }
 
-fn read_key(path: &Path) -> Result<Option<String>> {
+fn read_kept(path: &Path, kept: &Kept) -> Result<Option<String>> {
     let file = match OpenOptions::new().read(true).custom_flags(ffi::O_NOFOLLOW).open(path) {
         Ok(file) => file,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -315,15 +367,9 @@ fn read_key(path: &Path) -> Result<Option<String>> {
     };
     let mut text = String::new();
     (&file).take(1024).read_to_string(&mut text).context(format_args!("reading {}", path.display()))?;
-    let key = text.trim();
-    if !is_key(key) {
-        return Err(Error::new(
-            code::INVALID,
-            format!(
-                "{} does not hold an API key (delta_ and 40 letters or digits): restore it, or remove it to get a new one",
-                path.display()
-            ),
-        ));
+    let text = text.trim();
+    if !(kept.fits)(text) {
+        return Err(Error::new(code::INVALID, format!("{} {}", path.display(), kept.fault)));
     }
     let mode = file.metadata().context(format_args!("looking at {}", path.display()))?.permissions().mode();
     if mode & 0o077 != 0 {
@@ -331,7 +377,7 @@ fn read_key(path: &Path) -> Result<Option<String>> {
         ffi::check(unsafe { ffi::fchmod(file.as_raw_fd(), 0o600) })
             .context(format_args!("closing {} to others", path.display()))?;
     }
-    Ok(Some(key.to_string()))
+    Ok(Some(text.to_string()))
 }
 
 /// Hex SHA-256 of a key, as the server takes it in DELTA_API_KEY_SHA256.
@@ -351,7 +397,7 @@ mod tests {
         ] {
             assert!(!is_allowed(name), "{}", name);
         }
-        for name in ["PORT", "HOST", "DELTA_RUNTIME", "DATABASE_URL", "LOG_LEVEL"] {
+        for name in ["PORT", "HOST", "DELTA_RUNTIME", "DATABASE_URL", "LOG_LEVEL", "SECRET_KEY", "SMTP_URL"] {
             assert!(is_allowed(name), "{}", name);
         }
     }
@@ -361,6 +407,9 @@ mod tests {
         let keys: std::collections::HashSet<String> = (0..64).map(|_| new_key().unwrap()).collect();
         assert_eq!(keys.len(), 64);
         assert!(keys.iter().all(|key| is_key(key)));
+        let secrets: std::collections::HashSet<String> = (0..64).map(|_| new_secret().unwrap()).collect();
+        assert!(secrets.len() == 64 && secrets.iter().all(|secret| is_secret(secret)));
+        assert!(!is_secret(&"G".repeat(64)) && !is_secret("ab"));
         assert!(!is_key("delta_") && !is_key("delta_!") && !is_key(&format!("delta_{}", "a".repeat(41))));
     }
 }

@@ -15,6 +15,7 @@ extern "C" {
         -> c_int;
     pub fn umount2(target: *const c_char, flags: c_int) -> c_int;
     pub fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
+    pub fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: u32) -> c_int;
     pub fn statfs(path: *const c_char, out: *mut statfs_t) -> c_int;
     pub fn flock(fd: c_int, operation: c_int) -> c_int;
     pub fn mknod(path: *const c_char, mode: u32, device: u64) -> c_int;
@@ -46,6 +47,12 @@ extern "C" {
     pub fn syncfs(fd: c_int) -> c_int;
     pub fn getpid() -> c_int;
     pub fn kill(pid: c_int, signal: c_int) -> c_int;
+    pub fn linkat(from: c_int, old: *const c_char, to: c_int, new: *const c_char, flags: c_int) -> c_int;
+    pub fn utimensat(directory: c_int, path: *const c_char, times: *const timespec, flags: c_int) -> c_int;
+    pub fn lseek(fd: c_int, offset: i64, whence: c_int) -> i64;
+    pub fn llistxattr(path: *const c_char, names: *mut c_char, length: usize) -> isize;
+    pub fn lgetxattr(path: *const c_char, name: *const c_char, value: *mut c_void, length: usize) -> isize;
+    pub fn lsetxattr(path: *const c_char, name: *const c_char, value: *const c_void, length: usize, flags: c_int) -> c_int;
     pub fn _exit(code: c_int) -> !;
 }
 
@@ -64,6 +71,13 @@ pub struct statfs_t {
     pub fragment_size: i64,
     pub flags: i64,
     pub spare: [i64; 4],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct timespec {
+    pub seconds: i64,
+    pub nanos: i64,
 }
 
 #[repr(C)]
@@ -117,6 +131,9 @@ pub const UMOUNT_NOFOLLOW: c_int = 8;
 pub const ST_RDONLY: i64 = 1;
 pub const BTRFS_MAGIC: i64 = 0x9123_683e;
 
+pub const SEEK_DATA: c_int = 3;
+pub const SEEK_HOLE: c_int = 4;
+pub const FICLONE: c_ulong = 0x4004_9409;
 pub const LOCK_EX: c_int = 2;
 pub const LOCK_NB: c_int = 4;
 
@@ -127,6 +144,10 @@ pub const SYS_CLOSE_RANGE: c_long = 436;
 pub const SYS_MOUNT_SETATTR: c_long = 442;
 #[cfg(target_arch = "x86_64")]
 pub const SYS_PIVOT_ROOT: c_long = 155;
+#[cfg(target_arch = "x86_64")]
+pub const SYS_STATX: c_long = 332;
+#[cfg(target_arch = "x86_64")]
+pub const SYS_KCMP: c_long = 312;
 #[cfg(target_arch = "x86_64")]
 pub const SYS_CLONE: c_long = 56;
 #[cfg(target_arch = "x86_64")]
@@ -141,8 +162,14 @@ pub const SYS_RT_SIGPROCMASK: c_long = 14;
 pub const SYS_RT_SIGACTION: c_long = 13;
 #[cfg(target_arch = "x86_64")]
 pub const SYS_RENAMEAT2: c_long = 316;
+#[cfg(target_arch = "x86_64")]
+pub const SYS_COPY_FILE_RANGE: c_long = 326;
 #[cfg(target_arch = "aarch64")]
 pub const SYS_PIVOT_ROOT: c_long = 41;
+#[cfg(target_arch = "aarch64")]
+pub const SYS_STATX: c_long = 291;
+#[cfg(target_arch = "aarch64")]
+pub const SYS_KCMP: c_long = 272;
 #[cfg(target_arch = "aarch64")]
 pub const SYS_CLONE: c_long = 220;
 #[cfg(target_arch = "aarch64")]
@@ -157,11 +184,14 @@ pub const SYS_RT_SIGPROCMASK: c_long = 135;
 pub const SYS_RT_SIGACTION: c_long = 134;
 #[cfg(target_arch = "aarch64")]
 pub const SYS_RENAMEAT2: c_long = 276;
+#[cfg(target_arch = "aarch64")]
+pub const SYS_COPY_FILE_RANGE: c_long = 285;
 
 pub const RENAME_NOREPLACE: c_int = 1;
 pub const OPEN_TREE_CLONE: c_int = 1;
 pub const OPEN_TREE_CLOEXEC: c_int = O_CLOEXEC;
 pub const MOVE_MOUNT_F_EMPTY_PATH: c_int = 4;
+pub const MOVE_MOUNT_T_EMPTY_PATH: c_int = 0x40;
 pub const MOUNT_ATTR_RDONLY: u64 = 1;
 pub const MOUNT_ATTR_NOSUID: u64 = 2;
 pub const MOUNT_ATTR_NODEV: u64 = 4;

@@ -1,5 +1,6 @@
 //! The privileged helper: the only process that mounts, maps uids, sets limits and calls the OCI runtime.
 
+pub mod bases;
 pub mod boxes;
 pub mod cgroup;
 pub mod confine;
@@ -8,6 +9,7 @@ pub mod doctor;
 pub mod error;
 pub mod ffi;
 mod guest_layer;
+pub mod layers;
 pub mod network;
 pub mod overlay;
 pub mod pool;
@@ -21,6 +23,7 @@ pub mod serve;
 pub mod settings;
 pub mod sha256;
 pub mod spec;
+pub mod streams;
 pub mod sys;
 pub mod templates;
 pub mod workers;

@@ -14,7 +14,6 @@ extern "C" {
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     fn bind(fd: c_int, address: *const c_void, length: u32) -> c_int;
     fn listen(fd: c_int, backlog: c_int) -> c_int;
-    fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: u32) -> c_int;
     fn send(fd: c_int, buffer: *const c_void, length: usize, flags: c_int) -> isize;
     fn recv(fd: c_int, buffer: *mut c_void, length: usize, flags: c_int) -> isize;
 }
@@ -265,7 +264,7 @@ unsafe fn listen_for_all(address: &[u8; 16]) -> Result<c_int, c_int> {
         return Err(errno());
     }
     let on: c_int = 1;
-    let fine = setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, (&on as *const c_int).cast(), 4) == 0
+    let fine = ffi::setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, (&on as *const c_int).cast(), 4) == 0
         && bind(fd, address.as_ptr().cast(), 16) == 0
         && listen(fd, BACKLOG) == 0;
     if fine {

@@ -12,6 +12,7 @@ use std::os::unix::fs::{symlink, PermissionsExt};
 use std::os::unix::io::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::bases::LOWERS_MAX;
 use super::error::{code, Context, Error, Result};
 use super::ffi;
 use super::sys::{self, FileIdentity};
@@ -23,15 +24,16 @@ const NEEDED_MOUNTS: [&str; 10] = [
     "/proc", "/sys", "/dev", "/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/nix",
 ];
 const MS_SLAVE: u64 = 1 << 19;
-/// Lower layers of one root: the guest's and the template's.
-const LOWERS_MAX: usize = 4;
+/// Written out, since a kernel may be built with others. Redirects and copies of metadata alone would be attributes that a layer cannot say,
+/// and the first of them lead from a layer to where it names; so an upper holds files, whiteouts and opaque folders, and nothing else counts.
+const OVERLAY_OPTIONS: &str = "redirect_dir=nofollow,metacopy=off,index=off";
 
 pub struct Stage {
     folder: PathBuf,
 }
 
-/// One lower or upper folder, with the owners it has on disk shifted into the sandbox's range.
-fn idmapped(folder: &Path, user_namespace: &OwnedFd, at: &Path) -> Result<()> {
+/// A folder with the owners it has on disk shifted into the sandbox's range, mounted nowhere yet.
+fn idmapped_tree(folder: &Path, user_namespace: &OwnedFd, attributes: u64) -> Result<OwnedFd> {
     let path = ffi::c_path(folder).context(folder.display())?;
     let flags = (ffi::OPEN_TREE_CLONE | ffi::OPEN_TREE_CLOEXEC | ffi::AT_SYMLINK_NOFOLLOW) as c_long;
     // SAFETY: the path lives through the call.
@@ -41,7 +43,7 @@ fn idmapped(folder: &Path, user_namespace: &OwnedFd, at: &Path) -> Result<()> {
         .and_then(|fd| ffi::own(fd as i32))
         .context(format_args!("taking the folder {} as a layer", folder.display()))?;
     let mut attributes = ffi::mount_attr {
-        set: ffi::MOUNT_ATTR_IDMAP,
+        set: ffi::MOUNT_ATTR_IDMAP | attributes,
         userns_fd: user_namespace.as_raw_fd() as u64,
         ..Default::default()
     };
@@ -61,20 +63,40 @@ fn idmapped(folder: &Path, user_namespace: &OwnedFd, at: &Path) -> Result<()> {
         "mapping the owners of {} (the kernel's file system must support idmapped mounts)",
         folder.display()
     ))?;
-    let to = ffi::c_path(at).context(at.display())?;
+    Ok(tree)
+}
+
+/// Mounts a tree on an open folder.
+fn place(tree: &OwnedFd, at: &OwnedFd) -> io::Result<()> {
+    let empty = b"\0";
     // SAFETY: as above.
     ffi::check_long(unsafe {
         ffi::syscall(
             ffi::SYS_MOVE_MOUNT,
             tree.as_raw_fd() as c_long,
             empty.as_ptr(),
-            ffi::AT_FDCWD as c_long,
-            to.as_ptr(),
-            ffi::MOVE_MOUNT_F_EMPTY_PATH as c_long,
+            at.as_raw_fd() as c_long,
+            empty.as_ptr(),
+            (ffi::MOVE_MOUNT_F_EMPTY_PATH | ffi::MOVE_MOUNT_T_EMPTY_PATH) as c_long,
         )
-    })
-    .context(format_args!("placing the layer {}", folder.display()))?;
+    })?;
     Ok(())
+}
+
+/// One lower or upper folder of an overlay.
+fn idmapped(folder: &Path, user_namespace: &OwnedFd, at: &Path) -> Result<()> {
+    let tree = idmapped_tree(folder, user_namespace, 0)?;
+    ffi::open_directory(at)
+        .and_then(|at| place(&tree, &at))
+        .context(format_args!("placing the layer {}", folder.display()))
+}
+
+/// A folder that several sandboxes share, as one of them sees it.
+pub struct Share<'a> {
+    pub folder: &'a Path,
+    /// Absolute, inside; checked to have no part that leads up.
+    pub path: &'a str,
+    pub read_only: bool,
 }
 
 /// What lies under one overlay.
@@ -118,9 +140,9 @@ impl Stage {
         let stage = Stage {
             folder: folder.to_path_buf(),
         };
-        for name in [
-            "root", "upper", "lower0", "lower1", "lower2", "lower3", "bundle", "state",
-        ] {
+        let lowers = (0..LOWERS_MAX).map(|at| format!("lower{}", at));
+        let own = ["root", "upper", "bundle", "state"].into_iter().map(String::from);
+        for name in own.chain(lowers) {
             fs::create_dir(stage.folder.join(name)).context("making the stage")?;
         }
         show_cgroups(cgroup_view)?;
@@ -178,7 +200,8 @@ impl Stage {
                 .map(|place| place.to_string_lossy().into_owned())
                 .collect();
             let options = format!(
-                "lowerdir={},upperdir={}/{},workdir={}/{}",
+                "{},lowerdir={},upperdir={}/{},workdir={}/{}",
+                OVERLAY_OPTIONS,
                 lowers.join(":"),
                 upper.display(),
                 layers.upper_name,
@@ -227,6 +250,48 @@ impl Stage {
             self.overlay(usr, user_namespace, first, &place)?;
         }
         Ok(mounted)
+    }
+}
+
+impl Root<'_> {
+    /// Mounts a shared folder into the root, on a folder that is made where it is missing. Programs of one sandbox gain nothing from what
+    /// another put there: setuid bits and devices do not count.
+    pub fn share(&self, share: &Share<'_>, user_namespace: &OwnedFd, first: u32) -> Result<()> {
+        let at = self.folder_inside(share.path, first)?;
+        let read_only = if share.read_only { ffi::MOUNT_ATTR_RDONLY } else { 0 };
+        let attributes = ffi::MOUNT_ATTR_NOSUID | ffi::MOUNT_ATTR_NODEV | read_only;
+        let tree = idmapped_tree(share.folder, user_namespace, attributes)?;
+        place(&tree, &at).context(format_args!("mounting a volume on {}", share.path))
+    }
+
+    /// Opens a folder of the root, part by part and through no link: what lies there was written by a sandbox.
+    fn folder_inside(&self, path: &str, first: u32) -> Result<OwnedFd> {
+        let flags = ffi::O_PATH | ffi::O_DIRECTORY | ffi::O_NOFOLLOW | ffi::O_CLOEXEC;
+        let mut at = ffi::open_path(&self.stage.root(), flags).context("opening the root")?;
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let name = CString::new(part).map_err(|_| Error::new(code::INVALID, "a volume's path holds a NUL"))?;
+            // SAFETY: the name lives through the call.
+            let open = || ffi::own(unsafe { ffi::openat(at.as_raw_fd(), name.as_ptr(), flags) });
+            let found = match open() {
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                    let identity = FileIdentity::assume(first).context("taking the sandbox's file identity")?;
+                    // SAFETY: as above.
+                    let made = ffi::check(unsafe { ffi::mkdirat(at.as_raw_fd(), name.as_ptr(), 0o755) });
+                    drop(identity);
+                    made.and_then(|_| open())
+                }
+                other => other,
+            };
+            at = found.map_err(|cause| match cause.raw_os_error() {
+                // ENOTDIR, ELOOP
+                Some(20) | Some(40) => Error::new(
+                    code::INVALID,
+                    format!("a volume cannot be mounted on {}: {:?} is there and is no folder", path, part),
+                ),
+                _ => Error::from_io(format_args!("making {} for a volume", path), &cause),
+            })?;
+        }
+        Ok(at)
     }
 }
 

@@ -1,14 +1,18 @@
 //! Where the writable uppers live: a btrfs file system with a quota per upper, or a plain folder without.
 //!
-//! An upper is a folder `upper_path(id)` holding `upper/` (0755) and `work/` (0700), both root's (0:0), ready for an overlay.
-//! It appears under `uppers/` by one rename when it is whole and limited, so a crash leaves either all of it or a rest
+//! An upper is a folder `upper_path(id)` holding `upper/` (0755) and `work/` (0700), both root's (0:0), ready for an overlay, and the
+//! link `template`, whose target names what lies below it. It appears under `uppers/` by one rename when it is whole and limited, so a crash leaves either all of it or a rest
 //! under `new/` that the next start removes.
 
 mod btrfs;
+mod copy;
 mod image;
+mod kept;
+mod snapshots;
 mod trash;
+mod volumes;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -27,6 +31,7 @@ use super::reserve;
 pub use super::error::{Error, Result};
 pub use btrfs::Quota;
 pub use image::system_program;
+pub use snapshots::{is_snapshot, Held, Snapshot, CHAIN_MAX};
 
 pub const MIN_RESERVE_BYTES: u64 = 2 << 30;
 pub const MIN_IMAGE_BYTES: u64 = 16 << 30;
@@ -141,6 +146,10 @@ pub struct Pool {
     /// Quota groups of dropped uppers that the kernel has not given up yet.
     pending: Mutex<VecDeque<u64>>,
     sweeper: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    /// What stands on what.
+    index: Mutex<snapshots::Index>,
+    /// What uppers were charged for at their last snapshot, and still are; `kept/` says it too.
+    kept: Mutex<HashMap<String, u64>>,
     /// Nothing may grow. Held while a limit is set by it, so that no upper keeps the limit of the other state.
     low: Mutex<bool>,
 }
@@ -168,6 +177,24 @@ fn make_folder(path: &Path, mode: u32) -> Result<()> {
     }
     // The umask took its part of the mode.
     fs::set_permissions(path, Permissions::from_mode(mode)).context(format_args!("setting the mode of {}", path.display()))
+}
+
+/// Names in a folder that are ids, in order. A folder that is not there, as in a pool of an earlier version that turned read-only, has none.
+fn list_ids(folder: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(Error::from_io(format_args!("listing {}", folder.display()), &cause)),
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        let name = entry.context(format_args!("listing {}", folder.display()))?.file_name().to_string_lossy().into_owned();
+        if check_id(&name).is_ok() {
+            ids.push(name);
+        }
+    }
+    ids.sort();
+    Ok(ids)
 }
 
 fn is_empty(path: &Path) -> bool {
@@ -319,9 +346,13 @@ impl Pool {
             warnings: found.warnings,
             pending: Mutex::new(VecDeque::new()),
             sweeper: Mutex::new(None),
+            index: Mutex::new(snapshots::Index::default()),
+            kept: Mutex::new(HashMap::new()),
             low: Mutex::new(false),
         };
         pool.prepare()?;
+        pool.load_index()?;
+        pool.load_kept()?;
         Ok(pool)
     }
 
@@ -341,8 +372,11 @@ impl Pool {
             self.prepare_quota()?;
             (self.step)("quota");
         }
-        for folder in ["uppers", "new", "trash"] {
+        for folder in ["uppers", "snapshots", "volumes", "new", "trash"] {
             make_folder(&self.root.join(folder), 0o700)?;
+        }
+        if self.quota == Quota::Simple {
+            make_folder(&self.root.join(kept::FOLDER), 0o700)?;
         }
         if self.kind == Kind::Folder {
             self.start_sweeper();
@@ -389,9 +423,11 @@ impl Pool {
     /// Quota groups whose subvolume is gone. Only in our own image: elsewhere other subvolumes' groups are not ours to judge.
     fn remove_stale_groups(&self) {
         let mut live: Vec<u64> = vec![5];
-        for id in self.list_uppers().unwrap_or_default() {
-            if let Ok(handle) = ffi::open_directory(&self.upper_path(&id)) {
-                live.extend(btrfs::subvolume_id(handle.as_raw_fd()));
+        for folder in ["uppers", "snapshots", "volumes"].map(|name| self.root.join(name)) {
+            for id in list_ids(&folder).unwrap_or_default() {
+                if let Ok(handle) = ffi::open_directory(&folder.join(id)) {
+                    live.extend(btrfs::subvolume_id(handle.as_raw_fd()));
+                }
             }
         }
         let stale: Vec<u64> = btrfs::groups(&self.sys).into_iter().filter(|group| !live.contains(group)).collect();
@@ -459,7 +495,8 @@ impl Pool {
         )
     }
 
-    fn check_room(&self) -> Result<()> {
+    /// Whether anything may be made.
+    pub fn check_room(&self) -> Result<()> {
         let usage = self.usage()?;
         if usage.read_only {
             return Err(self.read_only_error());
@@ -488,8 +525,9 @@ impl Pool {
         Ok(())
     }
 
-    /// Makes a new upper; `exists` if there is one. `quota_bytes` 0 = no limit.
-    pub fn make_upper(&self, id: &str, quota_bytes: u64) -> Result<PathBuf> {
+    /// Makes a new empty upper on a template; `exists` if there is one. `quota_bytes` 0 = no limit. The caller sees to it that the template,
+    /// where it is a snapshot, is not dropped meanwhile.
+    pub fn make_upper(&self, id: &str, template: &str, quota_bytes: u64) -> Result<PathBuf> {
         check_id(id)?;
         self.check_room()?;
         let path = self.upper_path(id);
@@ -498,12 +536,19 @@ impl Pool {
         }
         let fresh = self.root.join("new").join(id);
         let made = self.make_fresh(id, &fresh, quota_bytes).and_then(|()| {
+            make_folder(&fresh.join("upper"), 0o755)?;
+            make_folder(&fresh.join("work"), 0o700)?;
+            snapshots::mark(&fresh, template)?;
+            self.forget_kept(id)?;
             ffi::rename_new(&fresh, &path).context(format_args!("naming the upper {}", id))?;
             (self.step)("upper named");
             Ok(())
         });
         match made {
-            Ok(()) => Ok(path),
+            Ok(()) => {
+                self.note_upper(id, template);
+                Ok(path)
+            }
             // `exists` here means that another call is making the same upper: what lies there is its.
             Err(error) if error.code == code::EXISTS => Err(error),
             Err(error) => {
@@ -527,9 +572,7 @@ impl Pool {
         }
         (self.step)("upper limited");
         fs::set_permissions(fresh, Permissions::from_mode(0o700))
-            .context(format_args!("closing {} to others", fresh.display()))?;
-        make_folder(&fresh.join("upper"), 0o755)?;
-        make_folder(&fresh.join("work"), 0o700)
+            .context(format_args!("closing {} to others", fresh.display()))
     }
 
     fn limit(&self, upper: &Path, quota_bytes: u64) -> Result<()> {
@@ -551,7 +594,11 @@ impl Pool {
     /// this returns, the space comes back a little later.
     pub fn drop_upper(&self, id: &str) -> Result<()> {
         check_id(id)?;
-        self.destroy(&self.root.join("uppers"), id).context(format_args!("removing the upper {}", id))
+        self.destroy(&self.root.join("uppers"), id).context(format_args!("removing the upper {}", id))?;
+        self.forget_upper(id);
+        // Where this fails, whoever makes an upper of this name or starts does it again.
+        let _ = self.forget_kept(id);
+        Ok(())
     }
 
     fn destroy(&self, parent: &Path, name: &str) -> io::Result<()> {
@@ -609,16 +656,7 @@ impl Pool {
 
     /// Ids of the uppers there are, in order.
     pub fn list_uppers(&self) -> Result<Vec<String>> {
-        let folder = self.root.join("uppers");
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(&folder).context(format_args!("listing {}", folder.display()))? {
-            let name = entry.context(format_args!("listing {}", folder.display()))?.file_name().to_string_lossy().into_owned();
-            if check_id(&name).is_ok() {
-                ids.push(name);
-            }
-        }
-        ids.sort();
-        Ok(ids)
+        list_ids(&self.root.join("uppers"))
     }
 
     /// Bytes used (None: nothing counts them) and the limit (0: none).
@@ -645,24 +683,28 @@ impl Pool {
         *self.low.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = low;
     }
 
-    /// Gives an upper its limit, or, while the pool is low, no more than it holds and `SQUEEZED_GROWTH_BYTES`. One that was squeezed already
+    /// Gives an upper its limit, on top of what its last snapshot keeps, or, while the pool is low, no more than it holds and `SQUEEZED_GROWTH_BYTES`. One that was squeezed already
     /// stays as it is: starting it again and again does not let it grow.
     pub fn adapt(&self, id: &str, quota_bytes: u64) -> Result<()> {
-        self.squeeze(id, quota_bytes, |limit| if limit == 0 { u64::MAX } else { limit })
+        self.squeeze(id, quota_bytes, |charge| charge.limit)
     }
 
     /// The same right after `flush`: what was written before and not yet counted is not taken from what it may grow by.
     pub fn adapt_flushed(&self, id: &str, quota_bytes: u64) -> Result<()> {
-        self.squeeze(id, quota_bytes, |_| if quota_bytes == 0 { u64::MAX } else { quota_bytes })
+        self.squeeze(id, quota_bytes, |charge| charge.limit_for(quota_bytes))
     }
 
-    fn squeeze(&self, id: &str, quota_bytes: u64, most: impl Fn(u64) -> u64) -> Result<()> {
+    fn squeeze(&self, id: &str, quota_bytes: u64, most: impl Fn(&kept::Charge) -> u64) -> Result<()> {
         let low = self.low.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let charge = self.charge(id)?;
+        // Only the next life reads it, and sees what is charged by then.
+        let _ = self.lower_note(id, charge.kept);
         if !*low {
-            return self.set_quota(id, quota_bytes);
+            return self.set_quota(id, charge.limit_for(quota_bytes));
         }
-        match self.upper_usage(id)? {
-            (Some(used), limit) => self.set_quota(id, (used + SQUEEZED_GROWTH_BYTES).min(most(limit))),
+        match (charge.bytes, most(&charge)) {
+            (Some(used), 0) => self.set_quota(id, used + SQUEEZED_GROWTH_BYTES),
+            (Some(used), most) => self.set_quota(id, (used + SQUEEZED_GROWTH_BYTES).min(most)),
             (None, _) => Ok(()),
         }
     }

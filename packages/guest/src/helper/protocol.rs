@@ -3,9 +3,12 @@
 use super::boxes::Boxes;
 use super::doctor;
 use super::error::{code, Error, Result};
+use super::layers::Limits;
 use super::overlay::Stage;
-use super::record::{check_id, BoxLimits, Request};
+use super::pool::is_snapshot;
+use super::record::{check_disk, check_id, check_template, BoxLimits, Request};
 use super::settings::Settings;
+use super::streams::{self, Streams};
 use super::templates;
 use crate::wire::{Reader, WireError, Writer};
 
@@ -22,6 +25,17 @@ pub const BUILD_TEMPLATE: u8 = 10;
 pub const DOCTOR: u8 = 11;
 pub const USAGE: u8 = 12;
 pub const LIMITS: u8 = 13;
+pub const SNAPSHOT: u8 = 14;
+pub const MAKE_UPPER: u8 = 15;
+pub const DROP_SNAPSHOT: u8 = 16;
+pub const DISKS: u8 = 17;
+pub const PACK: u8 = 18;
+pub const APPLY: u8 = 19;
+pub const CHANGES: u8 = 20;
+pub const READ: u8 = 21;
+pub const MAKE_VOLUME: u8 = 22;
+pub const DROP_VOLUME: u8 = 23;
+pub const MEASURE: u8 = 24;
 pub const BOX_DIED: u8 = 100;
 pub const SHUTDOWN: u8 = 101;
 pub const ROOM: u8 = 102;
@@ -33,6 +47,12 @@ pub const MAX_ANSWER_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     Boxes,
+    /// Without a stage, and bounded by the disk rather than by the processors.
+    Disks,
+    /// These three answer early and go on: a snapshot is packed, a layer is applied, somebody looks at a snapshot.
+    Packs,
+    Applies,
+    Looks,
     Quick,
     Slow,
 }
@@ -40,6 +60,10 @@ pub enum Lane {
 pub fn lane(kind: u8) -> Lane {
     match kind {
         CREATE | END | DROP_UPPER => Lane::Boxes,
+        SNAPSHOT | MAKE_UPPER | DROP_SNAPSHOT | MAKE_VOLUME | DROP_VOLUME => Lane::Disks,
+        PACK => Lane::Packs,
+        APPLY => Lane::Applies,
+        CHANGES | READ => Lane::Looks,
         BUILD_TEMPLATE | DOCTOR => Lane::Slow,
         _ => Lane::Quick,
     }
@@ -58,6 +82,28 @@ fn id<'a>(reader: &mut Reader<'a>) -> Result<&'a str> {
     let text = reader.str().map_err(malformed)?;
     check_id(text)?;
     Ok(text)
+}
+
+/// A template's name says what it is by its form: only snapshots have this one.
+fn snapshot_id<'a>(reader: &mut Reader<'a>) -> Result<&'a str> {
+    let id = id(reader)?;
+    if is_snapshot(id) {
+        return Ok(id);
+    }
+    Err(Error::new(code::INVALID, "a snapshot's id must begin with snp_"))
+}
+
+fn template<'a>(reader: &mut Reader<'a>) -> Result<&'a str> {
+    let name = reader.str().map_err(malformed)?;
+    check_template(name)?;
+    Ok(name)
+}
+
+/// Megabytes as bytes.
+fn quota(reader: &mut Reader<'_>) -> Result<u64> {
+    let disk_mb = reader.u32().map_err(malformed)?;
+    check_disk(disk_mb)?;
+    Ok(u64::from(disk_mb) << 20)
 }
 
 /// Answers one request; `stage` is there on the lane of boxes.
@@ -104,6 +150,16 @@ pub fn answer(boxes: &Boxes, settings: &Settings, stage: Option<&Stage>, kind: u
             writer.u64(used.unwrap_or(u64::MAX));
             writer.u64(limit);
         }
+        MEASURE => {
+            let ids = reader.list(|reader| reader.str()).map_err(malformed)?;
+            ids.iter().try_for_each(|id| check_id(id))?;
+            let measured: Vec<_> = ids.iter().filter_map(|id| Some((*id, boxes.measure(id)?))).collect();
+            writer.list(&measured, |writer, (id, usage)| {
+                writer.str(id);
+                writer.u64(usage.cpu_micros);
+                writer.u64(usage.memory_bytes);
+            });
+        }
         LIST => {
             let (listed, free) = boxes.list()?;
             writer.list(&listed, |writer, item| {
@@ -117,6 +173,32 @@ pub fn answer(boxes: &Boxes, settings: &Settings, stage: Option<&Stage>, kind: u
             writer.list(&free, |writer, id| writer.str(id));
         }
         DROP_UPPER => boxes.drop_upper(id(&mut reader)?)?,
+        SNAPSHOT => {
+            let (upper, snapshot) = (id(&mut reader)?, snapshot_id(&mut reader)?);
+            let taken = boxes.snapshot(upper, snapshot)?;
+            writer.u64(taken.flush_micros);
+            writer.u64(taken.frozen_micros);
+            writer.u64(taken.bytes.unwrap_or(u64::MAX));
+        }
+        MAKE_UPPER => {
+            let upper = id(&mut reader)?;
+            let from = template(&mut reader)?;
+            let quota = quota(&mut reader)?;
+            boxes.make_upper(upper, from, quota, reader.u8().map_err(malformed)? != 0)?;
+        }
+        DROP_SNAPSHOT => boxes.drop_snapshot(snapshot_id(&mut reader)?)?,
+        DISKS => {
+            writer.list(&boxes.pool.list_snapshots(), |writer, snapshot| {
+                writer.str(&snapshot.id);
+                writer.str(&snapshot.template);
+            });
+            writer.list(&boxes.pool.list_volumes()?, |writer, id| writer.str(id));
+        }
+        MAKE_VOLUME => {
+            let volume = id(&mut reader)?;
+            boxes.pool.make_volume(volume, quota(&mut reader)?)?;
+        }
+        DROP_VOLUME => boxes.drop_volume(id(&mut reader)?)?,
         TEMPLATES => {
             let found = templates::list(&settings.data);
             writer.list(&found, |writer, item| {
@@ -169,6 +251,39 @@ pub fn answer(boxes: &Boxes, settings: &Settings, stage: Option<&Stage>, kind: u
         ));
     }
     Ok(out)
+}
+
+/// Answers a request for a stream and then is its one end until it is over.
+pub fn stream(boxes: &Boxes, all: &Streams, kind: u8, payload: &[u8], answer: streams::Answer<'_>) {
+    let mut reader = Reader::new(payload);
+    let asked = match kind {
+        APPLY => read_apply(&mut reader).map(|(upper, limits)| streams::apply(all, boxes, upper, limits, answer)),
+        _ => read_pair(&mut reader, kind).map(|pair| match kind {
+            PACK => streams::pack(all, boxes, pair, answer),
+            CHANGES => streams::changes(all, boxes, pair, answer),
+            _ => streams::read(all, boxes, pair, answer),
+        }),
+    };
+    if let Err(error) = asked {
+        answer(Err(error));
+    }
+}
+
+fn read_apply<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, Limits)> {
+    let upper = id(reader)?;
+    let max_bytes = reader.u64().map_err(malformed)?;
+    let max_entries = reader.u64().map_err(malformed)?;
+    Ok((upper, Limits { max_bytes, max_entries }))
+}
+
+/// A snapshot, or for PACK a template, and a parent or a path.
+fn read_pair<'a>(reader: &mut Reader<'a>, kind: u8) -> Result<(&'a str, &'a str)> {
+    let source = if kind == PACK { template(reader)? } else { snapshot_id(reader)? };
+    let other = reader.str().map_err(malformed)?;
+    if kind != READ && !other.is_empty() && !is_snapshot(other) {
+        return Err(Error::new(code::INVALID, "a snapshot's id must begin with snp_"));
+    }
+    Ok((source, other))
 }
 
 fn info(boxes: &Boxes, settings: &Settings, writer: &mut Writer<'_>) -> Result<()> {

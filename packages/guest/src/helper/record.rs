@@ -6,13 +6,17 @@ use super::cgroup::Limits;
 use super::error::{code, Error, Result};
 use super::runtime::Kind;
 use super::sys;
-use crate::wire::Reader;
+use crate::wire::{Reader, WireError};
 
 pub const CPU_MILLI: (u32, u32) = (10, 256_000);
 pub const MEMORY_MB: (u32, u32) = (16, 1 << 20);
 pub const DISK_MB: (u32, u32) = (16, 16 << 20);
 /// The guest and the runtime's own helpers need a few.
 pub const PROCESSES: (u32, u32) = (8, 1 << 20);
+pub const VOLUMES_MAX: usize = 16;
+const VOLUME_PATH_BYTES: usize = 1_024;
+/// What the runtime mounts over, and the platform's own.
+const VOLUME_PATHS_TAKEN: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/.delta"];
 const HOSTNAME_BYTES: usize = 63;
 const TEMPLATE_BYTES: usize = 64;
 
@@ -27,6 +31,59 @@ pub struct Request {
     pub runtime: Option<Kind>,
     pub limits: BoxLimits,
     pub hostname: String,
+    pub volumes: Vec<Volume>,
+}
+
+/// A shared folder in a box.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    pub id: String,
+    /// Absolute, without `.` and `..`.
+    pub path: String,
+    pub read_only: bool,
+}
+
+impl Volume {
+    fn read(reader: &mut Reader<'_>) -> std::result::Result<Volume, WireError> {
+        let (id, path) = (reader.str()?.to_string(), reader.str()?.to_string());
+        let read_only = reader.u8()? != 0;
+        Ok(Volume { id, path, read_only })
+    }
+
+    fn check(&self) -> Result<()> {
+        check_id(&self.id)?;
+        let bad = |why: &str| Err(Error::new(code::INVALID, format!("a volume's path {}", why)));
+        if self.path.len() > VOLUME_PATH_BYTES || self.path.contains('\0') {
+            return bad("is longer than 1,024 bytes or holds a NUL");
+        }
+        let is_name = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= 255;
+        if !self.path.strip_prefix('/').map_or(false, |rest| rest.split('/').all(is_name)) {
+            return bad("must be absolute, name a folder and have no `.`, `..` or empty part");
+        }
+        if VOLUME_PATHS_TAKEN.iter().any(|taken| lies_within(&self.path, taken)) {
+            return bad("must not lie below /proc, /sys, /dev, /run or /.delta");
+        }
+        Ok(())
+    }
+}
+
+fn lies_within(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).map_or(false, |rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn read_volumes(reader: &mut Reader<'_>) -> Result<Vec<Volume>> {
+    let volumes = reader.list(Volume::read).map_err(|_| Error::new(code::INVALID, "the request is cut short or malformed"))?;
+    if volumes.len() > VOLUMES_MAX {
+        return Err(Error::new(code::LIMIT, format!("more than {} volumes", VOLUMES_MAX)));
+    }
+    for (at, volume) in volumes.iter().enumerate() {
+        volume.check()?;
+        let nested = |other: &Volume| lies_within(&other.path, &volume.path) || lies_within(&volume.path, &other.path);
+        if volumes[..at].iter().any(nested) {
+            return Err(Error::new(code::INVALID, "one volume's path lies within another's"));
+        }
+    }
+    Ok(volumes)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +170,14 @@ fn check_name(what: &str, name: &str, most: usize, extra: &[u8]) -> Result<()> {
     ))
 }
 
+pub fn check_template(name: &str) -> Result<()> {
+    check_name("template", name, TEMPLATE_BYTES, b"-_.")
+}
+
+pub fn check_disk(disk_mb: u32) -> Result<()> {
+    check_range("diskMb", disk_mb, DISK_MB)
+}
+
 impl Request {
     pub fn read(reader: &mut Reader<'_>) -> Result<Request> {
         let bad = |_| Error::new(code::INVALID, "the request is cut short or malformed");
@@ -123,12 +188,13 @@ impl Request {
         let runtime = reader.str().map_err(bad)?;
         let limits = BoxLimits::read(reader)?;
         let hostname = reader.str().map_err(bad)?.to_string();
+        let volumes = read_volumes(reader)?;
         check_id(&box_id)?;
         check_id(&upper_id)?;
         if fresh > 1 {
             return Err(Error::new(code::INVALID, "fresh must be 0 or 1"));
         }
-        check_name("template", &template, TEMPLATE_BYTES, b"-_.")?;
+        check_template(&template)?;
         let runtime = if runtime.is_empty() {
             None
         } else {
@@ -143,6 +209,7 @@ impl Request {
             runtime,
             limits,
             hostname,
+            volumes,
         })
     }
 }
@@ -159,12 +226,14 @@ pub struct Record {
     pub limits: BoxLimits,
     /// Folder name of the guest it runs, so that a newer platform does not take it away.
     pub guest: String,
+    /// Ids of the volumes it shows.
+    pub volumes: Vec<String>,
 }
 
 impl Record {
     pub fn encode(&self) -> String {
         format!(
-            "upperId={}\ntemplate={}\nruntime={}\nrange={}\ncpuMilli={}\nmemoryMb={}\ndiskMb={}\nprocesses={}\nguest={}\n",
+            "upperId={}\ntemplate={}\nruntime={}\nrange={}\ncpuMilli={}\nmemoryMb={}\ndiskMb={}\nprocesses={}\nguest={}\nvolumes={}\n",
             self.upper_id,
             self.template,
             self.kind.name(),
@@ -173,7 +242,8 @@ impl Record {
             self.limits.memory_mb,
             self.limits.disk_mb,
             self.limits.processes,
-            self.guest
+            self.guest,
+            self.volumes.join(",")
         )
     }
 
@@ -198,6 +268,8 @@ impl Record {
                 processes: number("processes")?,
             },
             guest: field("guest")?.to_string(),
+            // Boxes of an earlier version had none.
+            volumes: field("volumes").unwrap_or("").split(',').filter(|id| check_id(id).is_ok()).map(String::from).collect(),
         })
     }
 }
@@ -251,6 +323,7 @@ mod tests {
                 processes: 512,
             },
             hostname: "box".into(),
+            volumes: vec![Volume { id: "vol_a1".into(), path: "/data/shared".into(), read_only: true }],
         };
         change(&mut wanted);
         let mut payload = Vec::new();
@@ -269,6 +342,11 @@ mod tests {
             writer.u32(value);
         }
         writer.str(&wanted.hostname);
+        writer.list(&wanted.volumes, |writer, volume| {
+            writer.str(&volume.id);
+            writer.str(&volume.path);
+            writer.u8(u8::from(volume.read_only));
+        });
         Request::read(&mut Reader::new(&payload))
     }
 
@@ -318,6 +396,25 @@ mod tests {
     }
 
     #[test]
+    fn volumes_stay_within_the_box_and_apart() {
+        let volume = |path: &str| Volume { id: "vol_a".into(), path: path.into(), read_only: false };
+        for path in [
+            "", "/", "data", "/a/../b", "/a/./b", "/a//b", "/a/", "/proc", "/sys/x", "/dev/shm/x", "/run/x", "/.delta", "/a\0",
+        ] {
+            assert!(request(|wanted| wanted.volumes = vec![volume(path)]).is_err(), "{:?}", path);
+        }
+        for path in ["/data", "/processes", "/workspace/.delta", "/é"] {
+            assert!(request(|wanted| wanted.volumes = vec![volume(path)]).is_ok(), "{:?}", path);
+        }
+        for (one, other) in [("/a", "/a"), ("/a", "/a/b"), ("/a/b", "/a")] {
+            assert!(request(|wanted| wanted.volumes = vec![volume(one), volume(other)]).is_err());
+        }
+        let many: Vec<Volume> = (0..=VOLUMES_MAX).map(|at| volume(&format!("/v{}", at))).collect();
+        assert!(request(|wanted| wanted.volumes = many.clone()).is_err());
+        assert!(request(|wanted| wanted.volumes = many[1..].to_vec()).is_ok());
+    }
+
+    #[test]
     fn a_record_survives_the_disk_and_a_cut_one_is_none() {
         let record = Record {
             box_id: "sbx_a1".into(),
@@ -332,6 +429,7 @@ mod tests {
                 processes: 4,
             },
             guest: "abc".into(),
+            volumes: vec!["vol_a".into(), "vol_b".into()],
         };
         let text = record.encode();
         assert_eq!(Record::decode("sbx_a1", &text), Some(record));

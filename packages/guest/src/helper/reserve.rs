@@ -74,7 +74,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn start(mut look: impl FnMut() -> Duration + Send + 'static) -> Result<Watch> {
+    pub fn start(name: &str, mut look: impl FnMut() -> Duration + Send + 'static) -> Result<Watch> {
         let stopped = Arc::new((Mutex::new(false), Condvar::new()));
         let seen = stopped.clone();
         let body = move || loop {
@@ -88,7 +88,7 @@ impl Watch {
                 return;
             }
         };
-        let thread = Builder::new().name("delta-reserve".to_string()).spawn(body);
+        let thread = Builder::new().name(name.to_string()).spawn(body);
         let thread = thread.context("starting a thread")?;
         Ok(Watch {
             stopped,
@@ -149,7 +149,7 @@ mod tests {
     fn a_watch_looks_again_and_ends_at_once_when_stopped() {
         let (told, looks) = std::sync::mpsc::channel();
         let mut count = 0;
-        let mut watch = Watch::start(move || {
+        let mut watch = Watch::start("delta-test", move || {
             count += 1;
             let _ = told.send(count);
             // The third wait outlives the test unless it is interrupted.

@@ -7,6 +7,7 @@
 use super::seccomp_table::{ALLOWED, CHECKED, NOT_FOR_SERVER};
 
 const EPERM: u32 = 1;
+const EINVAL: u32 = 22;
 const ENOSYS: u32 = 38;
 const EPROTONOSUPPORT: u32 = 93;
 const EAFNOSUPPORT: u32 = 97;
@@ -15,6 +16,10 @@ const NEW_NAMESPACES: u32 = 0x7e02_0000;
 const NEW_TIME: u32 = 0x80;
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541c;
+/// F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW; F_SETLEASE; F_NOTIFY. Locks of open file descriptions stay with a file that is in no process's
+/// table, so nobody could tell whose they are, and the kernel counts them for nobody: see `boxes/locks.rs`. A lease makes whoever opens
+/// a file of a shared volume wait. Older kernels answer EINVAL.
+const REFUSED_FCNTL: [u32; 5] = [36, 37, 38, 1024, 1026];
 const AF_UNIX: u32 = 1;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -118,6 +123,13 @@ fn check_code(name: &str) -> Vec<Instruction> {
             refuse(EPERM),
             op(RETURN, ALLOW),
         ]),
+        "fcntl" => {
+            code.push(argument(1));
+            for (at, command) in REFUSED_FCNTL.iter().enumerate() {
+                code.push(test(JUMP_EQUAL, *command, (REFUSED_FCNTL.len() - at) as u8, 0));
+            }
+            code.extend([op(RETURN, ALLOW), refuse(EINVAL)]);
+        }
         "personality" => {
             code.push(argument(0));
             allow_any(&mut code, &PERSONALITIES);
@@ -271,25 +283,20 @@ fn allow_rule(name: &str, arguments: &[String]) -> String {
     )
 }
 
-/// Profiles can only list what is allowed, and libseccomp compares whole 64-bit values, while the kernel looks at the low half.
-/// So "neither TIOCSTI nor TIOCLINUX" is said bit by bit: allowed is whatever differs from both in some bit.
-fn ioctl_rules() -> Vec<String> {
-    let differing = TIOCSTI ^ TIOCLINUX;
+/// Profiles can only list what is allowed, and libseccomp compares whole 64-bit values, while the kernel looks at the low half. So
+/// "none of these" is said by what begins otherwise: a rule for each run of leading bits that none of them begins with.
+fn all_but(name: &str, index: u32, refused: &[u32]) -> Vec<String> {
     let mut rules = Vec::new();
-    for bit in (0..32).map(|at| 1u32 << at).filter(|bit| differing & bit == 0) {
-        rules.push(allow_rule("ioctl", &[masked(1, bit, !TIOCSTI & bit)]));
-    }
-    let mut part = differing;
-    loop {
-        let value = (TIOCSTI & !differing) | part;
-        if value != TIOCSTI && value != TIOCLINUX {
-            rules.push(allow_rule("ioctl", &[masked(1, u32::MAX, value)]));
+    let mut begun = vec![(0u32, 0u32)];
+    while let Some((bits, start)) = begun.pop() {
+        let mask = if bits == 0 { 0 } else { u32::MAX << (32 - bits) };
+        if !refused.iter().any(|value| value & mask == start) {
+            rules.push(allow_rule(name, &[masked(index, mask, start)]));
+        } else if bits < 32 {
+            begun.extend([(bits + 1, start), (bits + 1, start | 1 << (31 - bits))]);
         }
-        if part == 0 {
-            return rules;
-        }
-        part = (part - 1) & differing;
     }
+    rules
 }
 
 fn profile() -> String {
@@ -323,7 +330,15 @@ fn profile() -> String {
             }
         }
     }
-    rules.extend(ioctl_rules());
+    rules.extend(all_but("ioctl", 1, &[TIOCSTI, TIOCLINUX]));
+    rules.extend(all_but("fcntl", 1, &REFUSED_FCNTL));
+    rules.extend(REFUSED_FCNTL.iter().map(|command| {
+        format!(
+            r#"{{"names":["fcntl"],"action":"SCMP_ACT_ERRNO","errnoRet":{},"args":[{}]}}"#,
+            EINVAL,
+            masked(1, u32::MAX, *command)
+        )
+    }));
     format!(
         r#"{{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":{},"architectures":["{}"],"syscalls":[{}]}}"#,
         EPERM,
@@ -583,32 +598,43 @@ mod tests {
     }
 
     #[test]
-    fn the_profile_for_ioctl_covers_all_but_the_two() {
-        // Every rule is (mask, left); a value is allowed when some rule fits.
-        let rules: Vec<(u32, u32)> = ioctl_rules()
-            .iter()
-            .map(|rule| {
-                let field = |key: &str| {
-                    rule.split(key)
-                        .nth(1)
-                        .unwrap()
-                        .trim_start_matches(':')
-                        .split(',')
-                        .next()
-                        .unwrap()
-                        .parse()
-                        .unwrap()
-                };
-                (field("\"value\""), field("\"valueTwo\""))
-            })
-            .collect();
-        let allowed = |value: u32| rules.iter().any(|(mask, left)| value & mask == *left);
-        assert!(!allowed(TIOCSTI) && !allowed(TIOCLINUX));
-        for value in (0..0x10000)
-            .chain([u32::MAX, 0x8004_5430])
-            .filter(|value| ![TIOCSTI, TIOCLINUX].contains(value))
-        {
-            assert!(allowed(value), "{:x}", value);
+    fn the_profile_covers_all_values_but_the_refused() {
+        for refused in [&[TIOCSTI, TIOCLINUX][..], &REFUSED_FCNTL] {
+            // Every rule is (mask, left); a value is allowed when some rule fits.
+            let rules: Vec<(u32, u32)> = all_but("ioctl", 1, refused)
+                .iter()
+                .map(|rule| {
+                    let field = |key: &str| {
+                        rule.split(key)
+                            .nth(1)
+                            .unwrap()
+                            .trim_start_matches(':')
+                            .split(',')
+                            .next()
+                            .unwrap()
+                            .parse()
+                            .unwrap()
+                    };
+                    (field("\"value\""), field("\"valueTwo\""))
+                })
+                .collect();
+            let allowed = |value: u32| rules.iter().filter(|(mask, left)| value & mask == *left).count();
+            for value in (0..0x10000).chain([u32::MAX, 0x8004_5430]) {
+                assert_eq!(allowed(value), usize::from(!refused.contains(&value)), "{:x}", value);
+            }
+        }
+    }
+
+    #[test]
+    fn locks_that_belong_to_no_process_leases_and_notices_are_refused_as_by_an_older_kernel() {
+        for command in [36u64, 37, 38, 1024, 1026] {
+            for high in [0u64, 1 << 32] {
+                assert_eq!(answer("fcntl", &[3, high | command]), ERRNO | EINVAL, "{}", command);
+            }
+        }
+        // F_DUPFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_SETOWN_EX, F_GETLEASE, F_DUPFD_CLOEXEC, F_SETPIPE_SZ, F_ADD_SEALS.
+        for command in [0u64, 3, 4, 5, 6, 7, 15, 1025, 1030, 1031, 1033] {
+            assert_eq!(answer("fcntl", &[3, command]), ALLOW, "{}", command);
         }
     }
 

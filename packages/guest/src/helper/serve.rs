@@ -11,16 +11,17 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::boxes::{Boxes, BoxesOptions, FIRST_BOX_TOKEN};
+use super::boxes::{Boxes, BoxesOptions, LockWatch, FIRST_BOX_TOKEN, LOCKS_MAX};
 use super::cgroup::Cgroups;
 use super::confine::{self, Ending, Server, ServerOptions};
-use super::error::{code, Context, Error, Result};
+use super::error::{code, hide_folder, Context, Error, Result};
 use super::ffi;
 use super::overlay::Stage;
 use super::pool::{Pool, Usage};
 use super::protocol::{self, Lane};
 use super::reserve::{self, Room, Watch};
 use super::settings::Settings;
+use super::streams::Streams;
 use super::sys::{self, Epoll, EpollEvent};
 use super::templates;
 use super::workers::{Queue, Workers};
@@ -37,6 +38,11 @@ const OUTBOX_BYTES: usize = 32 << 20;
 const WAITING_REQUESTS: usize = 4_096;
 const SLOW_REQUESTS: usize = 4;
 const QUICK_THREADS: usize = 4;
+const DISK_THREADS: usize = 4;
+/// Streams at once; the others wait. Apart from each other, so that slow readers hold up no saving, and a slow storage no reader.
+const PACK_THREADS: usize = 4;
+const APPLY_THREADS: usize = 4;
+const LOOK_THREADS: usize = 8;
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(15);
 const INSTANCE_WAIT: Duration = Duration::from_secs(10);
 /// An HTTP process that lived shorter died quickly.
@@ -94,7 +100,7 @@ impl Outbox {
             }
             Err(error) => {
                 writer.u16(error.code);
-                writer.str(&error.message);
+                writer.str(&error.told());
             }
         });
     }
@@ -112,11 +118,12 @@ struct Shared {
     boxes: Boxes,
     settings: Settings,
     outbox: Outbox,
+    streams: Streams,
     life: AtomicUsize,
     slow: AtomicUsize,
     /// As last looked at; None before the first look.
     room: Mutex<Option<(Room, Usage)>>,
-    /// Requests on the lane of boxes that are being worked on.
+    /// Requests that change something and are being worked on.
     making: AtomicUsize,
 }
 
@@ -150,6 +157,17 @@ impl Shared {
         reserve::pause(room, &usage)
     }
 
+    /// Looks at the locks of files and ends who holds too many; answers when to look again.
+    fn look_at_locks(&self, watch: &mut LockWatch) -> Duration {
+        let (found, pause) = watch.look(&self.boxes);
+        match found {
+            Ok(Some(id)) => say(format_args!("{} held more than {} locks of files and was ended", id, LOCKS_MAX)),
+            Ok(None) => {}
+            Err(cause) => say(format_args!("the locks of files could not be looked at: {}", cause)),
+        }
+        pause
+    }
+
     fn tell_room(&self) {
         let known = *self.room.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some((room, usage)) = known {
@@ -161,13 +179,27 @@ impl Shared {
         }
     }
 
-    /// On the lane of boxes. Whom nobody answers any more, nothing is made for.
-    fn work_on_boxes(&self, stage: &Stage, job: Job) {
+    /// On the lanes that change something. Whom nobody answers any more, nothing is made for.
+    fn work_in_turn(&self, stage: Option<&Stage>, job: Job) {
         self.making.fetch_add(1, Ordering::SeqCst);
         if job.life == self.life.load(Ordering::SeqCst) {
-            self.work(Some(stage), job);
+            self.work(stage, job);
         }
         self.making.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// On the lane of streams. One that changes something is waited for before another HTTP process begins.
+    fn stream(&self, job: Job) {
+        let changes = usize::from(job.kind == protocol::APPLY);
+        self.making.fetch_add(changes, Ordering::SeqCst);
+        if job.life == self.life.load(Ordering::SeqCst) {
+            protocol::stream(&self.boxes, &self.streams, job.kind, &job.payload, &mut |result| {
+                if job.life == self.life.load(Ordering::SeqCst) {
+                    self.outbox.answer(job.kind, job.number, result);
+                }
+            });
+        }
+        self.making.fetch_sub(changes, Ordering::SeqCst);
     }
 
     fn work(&self, stage: Option<&Stage>, job: Job) {
@@ -222,6 +254,10 @@ fn worker_count() -> usize {
 
 struct Lanes {
     boxes: Arc<Queue<Job>>,
+    disks: Arc<Queue<Job>>,
+    packs: Arc<Queue<Job>>,
+    applies: Arc<Queue<Job>>,
+    looks: Arc<Queue<Job>>,
     quick: Arc<Queue<Job>>,
     workers: Vec<Workers>,
 }
@@ -229,16 +265,32 @@ struct Lanes {
 impl Lanes {
     fn start(shared: &Arc<Shared>) -> Result<Lanes> {
         let boxes = Queue::new(WAITING_REQUESTS);
+        let disks = Queue::new(WAITING_REQUESTS);
+        let (packs, applies, looks) = (Queue::new(WAITING_REQUESTS), Queue::new(WAITING_REQUESTS), Queue::new(WAITING_REQUESTS));
         let quick = Queue::new(WAITING_REQUESTS);
         let (data, view) = (shared.settings.data.clone(), shared.boxes.cgroups.view());
-        let (one, other) = (shared.clone(), shared.clone());
+        let (one, other, third) = (shared.clone(), shared.clone(), shared.clone());
         let stages = Workers::start(
             "delta-boxes",
             worker_count(),
             &boxes,
             move || Stage::enter(&data, &view),
-            move |stage: &Stage, job| one.work_on_boxes(stage, job),
+            move |stage: &Stage, job| one.work_in_turn(Some(stage), job),
         )?;
+        let disk_threads = Workers::start(
+            "delta-disks",
+            DISK_THREADS,
+            &disks,
+            || Ok(()),
+            move |_, job| third.work_in_turn(None, job),
+        );
+        let streams = |name: &str, count: usize, queue: &Arc<Queue<Job>>| {
+            let shared = shared.clone();
+            Workers::start(name, count, queue, || Ok(()), move |_, job| shared.stream(job))
+        };
+        let pack_threads = streams("delta-packs", PACK_THREADS, &packs);
+        let apply_threads = streams("delta-applies", APPLY_THREADS, &applies);
+        let look_threads = streams("delta-looks", LOOK_THREADS, &looks);
         let answers = Workers::start(
             "delta-quick",
             QUICK_THREADS,
@@ -248,14 +300,20 @@ impl Lanes {
         );
         let mut lanes = Lanes {
             boxes,
+            disks,
+            packs,
+            applies,
+            looks,
             quick,
             workers: vec![stages],
         };
-        match answers {
-            Ok(workers) => lanes.workers.push(workers),
-            Err(error) => {
-                lanes.stop();
-                return Err(error);
+        for started in [disk_threads, pack_threads, apply_threads, look_threads, answers] {
+            match started {
+                Ok(workers) => lanes.workers.push(workers),
+                Err(error) => {
+                    lanes.stop();
+                    return Err(error);
+                }
             }
         }
         Ok(lanes)
@@ -264,6 +322,10 @@ impl Lanes {
     /// What was taken on is finished. The threads' mount namespaces go with them, and with those the last hold on the pool.
     fn stop(&mut self) {
         self.boxes.close();
+        self.disks.close();
+        self.packs.close();
+        self.applies.close();
+        self.looks.close();
         self.quick.close();
         for workers in &mut self.workers {
             workers.join();
@@ -290,7 +352,8 @@ struct Helper {
     epoll: Arc<Epoll>,
     signals: OwnedFd,
     lanes: Lanes,
-    watch: Watch,
+    /// Of the room on the disk, and of the locks of files.
+    watches: [Watch; 2],
     connection: Option<Connection>,
     supervised: Option<Supervised>,
     quick_deaths: u32,
@@ -310,6 +373,7 @@ fn open(settings: &Settings, epoll: &Arc<Epoll>, step: fn(&str)) -> Result<Boxes
         uid_base: settings.uid_base,
         ranges: settings.uid_count / super::boxes::RANGE_UIDS,
         client_uid: settings.uid_base,
+        memory_reserve: u64::from(settings.memory_reserve_mb) << 20,
         guest: settings.guest.clone(),
         step,
     };
@@ -336,6 +400,7 @@ pub fn serve(mut settings: Settings, peer: Peer, step: fn(&str)) -> Result<i32> 
     ffi::check(unsafe { ffi::prctl(sys::PR_SET_CHILD_SUBREAPER, 1 as std::os::raw::c_long) })
         .context("becoming the reaper")?;
     settings.make_data()?;
+    hide_folder(&settings.data);
     let _instance = only_instance(&settings.data)?;
     let epoll = Arc::new(Epoll::new().context("making an epoll")?);
     let boxes = open(&settings, &epoll, step)?;
@@ -354,6 +419,7 @@ pub fn serve(mut settings: Settings, peer: Peer, step: fn(&str)) -> Result<i32> 
         boxes,
         settings,
         outbox,
+        streams: Streams::default(),
         life: AtomicUsize::new(0),
         slow: AtomicUsize::new(0),
         room: Mutex::new(None),
@@ -362,14 +428,17 @@ pub fn serve(mut settings: Settings, peer: Peer, step: fn(&str)) -> Result<i32> 
     // The first look is made here: no request is answered before the limits fit the room.
     shared.look_at_room();
     let watched = shared.clone();
-    let watch = Watch::start(move || watched.look_at_room())?;
+    let room = Watch::start("delta-reserve", move || watched.look_at_room())?;
+    let watched = shared.clone();
+    let mut lock_watch = LockWatch::default();
+    let locks = Watch::start("delta-locks", move || watched.look_at_locks(&mut lock_watch))?;
     let lanes = Lanes::start(&shared)?;
     let mut helper = Helper {
         shared,
         epoll,
         signals,
         lanes,
-        watch,
+        watches: [room, locks],
         connection: None,
         supervised: None,
         quick_deaths: 0,
@@ -429,6 +498,7 @@ impl Helper {
         if let Some(connection) = self.connection.take() {
             let _ = self.epoll.remove(connection.socket.as_raw_fd());
             self.shared.life.fetch_add(1, Ordering::SeqCst);
+            self.shared.streams.cut();
         }
     }
 
@@ -445,24 +515,40 @@ impl Helper {
             .canonicalize()
             .context(format_args!("looking for the server at {}", settings.server.display()))?;
         let (key, _) = confine::ensure_api_key(&settings.data)?;
+        let mut extra_environment: Vec<(std::ffi::OsString, std::ffi::OsString)> =
+            vec![("DELTA_API_KEY_SHA256".into(), confine::api_key_hash(&key).into())];
+        let is_set = |name: &str| std::env::var_os(name).map_or(false, |value| !value.is_empty());
+        // Several servers on one database need the same one, so there it is the operator's to give.
+        if !is_set("SECRET_KEY") && !is_set("DATABASE_URL") {
+            let (secret, _) = confine::ensure_secret_key(&settings.data)?;
+            extra_environment.push(("SECRET_KEY".into(), secret.into()));
+        }
+        if let Some(card) = settings.rate_card_text()? {
+            extra_environment.push(("DELTA_RATE_CARD_TEXT".into(), card.into()));
+        }
         let (ours, theirs) = sys::stream_pair().context("making the socket to the HTTP process")?;
         let program = entry.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
         let wires = self.shared.boxes.wires_path().to_path_buf();
         let own = settings.data.join("server");
+        extra_environment.push(("DELTA_WIRE_DIR".into(), wires.clone().into_os_string()));
+        extra_environment.push(("DELTA_DATA_DIR".into(), own.into_os_string()));
         let options = ServerOptions {
             node,
-            // Young objects get 1 MB instead of 16: after load the process stays 25 MB smaller, at no cost that showed.
-            arguments: vec!["--max-semi-space-size=1".into(), entry.into_os_string()],
-            readable: vec![program, wires.clone()],
+            // Young objects get 1 MB instead of 16: after load the process stays 25 MB smaller, at no cost that showed. So little is
+            // looked through by one thread in less time than others take to wake.
+            arguments: vec![
+                "--max-semi-space-size=1".into(),
+                "--no-parallel-scavenge".into(),
+                // Once, after the start.
+                "--expose-gc".into(),
+                entry.into_os_string(),
+            ],
+            readable: vec![program, wires],
             data: settings.data.clone(),
             uid: settings.uid_base,
             helper_socket: theirs.as_raw_fd(),
             environment: std::env::vars_os().collect(),
-            extra_environment: vec![
-                ("DELTA_API_KEY_SHA256".into(), confine::api_key_hash(&key).into()),
-                ("DELTA_WIRE_DIR".into(), wires.into_os_string()),
-                ("DELTA_DATA_DIR".into(), own.into_os_string()),
-            ],
+            extra_environment,
         };
         let server = confine::spawn_server(&options)?;
         drop(theirs);
@@ -572,6 +658,10 @@ impl Helper {
         let (kind, number) = (job.kind, job.number);
         let queued = match protocol::lane(kind) {
             Lane::Boxes => self.lanes.boxes.push(job),
+            Lane::Disks => self.lanes.disks.push(job),
+            Lane::Packs => self.lanes.packs.push(job),
+            Lane::Applies => self.lanes.applies.push(job),
+            Lane::Looks => self.lanes.looks.push(job),
             Lane::Quick => self.lanes.quick.push(job),
             Lane::Slow => self.work_apart(job),
         };
@@ -777,11 +867,11 @@ impl Helper {
     }
 
     fn box_ended(&mut self, token: u64) {
-        if let Some((id, oom)) = self.shared.boxes.died(token) {
+        if let Some((id, cause)) = self.shared.boxes.died(token) {
             if self.connection.is_some() {
                 self.shared.outbox.put(protocol::BOX_DIED, 0, |writer| {
                     writer.str(&id);
-                    writer.u8(u8::from(oom));
+                    writer.u8(cause.number());
                 });
             }
         }
@@ -792,7 +882,7 @@ impl Helper {
     fn finish(mut self) -> Result<i32> {
         let mode = self.stopping.map_or(Mode::Leave, |(mode, _)| mode);
         let mut failures = Vec::new();
-        self.watch.stop();
+        self.watches.iter_mut().for_each(Watch::stop);
         if mode == Mode::StopAll {
             failures = self.end_all();
         }

@@ -1,5 +1,7 @@
 //! What the helper reads from its environment.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::doctor::DoctorOptions;
@@ -10,6 +12,8 @@ use super::runtime::{Kind, KINDS};
 /// The range that systemd's table of uids leaves to nobody.
 pub const DEFAULT_UID_BASE: u32 = 1_879_048_192;
 pub const DEFAULT_UID_COUNT: u32 = 268_435_456;
+/// What the helper, the server and a few requests need to go on while sandboxes end.
+const DEFAULT_MEMORY_RESERVE_MB: u32 = 128;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -17,14 +21,20 @@ pub struct Settings {
     pub kind: Kind,
     pub uid_base: u32,
     pub uid_count: u32,
+    pub memory_reserve_mb: u32,
     pub pool: PoolOptions,
     /// SIGTERM ends every sandbox, as SIGINT does.
     pub stop_all: bool,
     pub guest: PathBuf,
     pub node: Option<PathBuf>,
+    /// What everything costs, where the operator says so.
+    pub rate_card: Option<PathBuf>,
     /// The server's entry file.
     pub server: PathBuf,
 }
+
+/// It becomes one variable of an environment, which the kernel allows 128 KiB.
+const RATE_CARD_BYTES: u64 = 65_536;
 
 type Get<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -95,10 +105,12 @@ impl Settings {
             kind,
             uid_base,
             uid_count,
+            memory_reserve_mb: number(get, "DELTA_MEMORY_RESERVE_MB", DEFAULT_MEMORY_RESERVE_MB)?,
             pool: PoolOptions::from_environment(get)?,
             stop_all: flag(get, "DELTA_STOP_ALL")?,
             guest: get("DELTA_GUEST").map_or_else(|| beside.join("delta-guest"), PathBuf::from),
             node: get("DELTA_NODE").map(PathBuf::from).or_else(|| find_node(beside)),
+            rate_card: get("DELTA_RATE_CARD").map(PathBuf::from),
             server: get("DELTA_SERVER").map_or_else(|| beside.join("../server/main.mjs"), PathBuf::from),
         })
     }
@@ -111,6 +123,24 @@ impl Settings {
             .canonicalize()
             .context(format_args!("looking at {}", self.data.display()))?;
         Ok(())
+    }
+
+    /// The server sees no file but its own, so its text is handed over. Whether it is a rate card is for the server to say.
+    pub fn rate_card_text(&self) -> Result<Option<String>> {
+        let path = match &self.rate_card {
+            Some(path) => path,
+            None => return Ok(None),
+        };
+        let mut text = String::new();
+        let file = File::open(path).context(format_args!("DELTA_RATE_CARD: opening {}", path.display()))?;
+        file.take(RATE_CARD_BYTES + 1)
+            .read_to_string(&mut text)
+            .context(format_args!("DELTA_RATE_CARD: reading {}", path.display()))?;
+        if text.len() as u64 > RATE_CARD_BYTES {
+            let message = format!("DELTA_RATE_CARD: {} has more than {} bytes", path.display(), RATE_CARD_BYTES);
+            return Err(Error::new(code::INVALID, message));
+        }
+        Ok(Some(text))
     }
 
     pub fn doctor(&self) -> DoctorOptions {
@@ -144,6 +174,25 @@ mod tests {
         );
         assert_eq!(settings.guest, PathBuf::from("/opt/delta/bin/delta-guest"));
         assert!(!settings.stop_all);
+    }
+
+    #[test]
+    fn the_rate_card_is_handed_over_as_it_is_or_refused_by_name() {
+        let mut settings = read(&[]).unwrap();
+        assert_eq!(settings.rate_card_text().unwrap(), None);
+        let file = std::env::temp_dir().join(format!("delta-rate-card-{}.json", std::process::id()));
+        settings.rate_card = Some(file.clone());
+        let refused = |settings: &Settings| settings.rate_card_text().unwrap_err().message;
+        assert!(refused(&settings).contains("DELTA_RATE_CARD: opening"));
+        std::fs::write(&file, "{ }").unwrap();
+        assert_eq!(settings.rate_card_text().unwrap().as_deref(), Some("{ }"));
+        std::fs::write(&file, [0xff, 0xfe]).unwrap();
+        assert!(refused(&settings).contains("DELTA_RATE_CARD: reading"));
+        std::fs::write(&file, " ".repeat(65_537)).unwrap();
+        assert!(refused(&settings).contains("more than 65536 bytes"));
+        std::fs::remove_file(&file).unwrap();
+        settings.rate_card = Some(std::env::temp_dir());
+        assert!(refused(&settings).contains("DELTA_RATE_CARD: reading"));
     }
 
     #[test]

@@ -240,18 +240,24 @@ impl Wire {
     }
 
     pub fn hello(&mut self) -> Vec<u8> {
+        self.hello_naming(0)
+    }
+
+    pub fn hello_naming(&mut self, features: u64) -> Vec<u8> {
         self.send(wire::HELLO, 0, |w| {
             w.bytes(wire::MAGIC);
             w.u32(wire::VERSION);
             w.bytes(&[0; 16]);
-            w.u64(0);
+            w.u64(features);
             w.bytes(b"");
         });
         let hello = self.read_frame().expect("a HELLO");
         let mut r = hello.reader();
         assert_eq!((hello.kind, hello.channel), (wire::HELLO, 0));
         assert_eq!((r.bytes(), r.u32()), (Ok(wire::MAGIC), Ok(wire::VERSION)));
-        r.bytes().unwrap().to_vec()
+        let boot_id = r.bytes().unwrap().to_vec();
+        assert_eq!(r.u64(), Ok(wire::STARTS_SMALL));
+        boot_id
     }
 
     pub fn send(&mut self, kind: u8, channel: u32, fields: impl FnOnce(&mut Writer<'_>)) {

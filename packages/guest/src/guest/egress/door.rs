@@ -5,7 +5,7 @@ use super::flow::{Outgoing, Speech, Stage};
 use super::http::{self, Asked, Refused};
 use super::target::Target;
 use super::{MAX_CHANNELS, MAX_OUTGOING};
-use crate::guest::connection::{Channel, Role};
+use crate::guest::connection::Role;
 use crate::guest::poll::Kind;
 use crate::guest::serve::{At, Guest, SCRATCH_BYTES};
 use crate::guest::sys::{self, EPOLLHUP, EPOLLIN, EPOLLRDHUP};
@@ -17,6 +17,7 @@ const HEAD_MS: u64 = 30_000;
 const HEAD_READ_BYTES: usize = 16 << 10;
 /// The host has limits of its own; this one holds where they do not.
 const ASK_MS: u64 = 120_000;
+const TOO_FAST: &str = "The sandbox opens connections to the outside too fast: at most 50 a second in the long run.";
 const TOO_MANY: &str = "The sandbox has too many connections to the outside open at once.";
 
 impl Guest {
@@ -27,6 +28,7 @@ impl Guest {
             sys::shutdown_write(fd.as_raw_fd());
             return;
         }
+        sys::no_delay(fd.as_raw_fd());
         let id = self.fresh_id();
         let mut source = self.source(fd, Kind::Outgoing, id);
         if source.want(EPOLLIN).is_err() {
@@ -139,6 +141,9 @@ impl Guest {
     /// Opens a channel on the connection of the host that came last.
     fn ask(&mut self, id: u64, target: &Target, via: u8) {
         self.egress.unasked.remove(&id);
+        if !self.egress.asks.take(sys::monotonic_ms()) {
+            return self.refuse_outgoing(id, 503, TOO_FAST);
+        }
         let latest = self.connections.iter_mut().filter(|(_, connection)| connection.greeted).max_by_key(|(id, _)| **id);
         let (connection_id, connection) = match latest {
             Some((id, connection)) => (*id, connection),
@@ -150,7 +155,7 @@ impl Guest {
         }
         connection.highest_own += 2;
         let at: At = (connection_id, connection.highest_own);
-        connection.channels.insert(at.1, Channel::new(Role::Egress { id }));
+        connection.add_channel(at.1, Role::Egress { id });
         self.send(at.0, wire::OPEN, at.1, |w| {
             w.u8(op::EGRESS);
             w.str(&target.host);

@@ -7,12 +7,14 @@ use crate::guest::connection::Role;
 use crate::guest::poll::{Source, Timer};
 use crate::guest::serve::{At, Guest, SCRATCH_BYTES};
 use crate::guest::sys::{self, EPOLLIN, EPOLLOUT};
-use crate::wire::{self, code, stream, DATA_BYTES};
+use crate::wire::{self, code, stream, DATA_BYTES, INITIAL_CREDIT_BYTES};
 use std::collections::VecDeque;
 
 /// How long a program may take to read the end of its answer, and what it may still send meanwhile.
 const LINGER_MS: u64 = 2_000;
 const LINGER_BYTES: usize = 4 << 20;
+/// Credit is given back in lumps: a small frame wakes the host and costs it as much as reading tens of KiB.
+const CREDIT_LUMP_BYTES: u64 = INITIAL_CREDIT_BYTES / 4;
 const OPENED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 pub struct Outgoing {
@@ -30,6 +32,8 @@ pub struct Outgoing {
     /// Bytes for the program, bounded by the channel's credit.
     queue: VecDeque<Vec<u8>>,
     written: usize,
+    /// Of the bytes that went out, those the host was not given credit for.
+    owed: u64,
     /// The program has got something of the server's.
     answered: bool,
     /// The program ended its side, and the host was told.
@@ -78,6 +82,7 @@ impl Outgoing {
             surplus: false,
             queue: VecDeque::new(),
             written: 0,
+            owed: 0,
             answered: false,
             local_ended: false,
             host_ended: false,
@@ -202,14 +207,8 @@ impl Guest {
             _ => return,
         };
         outgoing.answered = true;
-        let at = outgoing.at;
         match outgoing.take(bytes) {
-            Ok(count) => {
-                if let Some(at) = at {
-                    self.give_credit(at, count as u64);
-                }
-                self.update_outgoing(id);
-            }
+            Ok(count) => self.on_outgoing_written(id, count),
             Err(_) => self.give_up(id),
         }
     }
@@ -255,16 +254,24 @@ impl Guest {
             Some(outgoing) => outgoing,
             None => return,
         };
-        let at = outgoing.at;
         match outgoing.write() {
-            Ok(count) => {
-                if let Some(at) = at {
-                    self.give_credit(at, count as u64);
-                }
-                self.update_outgoing(id);
-            }
+            Ok(count) => self.on_outgoing_written(id, count),
             Err(_) => self.give_up(id),
         }
+    }
+
+    /// So many more bytes went out to the program.
+    fn on_outgoing_written(&mut self, id: u64, count: usize) {
+        if let Some(outgoing) = self.egress.outgoing.get_mut(&id) {
+            outgoing.owed += count as u64;
+            if outgoing.owed >= CREDIT_LUMP_BYTES {
+                let owed = std::mem::take(&mut outgoing.owed);
+                if let Some(at) = outgoing.at {
+                    self.give_credit(at, owed);
+                }
+            }
+        }
+        self.update_outgoing(id);
     }
 
     /// One read from the program, straight into DATA; true where it may have more.

@@ -28,6 +28,9 @@ const LISTENED_PORTS: [u16; 2] = [80, 443];
 const MAX_OUTGOING: usize = 512;
 /// The host takes as many channels from a guest.
 const MAX_CHANNELS: usize = 256;
+/// Connections the host is asked for: so many at once, and so many a second in the long run. It has the same bound; what is refused here costs it nothing.
+const ASKS_AT_ONCE: u64 = 512;
+const ASKS_A_SECOND: u64 = 50;
 const MAX_QUERIES: usize = 32;
 /// One event takes as many, before others get their turn.
 const MAX_ACCEPTS: usize = 64;
@@ -42,6 +45,26 @@ pub struct Egress {
     /// DNS over TCP, oldest first.
     queries: BTreeMap<u64, Query>,
     redirected: bool,
+    asks: Asks,
+}
+
+/// What may still be asked, in thousandths, and when that was counted.
+struct Asks {
+    left: u64,
+    counted_ms: u64,
+}
+
+impl Asks {
+    fn take(&mut self, now_ms: u64) -> bool {
+        let more = now_ms.saturating_sub(self.counted_ms).saturating_mul(ASKS_A_SECOND);
+        self.counted_ms = now_ms;
+        self.left = self.left.saturating_add(more).min(ASKS_AT_ONCE * 1_000);
+        if self.left < 1_000 {
+            return false;
+        }
+        self.left -= 1_000;
+        true
+    }
 }
 
 struct Listener {
@@ -69,6 +92,7 @@ impl Egress {
             resolver: None,
             queries: BTreeMap::new(),
             redirected,
+            asks: Asks { left: ASKS_AT_ONCE * 1_000, counted_ms: 0 },
         }
     }
 }
@@ -140,5 +164,24 @@ impl Guest {
 
     fn stop_listening_for(&mut self, address: Ipv4Addr) {
         self.egress.listeners.retain(|_, listener| listener.way != Way::Named(address));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asks_are_a_burst_and_then_so_many_a_second() {
+        let mut asks = Egress::new(false).asks;
+        let mut taken = |now_ms: u64| (0..10_000).filter(|_| asks.take(now_ms)).count() as u64;
+        assert_eq!(taken(1_000), ASKS_AT_ONCE);
+        assert_eq!(taken(1_000), 0);
+        assert_eq!(taken(1_010), 0);
+        assert_eq!(taken(1_020), 1);
+        assert_eq!(taken(3_020), 2 * ASKS_A_SECOND);
+        // A clock that goes back gives nothing.
+        assert_eq!(taken(5), 0);
+        assert_eq!(taken(u64::MAX), ASKS_AT_ONCE);
     }
 }

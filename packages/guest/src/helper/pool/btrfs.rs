@@ -12,6 +12,7 @@ use crate::helper::ffi;
 
 const SUBVOL_CREATE: c_ulong = 0x5000_940e;
 const SNAP_DESTROY: c_ulong = 0x5000_940f;
+const SNAP_CREATE: c_ulong = 0x5000_9417;
 const INO_LOOKUP: c_ulong = 0xd000_9412;
 const FS_INFO: c_ulong = 0x8400_941f;
 const QUOTA_CTL: c_ulong = 0xc010_9428;
@@ -21,6 +22,7 @@ const QGROUP_LIMIT: c_ulong = 0x8030_942b;
 const QUOTA_ENABLE: u64 = 1;
 const QUOTA_ENABLE_SIMPLE: u64 = 4;
 const LIMIT_MAX_REFERENCED: u64 = 1;
+const SNAPSHOT_READ_ONLY: u64 = 2;
 const FIRST_FREE_OBJECT: u64 = 256;
 /// The value the kernel takes as "no limit".
 const NO_LIMIT: u64 = u64::MAX;
@@ -29,6 +31,15 @@ const NO_LIMIT: u64 = u64::MAX;
 struct VolumeArgs {
     fd: i64,
     name: [u8; 4088],
+}
+
+#[repr(C)]
+struct SnapshotArgs {
+    source: i64,
+    transaction: u64,
+    flags: u64,
+    unused: [u64; 4],
+    name: [u8; 4040],
 }
 
 #[repr(C)]
@@ -93,6 +104,34 @@ pub fn create_subvolume(parent: RawFd, name: &str) -> Result<()> {
     // SAFETY: the struct is the one SUBVOL_CREATE reads.
     unsafe { ffi::ioctl_with(parent, SUBVOL_CREATE, &mut *args) }.context(format_args!("making subvolume {}", name))?;
     Ok(())
+}
+
+/// Keeps what a subvolume holds now under a name in the folder `parent`. Durable when it returns: the kernel commits for it.
+pub fn snapshot(parent: RawFd, name: &str, source: RawFd, read_only: bool) -> io::Result<()> {
+    let mut args = Box::new(SnapshotArgs {
+        source: i64::from(source),
+        transaction: 0,
+        flags: if read_only { SNAPSHOT_READ_ONLY } else { 0 },
+        unused: [0; 4],
+        name: [0; 4040],
+    });
+    if name.is_empty() || name.len() > 255 || name.bytes().any(|byte| byte == 0) {
+        return Err(io::Error::from_raw_os_error(22));
+    }
+    args.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: the struct is the one SNAP_CREATE_V2 reads.
+    unsafe { ffi::ioctl_with(parent, SNAP_CREATE, &mut *args) }?;
+    Ok(())
+}
+
+/// Writes out what one subvolume still has in memory, and nothing of its neighbours: the kernel does that first when a snapshot is asked for, and
+/// only then sees that `taken`, a name in the folder `parent`, is none it could give. No other call flushes a subvolume alone.
+pub fn flush_subvolume(parent: RawFd, taken: &str, source: RawFd) -> io::Result<()> {
+    match snapshot(parent, taken, source, true) {
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(cause) => Err(cause),
+        Ok(()) => Err(io::Error::new(io::ErrorKind::Other, format!("{} was not taken, and is a snapshot now", taken))),
+    }
 }
 
 /// Takes the subvolume's name away at once; the kernel's cleaner gives its space back later.
