@@ -2,7 +2,7 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { connectGuest, type ExecExit, type ExecStream, type GuestConnection } from '../guest/client.ts'
 import { newId } from '../kernel/ids.ts'
-import type { BoxSpec, Driver } from './driver.ts'
+import type { BoxSpec, DeathCause, Driver } from './driver.ts'
 
 export interface OpenedDriver {
   driver: Driver
@@ -18,7 +18,15 @@ export interface OpenedDriver {
 }
 
 /** What a driver may lack, each with its reason. */
-export type Ability = 'memory' | 'processes' | 'disk' | 'isolation' | 'own uid' | 'adoption' | 'freeze'
+export type Ability =
+  | 'memory'
+  | 'processes'
+  | 'disk'
+  | 'isolation'
+  | 'own uid'
+  | 'adoption'
+  | 'freeze'
+  | 'files as they are'
 
 export interface ConformanceOptions {
   lacks?: Partial<Record<Ability, string>>
@@ -33,6 +41,23 @@ export interface ConformanceOptions {
 /** Making a box, several times over, on a machine that does other things too. */
 const slowMs = 120_000
 const path = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+
+/** Something of every kind that a plain program can make. */
+const history = [
+  'mkdir -p deep sub/er',
+  'head -c 200000 /dev/urandom > deep/file',
+  'ln deep/file hard',
+  'ln -s deep soft',
+  ': > empty',
+  'echo s > sub/er/file',
+  'chmod 4750 deep/file',
+  'chmod 1777 sub',
+  'mkfifo pipe',
+  'touch -d @1234567890.123456789 sub/er/file',
+].join(' && ')
+/** Everything that can be seen of a folder. */
+const listing =
+  "find . -printf '%p %y %m %U:%G %l ' \\( -type d -printf '\\n' -o -printf '%n %s %T@\\n' \\) | sort; cat deep/file | cksum"
 
 interface Result extends ExecExit {
   stdout: string
@@ -88,6 +113,7 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
       const { upperIds } = await driver.list()
       await Promise.all(upperIds.map((upperId) => driver.dropUpper(upperId)))
       expect(await driver.list()).toEqual({ boxes: [], upperIds: [] })
+      await dropDisks(driver)
       await expect.poll(() => opened.leftovers(), { timeout: 10_000 }).toEqual([])
     }, slowMs)
 
@@ -107,6 +133,28 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
       const spec = specOf(changes)
       const box = await driver.create(spec)
       return { spec, box, guest: await connect(spec.boxId), cwd: folder(spec) }
+    }
+
+    /** A box whose disk is kept as a snapshot right away, and what its folder says then. */
+    async function makeKept(script: string) {
+      const made = await make()
+      // Synced, since what gVisor keeps in its own memory is not seen from outside.
+      expect(await exec(made.guest, made.cwd, `${script} && sync`)).toMatchObject({ value: 0 })
+      const snapshotId = snapshotIdOf(made.spec)
+      const taken = await driver.snapshot(made.spec.upperId, snapshotId)
+      expect(taken.flushMicros).toBeGreaterThanOrEqual(0)
+      return { ...made, snapshotId }
+    }
+
+    async function look(box: Awaited<ReturnType<typeof make>>): Promise<string> {
+      return (await exec(box.guest, box.cwd, listing)).stdout
+    }
+
+    /** Starts a box on what a snapshot holds, on an upper of its own. */
+    async function fork(snapshotId: string, changes: Partial<BoxSpec> = {}) {
+      const { upperId } = specOf()
+      await driver.makeUpper({ upperId, from: snapshotId, diskMb: 256 })
+      return make({ upperId, fresh: false, ...changes })
     }
 
     test('says what it is', async () => {
@@ -241,6 +289,11 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
           expect(full.diskBytes! - after.diskBytes).toBeGreaterThan(15_000_000)
         }
         await expect(driver.stats('box_neverwas')).rejects.toThrow()
+        const measured = await driver.measure(['box_neverwas', spec.boxId])
+        expect([...measured.keys()]).toEqual([spec.boxId])
+        expect(measured.get(spec.boxId)!.cpuMicros).toBeGreaterThanOrEqual(after.cpuMicros)
+        expect(measured.get(spec.boxId)!.memoryBytes).toBeGreaterThan(0)
+        expect(await driver.measure([])).toEqual(new Map())
       },
       slowMs,
     )
@@ -308,6 +361,20 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
       expect(fits).toMatchObject({ value: 0, stderr: '' })
       expect(await guest.stat(`${cwd}/big`)).toMatchObject({ size: 100_000_000 })
       expect((await driver.stats(spec.boxId)).diskLimitBytes).toBe(300 * 1024 * 1024)
+    })
+
+    needs('disk', 'what only snapshots still hold is not taken from what a disk may get', async () => {
+      const { spec, guest, cwd } = await make({ diskMb: 64 })
+      const snapshotIds = [1, 2, 3].map(() => snapshotIdOf(specOf()))
+      for (const snapshotId of snapshotIds) {
+        const written = await exec(guest, cwd, 'head -c 40000000 /dev/zero > big && sync')
+        expect(written).toMatchObject({ value: 0, stderr: '' })
+        await driver.snapshot(spec.upperId, snapshotId)
+        const { diskBytes, diskLimitBytes } = await driver.stats(spec.boxId)
+        expect(diskLimitBytes).toBe(64 * 1024 * 1024)
+        if (diskBytes !== null) expect(diskBytes).toBeLessThan(10_000_000)
+      }
+      await driver.end(spec.boxId, { keepUpper: false })
     })
 
     test(
@@ -386,6 +453,181 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
       slowMs,
     )
 
+    needs(
+      'files as they are',
+      'a snapshot of a running box has what it wrote, the box goes on, and forks of it are apart',
+      async () => {
+        const kept = await makeKept(history)
+        const before = await look(kept)
+        expect(before).toContain('deep/file')
+        await exec(kept.guest, kept.cwd, 'echo later > deep/file; rm empty')
+        const [one, two] = [await fork(kept.snapshotId), await fork(kept.snapshotId)]
+        expect(await look(one)).toBe(before)
+        await exec(one.guest, one.cwd, 'echo mine > deep/file; rm -r sub')
+        expect(await look(two)).toBe(before)
+        expect((await exec(kept.guest, kept.cwd, 'cat deep/file')).stdout).toBe('later\n')
+        expect((await driver.disks()).snapshots).toEqual([{ snapshotId: kept.snapshotId, template }])
+      },
+    )
+
+    test(
+      'a snapshot of a stopped box rolls it back to what it was',
+      async () => {
+        const { spec, guest, cwd } = await make()
+        await exec(guest, cwd, history)
+        await driver.end(spec.boxId, { keepUpper: true })
+        const snapshotId = snapshotIdOf(spec)
+        expect((await driver.snapshot(spec.upperId, snapshotId)).frozenMicros).toBe(0)
+        const damaged = await make({ upperId: spec.upperId, fresh: false })
+        const before = await look(damaged)
+        await exec(damaged.guest, damaged.cwd, 'rm -r deep sub; echo broken > empty')
+        await driver.end(damaged.spec.boxId, { keepUpper: true })
+        const back = await fork(snapshotId)
+        await driver.dropUpper(spec.upperId)
+        expect(await look(back)).toBe(before)
+        // The snapshot has given all it held: it may go.
+        await driver.dropSnapshot(snapshotId)
+        await driver.dropSnapshot(snapshotId)
+        expect(await look(back)).toBe(before)
+      },
+      slowMs,
+    )
+
+    needs(
+      'files as they are',
+      'boxes share a snapshot as their template, and what something stands on is not dropped',
+      async () => {
+        const kept = await makeKept(history)
+        const before = await look(kept)
+        await driver.end(kept.spec.boxId, { keepUpper: false })
+        const onIt = { template: kept.snapshotId }
+        const [one, two] = [await make(onIt), await make(onIt)]
+        expect([await look(one), await look(two)]).toEqual([before, before])
+        await exec(one.guest, one.cwd, 'rm -r deep; echo x > new')
+        expect(await look(two)).toBe(before)
+        await expect(driver.dropSnapshot(kept.snapshotId)).rejects.toMatchObject({ code: 'disk_in_use' })
+        const above = snapshotIdOf(one.spec)
+        await driver.snapshot(one.spec.upperId, above)
+        await Promise.all([one, two].map(({ spec }) => driver.end(spec.boxId, { keepUpper: false })))
+        await expect(driver.dropSnapshot(kept.snapshotId)).rejects.toMatchObject({ code: 'disk_in_use' })
+        const third = await fork(above, onIt)
+        expect((await exec(third.guest, third.cwd, 'cat new; ls deep 2>/dev/null')).stdout).toBe('x\n')
+      },
+    )
+
+    test(
+      'an upper starts only on the template it was made on',
+      async () => {
+        const kept = await makeKept('echo x > file')
+        const { upperId } = specOf()
+        await driver.makeUpper({ upperId, from: kept.snapshotId, diskMb: 256, empty: true })
+        await expect(driver.create(specOf({ upperId, fresh: false }))).rejects.toMatchObject({
+          code: 'invalid_request',
+        })
+        const right = await make({ upperId, fresh: false, template: kept.snapshotId })
+        expect((await exec(right.guest, right.cwd, 'cat file')).stdout).toBe('x\n')
+      },
+      slowMs,
+    )
+
+    needs(
+      'files as they are',
+      'what is packed from one disk and unpacked onto another is the same, a layer for each snapshot',
+      async () => {
+        const kept = await makeKept(history)
+        await exec(kept.guest, kept.cwd, 'rm -r sub; echo changed > empty; mkdir added; echo y > added/file')
+        const second = snapshotIdOf(specOf())
+        await driver.snapshot(kept.spec.upperId, second)
+        const wanted = await look(kept)
+        const { upperId } = specOf()
+        await driver.makeUpper({ upperId, from: template, diskMb: 256 })
+        const limits = { upperId, maxBytes: 2 ** 28, maxEntries: 10_000 }
+        const first = await driver.apply(limits, copies(driver.pack({ source: kept.snapshotId })))
+        expect(first.entries).toBeGreaterThan(4)
+        await driver.apply(limits, copies(driver.pack({ source: second, parent: kept.snapshotId })))
+        expect(await look(await make({ upperId, fresh: false }))).toBe(wanted)
+
+        const changes = await collectAll(driver.changes({ snapshotId: second, parent: kept.snapshotId }))
+        const own = (end: string) => changes.find(({ path: at }) => at.endsWith(`/${end}`))
+        expect(own('added/file')).toMatchObject({ kind: 'added', type: 'file', size: 2 })
+        expect(own('empty')).toMatchObject({ kind: 'changed', type: 'file', size: 8 })
+        expect(own('sub')).toMatchObject({ kind: 'removed' })
+        const file = driver.readFile({ snapshotId: second, path: own('added/file')!.path })
+        expect(Buffer.concat(await collectAll(file)).toString()).toBe('y\n')
+        const missing = driver.readFile({ snapshotId: second, path: `${own('added/file')!.path}x` })
+        await expect(collectAll(missing)).rejects.toMatchObject({ code: 'file_not_found' })
+      },
+    )
+
+    test(
+      'what is no layer, or too much of one, is refused, and the disk can be dropped at once',
+      async () => {
+        const kept = await makeKept('head -c 300000 /dev/urandom > big')
+        const { upperId } = specOf()
+        await driver.makeUpper({ upperId, from: template, diskMb: 256 })
+        const noise = async function* () {
+          for (let sent = 0; sent < 40; sent += 1) yield Buffer.alloc(65_536, `noise ${sent} `)
+        }
+        const limits = { upperId, maxBytes: 2 ** 28, maxEntries: 10_000 }
+        await expect(driver.apply(limits, noise())).rejects.toMatchObject({ code: 'layer_invalid' })
+        const small = driver.apply({ ...limits, maxBytes: 1_000 }, copies(driver.pack({ source: kept.snapshotId })))
+        await expect(small).rejects.toMatchObject({ code: 'layer_too_large' })
+        const stopped = driver.pack({ source: kept.snapshotId })[Symbol.asyncIterator]()
+        await stopped.next()
+        await stopped.return?.()
+        await driver.dropUpper(upperId)
+      },
+      slowMs,
+    )
+
+    test(
+      'disks that are missing, there already or used are refused with their own code',
+      async () => {
+        const { spec, snapshotId } = await makeKept('echo x > file')
+        const { upperId } = specOf()
+        const never = 'snp_neverwas'
+        const refused: [() => Promise<unknown>, string][] = [
+          [() => driver.snapshot('upp_neverwas', never), 'disk_not_found'],
+          [() => driver.snapshot(spec.upperId, snapshotId), 'disk_exists'],
+          [() => driver.makeUpper({ upperId, from: never, diskMb: 64 }), 'disk_not_found'],
+          [() => driver.makeUpper({ upperId: spec.upperId, from: snapshotId, diskMb: 64 }), 'disk_exists'],
+          [() => collectAll(driver.pack({ source: never })), 'disk_not_found'],
+          [() => collectAll(driver.changes({ snapshotId, parent: never })), 'disk_not_found'],
+          [() => driver.apply({ upperId: spec.upperId, maxBytes: 1, maxEntries: 1 }, nothing()), 'disk_in_use'],
+          [() => driver.create(specOf({ template: never })), 'template_not_found'],
+        ]
+        for (const [call, code] of refused) await expect(call()).rejects.toMatchObject({ code })
+        await driver.dropSnapshot(never)
+        await driver.dropVolume('vol_neverwas')
+      },
+      slowMs,
+    )
+
+    test(
+      'a volume is shared by boxes, outlives them, and is not dropped while one uses it',
+      async () => {
+        const volumeId = `vol_${newId('evt').slice(4)}`
+        await driver.makeVolume({ volumeId, diskMb: 64 })
+        await expect(driver.makeVolume({ volumeId, diskMb: 64 })).rejects.toMatchObject({ code: 'disk_exists' })
+        const at = (readOnly: boolean) => ({ volumes: [{ volumeId, path: '/workspace/shared', readOnly }] })
+        const [writer, reader] = [await make(at(false)), await make(at(true))]
+        expect(await exec(writer.guest, writer.cwd, 'echo hello > shared/file')).toMatchObject({ value: 0 })
+        expect((await exec(reader.guest, reader.cwd, 'cat shared/file')).stdout).toBe('hello\n')
+        if (lacks.isolation === undefined) {
+          expect((await exec(reader.guest, reader.cwd, 'echo no > shared/file')).value).not.toBe(0)
+        }
+        await expect(driver.dropVolume(volumeId)).rejects.toMatchObject({ code: 'disk_in_use' })
+        await Promise.all([writer, reader].map(({ spec }) => driver.end(spec.boxId, { keepUpper: false })))
+        const later = await make(at(true))
+        expect((await exec(later.guest, later.cwd, 'cat shared/file')).stdout).toBe('hello\n')
+        await driver.end(later.spec.boxId, { keepUpper: false })
+        expect((await driver.disks()).volumeIds).toEqual([volumeId])
+        await driver.dropVolume(volumeId)
+        await expect(driver.create(specOf(at(false)))).rejects.toThrow()
+      },
+      slowMs,
+    )
+
     const bad: [string, Partial<BoxSpec>][] = [
       ['a box id that is a path', { boxId: '../../etc' }],
       ['an empty box id', { boxId: '' }],
@@ -412,13 +654,13 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
     test(
       'the death of the first process is told, once, and the disk is kept',
       async () => {
-        const died: [string, { oom: boolean }][] = []
+        const died: [string, DeathCause][] = []
         const stop = driver.onDeath((boxId, cause) => died.push([boxId, cause]))
         const { spec, box, guest, cwd } = await make()
         const other = await make()
         await exec(guest, cwd, 'echo kept > file; sync file')
         process.kill(box.pid, 'SIGKILL')
-        await expect.poll(() => died, { timeout: 10_000 }).toEqual([[spec.boxId, { oom: false }]])
+        await expect.poll(() => died, { timeout: 10_000 }).toEqual([[spec.boxId, 'guest_died']])
         await guest.closed
         const dead = (await driver.list()).boxes.find(({ boxId }) => boxId === spec.boxId)
         expect(dead).toMatchObject({ state: 'dead', upperId: spec.upperId })
@@ -570,6 +812,34 @@ export function testDriver(name: string, open: () => Promise<OpenedDriver>, opti
       },
     )
   })
+}
+
+/** Snapshots that stand on others go after them. */
+async function dropDisks(driver: Driver): Promise<void> {
+  for (;;) {
+    const { snapshots, volumeIds } = await driver.disks()
+    for (const volumeId of volumeIds) await driver.dropVolume(volumeId)
+    if (snapshots.length === 0) return
+    const below = new Set(snapshots.map(({ template }) => template))
+    for (const { snapshotId } of snapshots) if (!below.has(snapshotId)) await driver.dropSnapshot(snapshotId)
+  }
+}
+
+function snapshotIdOf({ upperId }: BoxSpec): string {
+  return `snp_${upperId.slice(4)}`
+}
+
+async function* nothing(): AsyncGenerator<Uint8Array> {}
+
+/** For whoever still has a piece when the next is asked for. */
+async function* copies(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  for await (const piece of pieces) yield Uint8Array.from(piece)
+}
+
+async function collectAll<Item>(items: AsyncIterable<Item>): Promise<Item[]> {
+  const all: Item[] = []
+  for await (const item of items) all.push(item)
+  return all
 }
 
 function requestFor(user: string, cwd: string, script: string) {

@@ -7,6 +7,7 @@ export interface BoxSpec {
   upperId: string
   /** True: the upper must not exist and is made. False: it must exist (start after stop). */
   fresh: boolean
+  /** A template's name, or the id of a snapshot, which then lies unchanged below the upper and is shared by all boxes on it. */
   template: string
   /** Runtime name, or undefined for the driver's configured one. */
   runtime?: string | undefined
@@ -17,6 +18,15 @@ export interface BoxSpec {
   /** Most processes and threads at once. */
   processes: number
   hostname: string
+  /** Folders shared with other boxes. @default none */
+  volumes?: readonly BoxVolume[]
+}
+
+export interface BoxVolume {
+  volumeId: string
+  /** Absolute path inside, made where it is missing. */
+  path: string
+  readOnly: boolean
 }
 
 /** What a box may use; can be changed while it runs. */
@@ -34,10 +44,16 @@ export interface Box {
 
 export type BoxState = 'running' | 'frozen' | 'dead'
 
+/** Why a box ended by itself, in the order in which the helper numbers them. */
+export const deathCauses = ['guest_died', 'out_of_memory', 'locks_exceeded'] as const
+export type DeathCause = (typeof deathCauses)[number]
+
 export interface BoxStatus {
   boxId: string
   upperId: string
   state: BoxState
+  /** Of a dead one, where it is known. */
+  cause?: DeathCause
   template: string
 }
 
@@ -49,10 +65,13 @@ export interface BoxStats {
   /** Kills by the kernel for memory since the box was made. */
   oomKills: number
   processes: number
-  /** Null where the pool keeps no quota. */
+  /** Written since the last snapshot and still held. Null where the pool keeps no quota. */
   diskBytes: number | null
   diskLimitBytes: number
 }
+
+/** What a box has used and uses. */
+export type BoxUse = Pick<BoxStats, 'cpuMicros' | 'memoryBytes'>
 
 export interface DriverInfo {
   name: string
@@ -102,6 +121,36 @@ export interface Room {
   reserveBytes?: number
 }
 
+/** A snapshot as it was taken. */
+export interface SnapshotTaken {
+  /** How long what was still in memory took to write, while the box ran on. */
+  flushMicros: number
+  /** How long the box stood still; 0 when none used the upper. */
+  frozenMicros: number
+  /** What was written to the upper since it was made and is still kept; null where the pool does not count. */
+  bytes: number | null
+}
+
+export interface SnapshotStatus {
+  snapshotId: string
+  /** What lies below it: a template's name, or another snapshot. */
+  template: string
+}
+
+export interface FileChange {
+  kind: 'added' | 'changed' | 'removed'
+  type: 'file' | 'directory' | 'symlink' | 'other'
+  size: number
+  /** Absolute, as the box sees it. */
+  path: string
+}
+
+/** What a layer held when it was unpacked. */
+export interface LayerApplied {
+  entries: number
+  bytes: number
+}
+
 /**
  * How boxes are made. Everything else about a sandbox (exec, files, ports) goes over the wire that `connect` opens, so a driver
  * knows nothing of it. Every call throws a `DeltaError`; `end`, `dropUpper` of what is not there succeed.
@@ -117,9 +166,40 @@ export interface Driver {
   /** Replaces the limits of a living box. After a failure some may be changed and others not: end the box. */
   setLimits(boxId: string, limits: BoxLimits): Promise<void>
   stats(boxId: string): Promise<BoxStats>
+  /** Of these boxes, those that are there: one call, however many they are. */
+  measure(boxIds: readonly string[]): Promise<Map<string, BoxUse>>
   /** What exists, for reconciliation: boxes, and uppers that no box uses. */
   list(): Promise<{ boxes: BoxStatus[]; upperIds: string[] }>
   dropUpper(upperId: string): Promise<void>
+  /** Keeps what the upper holds now, for ever and unchanged. A box that uses it stands still for the moment this takes. */
+  snapshot(upperId: string, snapshotId: string): Promise<SnapshotTaken>
+  /**
+   * A new upper. From a snapshot's id: with all that the snapshot holds, and `empty`: with nothing, the snapshot lying below it as its
+   * template. From a template's name: with nothing.
+   */
+  makeUpper(spec: { upperId: string; from: string; diskMb: number; empty?: boolean }): Promise<void>
+  /** Refused with `disk_in_use` while a box, an upper or another snapshot stands on it; what is not there is dropped already. */
+  dropSnapshot(snapshotId: string): Promise<void>
+  /** Snapshots and volumes that exist, for reconciliation; `list` tells of the uppers. */
+  disks(): Promise<{ snapshots: SnapshotStatus[]; volumeIds: string[] }>
+  /**
+   * An uncompressed OCI layer: how the snapshot `source` differs from `parent`, or without one from what lies below it. With a template's name
+   * as `source` it holds the whole template. It throws a DeltaError where packing failed; ending early cancels. The bytes of a piece are its
+   * reader's until it asks for the next: whoever keeps them makes a copy.
+   */
+  pack(spec: { source: string; parent?: string }): AsyncIterable<Uint8Array>
+  /** Unpacks an uncompressed OCI layer over what the upper holds. After a failure the upper is of no use: drop it. */
+  apply(
+    spec: { upperId: string; maxBytes: number; maxEntries: number },
+    tar: AsyncIterable<Uint8Array>,
+  ): Promise<LayerApplied>
+  /** How a snapshot differs from `parent`, or without one from what lies below it. */
+  changes(spec: { snapshotId: string; parent?: string }): AsyncIterable<FileChange>
+  /** One regular file as a box on the snapshot would see it, except that no symbolic link is followed. */
+  readFile(spec: { snapshotId: string; path: string }): AsyncIterable<Uint8Array>
+  makeVolume(spec: { volumeId: string; diskMb: number }): Promise<void>
+  /** Refused with `disk_in_use` while a box uses it; what is not there is dropped already. */
+  dropVolume(volumeId: string): Promise<void>
   /** Opens a new connection to the guest; the caller speaks HELLO on it. */
   connect(boxId: string, options?: { signal?: AbortSignal }): Promise<Duplex>
   templates(): Promise<TemplateStatus[]>
@@ -130,6 +210,6 @@ export interface Driver {
   /** Whether disks may grow, as far as this process was told; asked before every write, so it costs nothing. */
   room(): Room
   /** A box ended by itself. Returns the function that stops listening. */
-  onDeath(listener: (boxId: string, cause: { oom: boolean }) => void): () => void
+  onDeath(listener: (boxId: string, cause: DeathCause) => void): () => void
   close(): Promise<void>
 }

@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest'
 import { manualClock, systemClock } from './clock.ts'
 
+const manual = manualClock(0)
+
 test('the system clock sleeps at least as long as asked', async () => {
   const from = systemClock.monotonic()
   await systemClock.sleep(20)
@@ -40,6 +42,19 @@ test('the manual clock wakes sleepers in order, and chains of them', async () =>
   expect(clock.now()).toBe(1_100)
   await clock.advance(100)
   expect(woken).toEqual(['first', 'second', 'late'])
+})
+
+test.each([
+  ['system', systemClock, (ms: number) => systemClock.sleep(ms)],
+  ['manual', manual, (ms: number) => manual.advance(ms)],
+] as const)('the %s clock calls back once, or never where it was told to forget', async (_, clock, pass) => {
+  const woken: string[] = []
+  clock.after(10, () => woken.push('kept'))
+  const forget = clock.after(5, () => woken.push('forgotten'))
+  forget()
+  await pass(30)
+  expect(woken).toEqual(['kept'])
+  forget()
 })
 
 test('a jump of the wall clock leaves durations alone', async () => {

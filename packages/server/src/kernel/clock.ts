@@ -5,6 +5,8 @@ export interface Clock {
   monotonic(): number
   /** Rejects with the signal's reason when it is aborted. */
   sleep(durationMs: number, signal?: AbortSignal): Promise<void>
+  /** Wakes once, unless what it returns is called before: for what is nearly always over sooner. At most 24 days. */
+  after(durationMs: number, wake: () => void): () => void
 }
 
 // setTimeout fires at once when asked for more than a signed 32-bit count of milliseconds.
@@ -18,6 +20,10 @@ export const systemClock: Clock = {
     for (let leftMs = durationMs; leftMs > 0; leftMs = endAt - performance.now()) {
       await timer(Math.min(leftMs, longestTimerMs), signal)
     }
+  },
+  after(durationMs, wake) {
+    const handle = setTimeout(wake, durationMs)
+    return () => clearTimeout(handle)
   },
 }
 
@@ -62,6 +68,11 @@ export function manualClock(startMs: number): ManualClock {
         const onAbort = () => sleepers.delete(sleeper) && reject(signal!.reason as Error)
         signal?.addEventListener('abort', onAbort, { once: true })
       })
+    },
+    after(durationMs, wake) {
+      const sleeper = { atMs: elapsedMs + durationMs, wake }
+      sleepers.add(sleeper)
+      return () => void sleepers.delete(sleeper)
     },
     async advance(durationMs) {
       const untilMs = elapsedMs + durationMs

@@ -1,6 +1,33 @@
 import { randomFillSync } from 'node:crypto'
 
-export type IdPrefix = 'sbx' | 'exe' | 'upp' | 'req' | 'evt' | 'key' | 'acc' | 'egc'
+const prefixes = [
+  'sbx',
+  'exe',
+  'upp',
+  'req',
+  'evt',
+  'key',
+  'acc',
+  'egc',
+  'vol',
+  'wsp',
+  'snp',
+  'wup',
+  'tpl',
+  'usr',
+  'ses',
+  'inv',
+  'mal',
+  'jti',
+  'tok',
+  'apr',
+  'agt',
+  'tsk',
+  'hld',
+  'srv',
+  'trq',
+] as const
+export type IdPrefix = (typeof prefixes)[number]
 
 const alphabet = 'abcdefghijklmnopqrstuvwxyz0123456789'
 const idLength = 20
@@ -30,7 +57,20 @@ export function newId(prefix: IdPrefix): string {
   return id
 }
 
+const timeLength = 8
+
+/** An id that sorts after those of earlier milliseconds, so that rows which are made one after the other lie side by side. 62 bits are not to be guessed. */
+export function newOrderedId(prefix: IdPrefix, now: number): string {
+  const time = Math.floor(now).toString(36).padStart(timeLength, '0')
+  return `${prefix}_${time}${newId(prefix).slice(prefix.length + 1 + timeLength)}`
+}
+
 /** Whether `text` could be an id of this kind; says nothing about whether it exists. */
 export function isId(prefix: IdPrefix, text: string): boolean {
   return text.startsWith(`${prefix}_`) && /^[a-z0-9]{1,40}$/.test(text.slice(prefix.length + 1))
+}
+
+/** Whether `text` could be an id of any kind. */
+export function isAnyId(text: string): boolean {
+  return prefixes.some((prefix) => isId(prefix, text))
 }

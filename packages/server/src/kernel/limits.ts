@@ -36,6 +36,8 @@ export const limits = {
   databaseStatements: 256,
   /** Waiting for another process's lock (SQLite), a connection or a statement (PostgreSQL). */
   databaseWaitMs: 2_000,
+  /** The same for one migration at the start, which may rewrite a large table. */
+  databaseMigrationMs: 600_000,
   /** Heap of the worker that holds the SQLite connection. */
   databaseWorkerHeapMb: 48,
   /** Page cache of SQLite. */
@@ -47,8 +49,13 @@ export const limits = {
   /** Tries of a PostgreSQL transaction that lost to another (deadlock, serialisation). */
   databaseTries: 5,
 
+  /** A request whose key or session has ended may still answer for this long, where its answer has not begun. */
+  endedGraceMs: 500,
+
   /** The check of the database in /health. */
   healthCheckMs: 1_000,
+  /** From the answer that says so to the end of a process that is to be started anew. */
+  restartMs: 100,
   /** From the wish to stop to the end of the process; the helper kills it at 15 s. */
   shutdownMs: 12_000,
   /** Of these, for the helper to say whether the sandboxes end too. */

@@ -42,6 +42,19 @@ test.each(['authorization', 'apiKey', 'accessToken', 'client_secret', 'PASSWORD'
   },
 )
 
+test('a key or token is not written, wherever it stands', () => {
+  const key = `dk_${'a1B2c3D4'.repeat(6)}`
+  const { log, lines, last } = startLog()
+  const error = new Error(`There is no key ${key}`, { cause: `${'x'.repeat(limits.logTextChars - 10)} ${key}` })
+  log.info('request', {
+    path: `/v1/keys/${key}/rotate`,
+    error,
+    texts: ['eyJhbGciOiJFZERTQSJ9.eyJpc3MiOiJkZWx0YSJ9.c2ln'],
+  })
+  expect(last()).toMatchObject({ path: '/v1/keys/dk_[redacted]/rotate', texts: ['eyJ[redacted]'] })
+  expect(lines.join()).not.toContain(key.slice(3, 12))
+})
+
 test('an error is written with its code, stack and causes', () => {
   const { log, last } = startLog()
   const cause = Object.assign(new Error('no such file'), { code: 'ENOENT' })

@@ -1,5 +1,6 @@
 import { systemClock } from './clock.ts'
 import { limits } from './limits.ts'
+import { withoutSecrets } from './secret-texts.ts'
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
 export type LogFields = Record<string, unknown>
@@ -91,7 +92,8 @@ function safeError(error: Error, depth: number): unknown {
   }
 }
 
-function cut(text: string): string {
+function cut(whole: string): string {
+  const text = withoutSecrets(whole)
   return text.length <= limits.logTextChars
     ? text
     : `${text.slice(0, limits.logTextChars)}… (${text.length} characters)`

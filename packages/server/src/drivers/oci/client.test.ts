@@ -113,10 +113,43 @@ async function listen(path: string): Promise<{ server: Server; accepted: Promise
   return { server, accepted }
 }
 
+/** A stream's chunk, or with no bytes the end of them. */
+function piece(bytes = ''): Buffer {
+  const length = Buffer.alloc(4)
+  length.writeUInt32LE(Buffer.byteLength(bytes))
+  return Buffer.concat([length, Buffer.from(bytes)])
+}
+
+function tail(code: number, message = '', { entries = 0, bytes = 0 } = {}): Buffer {
+  return createWriter().u16(code).str(message).u64(entries).u64(bytes).payload()
+}
+
+/** The helper's end of one stream: answers the request with its name and returns the connection that is made. */
+async function openStream({ peer, folder }: ReturnType<typeof start>) {
+  const request = await peer.next()
+  const { accepted } = await listen(join(folder, `stream-${request.channel}`, 'wire'))
+  peer.answer(request, (writer) => writer.str(`stream-${request.channel}/wire`))
+  const socket = await accepted
+  cleanUp.push(() => void socket.destroy())
+  return { request, socket }
+}
+
+async function collect<Item>(items: AsyncIterable<Item>): Promise<Item[]> {
+  const all: Item[] = []
+  for await (const item of items) all.push(item)
+  return all
+}
+
+async function joined(chunks: AsyncIterable<Uint8Array>): Promise<string> {
+  const copies: Buffer[] = []
+  for await (const chunk of chunks) copies.push(Buffer.from(chunk))
+  return Buffer.concat(copies).toString()
+}
+
 describe('the client of the privileged helper', () => {
   test('a create says every field and reads the answer', async () => {
     const { driver, peer } = start()
-    const made = driver.create(spec)
+    const made = driver.create({ ...spec, volumes: [{ volumeId: 'vol_a', path: '/data', readOnly: true }] })
     const request = await peer.next()
     expect(request.type).toBe(2)
     expect(request.channel).toBeGreaterThan(0)
@@ -132,6 +165,8 @@ describe('the client of the privileged helper', () => {
       500, 64, 32, 16,
     ])
     expect(reader.str('hostname')).toBe('sbx-a')
+    const volumes = reader.list('volumes', 9, (item) => [item.str('volumeId'), item.str('path'), item.u8('readOnly')])
+    expect(volumes).toEqual([['vol_a', '/data', 1]])
     expect(reader.remaining).toBe(0)
     peer.answer(request, writeBox)
     expect(await made).toEqual({
@@ -225,15 +260,16 @@ describe('the client of the privileged helper', () => {
     const stop = driver.onDeath((boxId, cause) => seen.push([boxId, cause]))
     driver.onShutdown((mode) => seen.push(mode))
     peer.news(100, (writer) => writer.str('box_a').u8(1))
+    peer.news(100, (writer) => writer.str('box_a').u8(2))
     peer.news(101, (writer) => writer.u8(1))
     peer.news(101, (writer) => writer.u8(2))
-    await expect.poll(() => seen).toEqual([['box_a', { oom: true }], 'stop', 'leave'])
+    await expect.poll(() => seen).toEqual([['box_a', 'out_of_memory'], ['box_a', 'locks_exceeded'], 'stop', 'leave'])
     stop()
     peer.news(100, (writer) => writer.str('box_b').u8(0))
     const usage = driver.usage()
     peer.answer(await peer.next(), (writer) => writer.u64(1).u64(2).u64(3).u64(4).u8(0))
     await usage
-    expect(seen).toHaveLength(3)
+    expect(seen).toHaveLength(4)
   })
 
   test('news of the room on the disk are known from then on; a state that is not known yet counts as low', async () => {
@@ -374,4 +410,147 @@ describe('connecting to a guest', () => {
       await expect(withBox(context, wirePath)).rejects.toMatchObject({ code: 'driver_failed' })
     },
   )
+})
+
+describe('streams of the privileged helper', () => {
+  test('a layer arrives whole, in whatever pieces its chunks come', async () => {
+    const opened = start()
+    const read = joined(opened.driver.pack({ source: 'snp_b', parent: 'snp_a' }))
+    const { request, socket } = await openStream(opened)
+    const reader = createReader(request.payload)
+    expect([request.type, reader.str('source'), reader.str('parent')]).toEqual([18, 'snp_b', 'snp_a'])
+    for (const byte of Buffer.concat([piece('hel'), piece('lo'), piece(), tail(0)])) {
+      socket.write(Buffer.of(byte))
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    expect(await read).toBe('hello')
+  })
+
+  test.each([
+    [1, 'disk_not_found'],
+    [13, 'disk_in_use'],
+    [7, 'disk_full'],
+  ])('a stream that ends with %i throws %s after what it sent', async (code, expected) => {
+    const opened = start()
+    const read = joined(opened.driver.pack({ source: 'snp_a' }))
+    const { socket } = await openStream(opened)
+    socket.end(Buffer.concat([piece('part'), piece(), tail(code, 'Because.')]))
+    await expect(read).rejects.toMatchObject({ code: expected, cause: 'Because.' })
+  })
+
+  test.each([
+    ['in a chunk', Buffer.concat([piece('part').subarray(0, 6)])],
+    ['between two', piece('part')],
+    ['before its end is told', Buffer.concat([piece('part'), piece(), tail(0).subarray(0, 9)])],
+  ])('a stream that is cut %s is no layer', async (_where, bytes) => {
+    const opened = start()
+    const read = joined(opened.driver.pack({ source: 'snp_a' }))
+    const { socket } = await openStream(opened)
+    socket.end(bytes)
+    await expect(read).rejects.toMatchObject({ code: 'driver_unavailable' })
+  })
+
+  test('a chunk that claims too much is refused', async () => {
+    const opened = start()
+    const read = joined(opened.driver.pack({ source: 'snp_a' }))
+    const { socket } = await openStream(opened)
+    socket.write(Buffer.from([1, 0, 16, 0]))
+    await expect(read).rejects.toMatchObject({ code: 'driver_failed' })
+  })
+
+  test('whoever stops reading closes the stream', async () => {
+    const opened = start()
+    const layer = opened.driver.pack({ source: 'snp_a' })[Symbol.asyncIterator]()
+    const first = layer.next()
+    const { socket } = await openStream(opened)
+    const ended = new Promise<void>((resolve) => socket.once('close', () => resolve()))
+    socket.on('error', () => undefined).resume()
+    socket.write(piece('one'))
+    expect(Buffer.from((await first).value as Uint8Array).toString()).toBe('one')
+    await layer.return?.()
+    await ended
+  })
+
+  test('changes are read across the borders of chunks, and names that are no text too', async () => {
+    const opened = start()
+    const read = collect(opened.driver.changes({ snapshotId: 'snp_a' }))
+    const { socket } = await openStream(opened)
+    const record = (kind: number, type: number, size: number, path: Uint8Array) =>
+      createWriter().u8(kind).u8(type).u64(size).bytes(path).payload().toString('latin1')
+    const bytes = record(1, 1, 7, Buffer.from('/a')) + record(3, 2, 0, Buffer.from([0x2f, 0xff]))
+    for (const character of bytes) {
+      socket.write(Buffer.concat([Buffer.from([1, 0, 0, 0]), Buffer.from(character, 'latin1')]))
+    }
+    socket.end(Buffer.concat([piece(), tail(0)]))
+    expect(await read).toEqual([
+      { kind: 'added', type: 'file', size: 7, path: '/a' },
+      { kind: 'removed', type: 'directory', size: 0, path: '/\ufffd' },
+    ])
+  })
+
+  test('a layer is sent in chunks, and what it held is told', async () => {
+    const opened = start()
+    const pieces = async function* () {
+      yield Buffer.alloc(0)
+      yield Buffer.alloc(2_500_000, 'x')
+      yield Buffer.from('end')
+    }
+    const applied = opened.driver.apply({ upperId: 'wup_a', maxBytes: 5, maxEntries: 6 }, pieces())
+    const { request, socket } = await openStream(opened)
+    const reader = createReader(request.payload)
+    expect([reader.str('upper'), reader.count('bytes'), reader.count('entries')]).toEqual(['wup_a', 5, 6])
+    const received: Buffer[] = []
+    for await (const data of socket.iterator({ destroyOnReturn: false })) {
+      received.push(data as Buffer)
+      if (Buffer.concat(received).subarray(-4).equals(piece())) break
+    }
+    let bytes = Buffer.concat(received)
+    const lengths: number[] = []
+    while (bytes.length > 0) {
+      lengths.push(bytes.readUInt32LE())
+      bytes = bytes.subarray(4 + lengths.at(-1)!)
+    }
+    expect(lengths).toEqual([1_048_576, 1_048_576, 402_848, 3, 0])
+    socket.end(tail(0, '', { entries: 3, bytes: 9 }))
+    expect(await applied).toEqual({ entries: 3, bytes: 9 })
+  })
+
+  test('a layer that is refused while it is sent is not sent to its end', async () => {
+    const opened = start()
+    let stopped = false
+    const endless = async function* () {
+      try {
+        for (;;) yield Buffer.alloc(100_000)
+      } finally {
+        stopped = true
+      }
+    }
+    const applied = opened.driver.apply({ upperId: 'wup_a', maxBytes: 5, maxEntries: 6 }, endless())
+    const { socket } = await openStream(opened)
+    socket.once('data', () => socket.pause().write(tail(11, 'The entry x leads out.')))
+    await expect(applied).rejects.toMatchObject({ code: 'layer_invalid', cause: 'The entry x leads out.' })
+    expect(stopped).toBe(true)
+  })
+
+  test('when the source of a layer fails, so does the call, and the helper sees a cut', async () => {
+    const opened = start()
+    const failing = async function* () {
+      yield Buffer.from('one')
+      throw new Error('the blob is damaged')
+    }
+    const applied = opened.driver.apply({ upperId: 'wup_a', maxBytes: 5, maxEntries: 6 }, failing())
+    const failed = expect(applied).rejects.toThrow('the blob is damaged')
+    const { socket } = await openStream(opened)
+    const ended = new Promise<void>((resolve) => socket.once('close', () => resolve()))
+    socket.on('error', () => undefined).resume()
+    await failed
+    await ended
+  })
+
+  test('what a name outside of the folder leads to is not connected to', async () => {
+    const { driver, peer } = start()
+    const read = joined(driver.pack({ source: 'snp_a' }))
+    peer.answer(await peer.next(), (writer) => writer.str('../stream-1'))
+    await expect(read).rejects.toMatchObject({ code: 'driver_failed' })
+  })
 })

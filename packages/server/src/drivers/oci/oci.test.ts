@@ -8,6 +8,8 @@ const runtimes = all ? ['crun', 'runc', 'runsc'] : [process.env['DELTA_RUNTIME']
 /** docs/drivers says the same to users. */
 const lacks: Record<string, ConformanceOptions['lacks']> = {
   runsc: {
+    'files as they are':
+      'gVisor keeps pipes, links and times of what runs to itself; end to end a history is compared after a start',
     memory: 'gVisor holds the memory of all processes inside in one of its own, so the kernel ends the whole sandbox',
     processes: 'gVisor’s own threads count, and it ends when it cannot start one',
     'own uid': 'gVisor runs as nobody outside and has a user namespace of its own making inside',

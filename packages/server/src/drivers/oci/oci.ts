@@ -1,12 +1,25 @@
 import { closeSync, constants, openSync } from 'node:fs'
 import { connect as connectSocket, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { Reader } from '../../guest/codec.ts'
+import type { Reader, Writer } from '../../guest/codec.ts'
 import { DeltaError, type ErrorCode } from '../../kernel/errors.ts'
+import { connectInPlace } from '../../kernel/in-place.ts'
 import type { Logger } from '../../kernel/log.ts'
-import { roomStates } from '../driver.ts'
-import type { Box, BoxSpec, BoxState, BoxStatus, Driver, Finding, Room, TemplateStatus } from '../driver.ts'
+import { deathCauses, roomStates } from '../driver.ts'
+import type {
+  Box,
+  BoxSpec,
+  BoxState,
+  BoxStatus,
+  BoxUse,
+  DeathCause,
+  Driver,
+  Finding,
+  Room,
+  TemplateStatus,
+} from '../driver.ts'
 import { createHelperCalls, HelperRefusal } from './calls.ts'
+import { connectStream, readChanges, readStream, sendStream } from './streams.ts'
 
 // The numbers of docs/helper-protocol.md.
 const requests = {
@@ -23,15 +36,32 @@ const requests = {
   doctor: 11,
   usage: 12,
   limits: 13,
+  snapshot: 14,
+  makeUpper: 15,
+  dropSnapshot: 16,
+  disks: 17,
+  pack: 18,
+  apply: 19,
+  changes: 20,
+  read: 21,
+  makeVolume: 22,
+  dropVolume: 23,
+  measure: 24,
 } as const
 const news = { boxDied: 100, shutdown: 101, room: 102 } as const
-const boxStates: Record<number, BoxState> = { 1: 'running', 2: 'frozen', 3: 'dead' }
+const boxStates: Record<number, BoxState> = { 1: 'running', 2: 'frozen' }
+/** The number of a dead box whose cause is the first of `deathCauses`. */
+const firstDead = 3
 
 const shortMs = 30_000
+/** Boxes measured by one call: their ids fit into a request, and the answer keeps nobody waiting. */
+const measuredAtOnce = 128
 /** Making and ending a box take milliseconds; under a flood of them on a slow disk, seconds. */
 const boxMs = 60_000
 /** A template fetches packages over whatever network there is. */
 const buildMs = 2 * 60 * 60_000
+/** A stream waits until one of the helper's few is free, and each takes minutes where it is long. */
+const streamMs = 10 * 60_000
 /** How long a guest may take to listen: gVisor makes its socket itself, after it was started. */
 const connectMs = 5_000
 const connectRetryMs = { first: 1, most: 50 }
@@ -62,7 +92,7 @@ export interface OciDriver extends Driver {
  */
 export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Logger }): OciDriver {
   const { helper, wireDir, log } = deps
-  const deathListeners = new Set<(boxId: string, cause: { oom: boolean }) => void>()
+  const deathListeners = new Set<(boxId: string, cause: DeathCause) => void>()
   const shutdownListeners = new Set<(mode: ShutdownMode) => void>()
   /** Where each box listens, as far as this process was told; `list` tells the rest. */
   const wires = new Map<string, string>()
@@ -75,9 +105,9 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
     onNews(type, reader) {
       if (type === news.boxDied) {
         const boxId = reader.str('boxId', maxTextBytes)
-        const oom = reader.flag('oom')
+        const cause = deathCauses[reader.u8('cause')] ?? 'guest_died'
         wires.delete(boxId)
-        for (const listener of Array.from(deathListeners)) listener(boxId, { oom })
+        for (const listener of Array.from(deathListeners)) listener(boxId, cause)
       } else if (type === news.shutdown) {
         const mode = reader.u8('mode') === 1 ? 'stop' : 'leave'
         for (const listener of Array.from(shutdownListeners)) listener(mode)
@@ -121,10 +151,56 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
         throw explain(error, what)
       })
 
+  /** A request about disks. */
+  const onDisk = async <Answer = undefined>(what: string, request: DiskRequest<Answer>): Promise<Answer> => {
+    const { type, timeoutMs = boxMs, write = () => undefined, read = () => undefined as Answer, codes } = request
+    try {
+      return await calls.call({ type, timeoutMs, write, read })
+    } catch (error) {
+      throw await diskRefusal(error, what, codes)
+    }
+  }
+
+  const diskRefusal = async (
+    error: unknown,
+    what: string,
+    codes: Partial<Record<string, ErrorCode>> = {},
+  ): Promise<unknown> => {
+    if (!(error instanceof HelperRefusal)) return error
+    if (error.code === 'io' && (room.state === 'read_only' || (await driver.usage()).readOnly)) {
+      return new DeltaError('pool_read_only', 'The storage pool has turned read-only', { cause: error.message })
+    }
+    const code = codes[error.code] ?? diskCodes[error.code]
+    return code ? new DeltaError(code, what, { cause: error.message }) : explain(error, what)
+  }
+
+  /** Asks for a stream and connects to it. */
+  const openStream = async (what: string, request: StreamRequest): Promise<Socket> => {
+    const { passing = false } = request
+    const wirePath = await onDisk(what, { ...request, timeoutMs: streamMs, read: readWirePath })
+    const open = ({ path }: { path: string }): Socket => connectStream({ path, passing })
+    return openSocket(addressAt(wirePath), undefined, open).catch((cause: unknown) => {
+      throw new DeltaError('driver_failed', what, { cause })
+    })
+  }
+
+  /** The bytes of a stream that the helper sends. */
+  async function* received(what: string, request: StreamRequest): AsyncGenerator<Uint8Array> {
+    try {
+      yield* readStream(await openStream(what, request))
+    } catch (error) {
+      throw await diskRefusal(error, what, request.codes)
+    }
+  }
+
   const addressOf = async (boxId: string): Promise<string> => {
     if (!wires.has(boxId)) await driver.list()
     const wirePath = wires.get(boxId)
     if (!wirePath) throw new DeltaError('guest_unreachable', `The box ${boxId} is not there`)
+    return addressAt(wirePath)
+  }
+
+  const addressAt = (wirePath: string): string => {
     const path = `${wireDir}/${wirePath}`
     if (Buffer.byteLength(path) <= maxSocketPathBytes) return path
     wireFolder ??= openSync(wireDir, openPath | constants.O_DIRECTORY)
@@ -170,7 +246,13 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
               .u32(spec.memoryMb)
               .u32(spec.diskMb)
               .u32(spec.processes)
-              .str(spec.hostname),
+              .str(spec.hostname)
+              .list(spec.volumes ?? [], (item, { volumeId, path, readOnly }) =>
+                item
+                  .str(volumeId)
+                  .str(path)
+                  .u8(readOnly ? 1 : 0),
+              ),
           read: (reader) => readBox(reader, spec.boxId),
         })
         wires.set(spec.boxId, box.wirePath)
@@ -226,6 +308,28 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
         }),
       }),
 
+    async measure(boxIds) {
+      const measured = new Map<string, BoxUse>()
+      for (let from = 0; from < boxIds.length; from += measuredAtOnce) {
+        const asked = boxIds.slice(from, from + measuredAtOnce)
+        const answer = calls.call({
+          type: requests.measure,
+          timeoutMs: shortMs,
+          write: (writer) => writer.list(asked, (item, boxId) => item.str(boxId)),
+          read: (reader) =>
+            reader.list('boxes', 20, (item) => {
+              const boxId = item.str('boxId', maxTextBytes)
+              return { boxId, cpuMicros: item.size('cpuMicros'), memoryBytes: item.size('memoryBytes') }
+            }),
+        })
+        const found = await answer.catch((error: unknown) => {
+          throw explain(error, 'The sandboxes could not be measured')
+        })
+        for (const { boxId, ...use } of found) measured.set(boxId, use)
+      }
+      return measured
+    },
+
     async list() {
       const { boxes, upperIds } = await simple('The sandboxes could not be listed', {
         type: requests.list,
@@ -243,16 +347,110 @@ export function createOciDriver(deps: { helper: Duplex; wireDir: string; log: Lo
 
     dropUpper: (upperId) => simple('The disk could not be removed', { type: requests.dropUpper, text: upperId }),
 
+    snapshot: (upperId, snapshotId) =>
+      onDisk('The snapshot could not be taken', {
+        type: requests.snapshot,
+        timeoutMs: streamMs,
+        write: (writer) => writer.str(upperId).str(snapshotId),
+        read: (reader) => ({
+          flushMicros: reader.size('flushMicros'),
+          frozenMicros: reader.size('frozenMicros'),
+          bytes: knownBytes(reader.u64('bytes')),
+        }),
+      }),
+
+    makeUpper: ({ upperId, from, diskMb, empty = false }) =>
+      onDisk('The disk could not be made', {
+        type: requests.makeUpper,
+        timeoutMs: streamMs,
+        write: (writer) =>
+          writer
+            .str(upperId)
+            .str(from)
+            .u32(diskMb)
+            .u8(empty ? 1 : 0),
+      }),
+
+    dropSnapshot: (snapshotId) =>
+      onDisk('The snapshot could not be removed', {
+        type: requests.dropSnapshot,
+        write: (writer) => writer.str(snapshotId),
+      }),
+
+    disks: () =>
+      onDisk('The disks could not be listed', {
+        type: requests.disks,
+        read: (reader) => ({
+          snapshots: reader.list('snapshots', 8, (item) => ({
+            snapshotId: text(item, 'snapshotId'),
+            template: text(item, 'template'),
+          })),
+          volumeIds: texts(reader, 'volumeIds'),
+        }),
+      }),
+
+    pack: ({ source, parent = '' }) =>
+      received('The snapshot could not be packed', {
+        type: requests.pack,
+        write: (writer) => writer.str(source).str(parent),
+        passing: true,
+      }),
+
+    async apply({ upperId, maxBytes, maxEntries }, tar) {
+      const what = 'The layer could not be unpacked'
+      const codes = { invalid: 'layer_invalid', limit: 'layer_too_large' } as const
+      const write = (writer: Writer) => writer.str(upperId).u64(maxBytes).u64(maxEntries)
+      const socket = await openStream(what, { type: requests.apply, write })
+      try {
+        return await sendStream(socket, tar)
+      } catch (error) {
+        throw await diskRefusal(error, what, codes)
+      }
+    },
+
+    changes: ({ snapshotId, parent = '' }) =>
+      readChanges(
+        received('The snapshots could not be compared', {
+          type: requests.changes,
+          write: (writer) => writer.str(snapshotId).str(parent),
+        }),
+      ),
+
+    readFile: ({ snapshotId, path }) =>
+      received('The file could not be read', {
+        type: requests.read,
+        write: (writer) => writer.str(snapshotId).str(path),
+        codes: { not_found: 'file_not_found', invalid: 'not_a_file' },
+      }),
+
+    makeVolume: ({ volumeId, diskMb }) =>
+      onDisk('The volume could not be made', {
+        type: requests.makeVolume,
+        write: (writer) => writer.str(volumeId).u32(diskMb),
+      }),
+
+    dropVolume: (volumeId) =>
+      onDisk('The volume could not be removed', {
+        type: requests.dropVolume,
+        write: (writer) => writer.str(volumeId),
+      }),
+
     async connect(boxId, { signal } = {}) {
       const endsAt = performance.now() + connectMs
       for (let pauseMs = connectRetryMs.first; ; pauseMs = Math.min(pauseMs * 2, connectRetryMs.most)) {
         signal?.throwIfAborted()
         const address = await addressOf(boxId)
         try {
-          return await openSocket(address, signal)
+          return await openSocket(address, signal, connectInPlace)
         } catch (cause) {
           signal?.throwIfAborted()
-          const waits = notListening.has((cause as NodeJS.ErrnoException).code ?? '')
+          const { code = '' } = cause as NodeJS.ErrnoException
+          if (outOfFiles.has(code)) {
+            throw new DeltaError('capacity_exhausted', 'The server has no descriptor left for another connection', {
+              cause,
+            })
+          }
+          const waits = notListening.has(code)
           if (!waits || performance.now() + pauseMs > endsAt) {
             throw new DeltaError('guest_unreachable', `The box ${boxId} does not accept connections`, { cause })
           }
@@ -328,6 +526,26 @@ const notListening = new Set(['ENOENT', 'ECONNREFUSED', 'EAGAIN'])
 
 const buildCodes: Record<string, ErrorCode> = { not_found: 'template_not_found', no_space: 'disk_full' }
 
+interface DiskRequest<Answer = undefined> {
+  type: number
+  timeoutMs?: number
+  write?: (writer: Writer) => void
+  read?: (reader: Reader) => Answer
+  codes?: Partial<Record<string, ErrorCode>>
+}
+
+/** `passing`: what was read may be written over when more is asked for. @default false */
+type StreamRequest = DiskRequest & { passing?: boolean }
+
+/** Of this process, or of the whole machine. */
+const outOfFiles: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE'])
+
+const diskCodes: Partial<Record<string, ErrorCode>> = {
+  not_found: 'disk_not_found',
+  exists: 'disk_exists',
+  busy: 'disk_in_use',
+}
+
 const refusalCodes: Record<string, ErrorCode> = {
   no_space: 'disk_full',
   limit: 'capacity_exhausted',
@@ -376,11 +594,13 @@ function readBox(reader: Reader, boxId: string): Required<Box> & { wirePath: str
 function readBoxStatus(reader: Reader): { status: BoxStatus; wirePath: string } {
   const boxId = text(reader, 'boxId')
   const upperId = text(reader, 'upperId')
-  const state = boxStates[reader.u8('state')] ?? 'dead'
+  const number = reader.u8('state')
+  const state = boxStates[number] ?? 'dead'
+  const cause = deathCauses[number - firstDead]
   reader.u32('pid')
   const wirePath = readWirePath(reader)
   const template = text(reader, 'template')
-  return { status: { boxId, upperId, state, template }, wirePath }
+  return { status: { boxId, upperId, state, template, ...(cause && { cause }) }, wirePath }
 }
 
 /** The helper is trusted; that a path stays within the folder costs nothing to see to. */
@@ -416,9 +636,13 @@ function readFinding(reader: Reader): Finding {
   }
 }
 
-function openSocket(path: string, signal: AbortSignal | undefined): Promise<Socket> {
+function openSocket(
+  path: string,
+  signal: AbortSignal | undefined,
+  open: (options: { path: string }) => Socket = connectSocket,
+): Promise<Socket> {
   return new Promise((resolve, reject) => {
-    const socket = connectSocket({ path })
+    const socket = open({ path })
     const settle = (finish: () => void): void => {
       signal?.removeEventListener('abort', onAbort)
       socket.removeListener('error', onError)

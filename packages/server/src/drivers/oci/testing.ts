@@ -62,8 +62,20 @@ export async function openHelper({
   before.loops = loopsOf(dataDir)
 
   const watched = (): OciDriver => {
-    const { create } = driver
+    const { create, makeUpper, snapshot, makeVolume } = driver
     return Object.assign(driver, {
+      makeUpper: (spec: Parameters<typeof makeUpper>[0]) => {
+        known.add(spec.upperId)
+        return makeUpper(spec)
+      },
+      snapshot: (upperId: string, snapshotId: string) => {
+        known.add(snapshotId)
+        return snapshot(upperId, snapshotId)
+      },
+      makeVolume: (spec: Parameters<typeof makeVolume>[0]) => {
+        known.add(spec.volumeId)
+        return makeVolume(spec)
+      },
       create: (spec: Parameters<typeof create>[0]) => {
         known.add(spec.boxId).add(spec.upperId)
         return create(spec)
@@ -220,6 +232,6 @@ function readFolders(folder: string): { name: string; isFolder: boolean }[] {
 }
 
 function mentions(text: string, known: ReadonlySet<string>): boolean {
-  const ids = text.match(/(?:box|upp)_[a-z0-9]+/g) ?? []
+  const ids = text.match(/(?:box|upp|snp|vol)_[a-z0-9]+/g) ?? []
   return ids.some((id) => known.has(id))
 }

@@ -3,6 +3,8 @@ export interface Faults {
   /** The same object whose promise-returning methods are counted. */
   wrap<Target extends object>(target: Target, options?: { except?: readonly string[] }): Target
   readonly calls: number
+  /** Counts anew from now on, and fails as this says. */
+  cut(plan: FaultPlan): void
   /** From now on nothing fails. */
   heal(): void
 }
@@ -20,7 +22,8 @@ export class InjectedFault extends Error {
   override readonly name = 'InjectedFault'
 }
 
-export function createFaults(plan?: FaultPlan): Faults {
+export function createFaults(first?: FaultPlan): Faults {
+  let plan = first
   let calls = 0
   let healed = false
 
@@ -38,18 +41,32 @@ export function createFaults(plan?: FaultPlan): Faults {
     throw new InjectedFault(`call ${number} (${name})`)
   }
 
+  /** A stream counts as one call, made when it is begun. */
+  async function* countedStream(name: string, work: () => AsyncIterable<unknown>): AsyncGenerator<unknown> {
+    await counted(name, () => undefined)
+    yield* work()
+  }
+
   return {
     wrap(target, { except = [] } = {}) {
       return new Proxy(target, {
         get(object, name) {
           const value: unknown = Reflect.get(object, name)
           if (typeof value !== 'function' || typeof name !== 'string' || except.includes(name)) return value
+          if (value.constructor.name === 'AsyncGeneratorFunction') {
+            return (...args: unknown[]) =>
+              countedStream(name, () => Reflect.apply(value, object, args) as AsyncIterable<unknown>)
+          }
           return (...args: unknown[]) => counted(name, () => Reflect.apply(value, object, args))
         },
       })
     },
     get calls() {
       return calls
+    },
+    cut(next) {
+      plan = next
+      calls = 0
     },
     heal() {
       healed = true

@@ -1,6 +1,7 @@
 import { Duplex } from 'node:stream'
 import { DeltaError } from '../../kernel/errors.ts'
-import type { BoxLimits, BoxStats, BoxStatus, Driver, RoomState } from '../driver.ts'
+import type { BoxLimits, BoxSpec, BoxStats, BoxStatus, BoxUse, DeathCause, Driver, RoomState } from '../driver.ts'
+import { createModelDisks, type ModelDisks } from './model-disks.ts'
 
 /**
  * Boxes that exist in memory only: what a driver promises about boxes and disks, without a process behind them. For tests that cut an operation
@@ -9,11 +10,15 @@ import type { BoxLimits, BoxStats, BoxStatus, Driver, RoomState } from '../drive
 export interface ModelDriver extends Driver {
   readonly boxes: ReadonlyMap<string, BoxStatus>
   readonly upperIds: ReadonlySet<string>
+  /** What disks, snapshots and volumes hold; a test reads and changes it as a box would. */
+  readonly contents: ModelDisks['contents']
   /** Most boxes that were being made at the same time. */
   readonly mostAtOnce: number
   limitsOf(boxId: string): BoxLimits | undefined
+  /** What the box has used from now on; nothing before. */
+  setUse(boxId: string, use: BoxUse): void
   /** Ends a box as if its first process had died. */
-  die(boxId: string, cause?: { oom: boolean }): void
+  die(boxId: string, cause?: DeathCause): void
   /** As after a restart of the machine: disks remain, boxes do not, and nobody says so. */
   loseBoxes(): void
   loseUpper(upperId: string): void
@@ -24,10 +29,20 @@ const megabyte = 1024 * 1024
 
 export function createModelDriver(): ModelDriver {
   const boxes = new Map<string, BoxStatus>()
-  const upperIds = new Set<string>()
+  const { contents, begin, dropUpper, hasTemplate, uppers, hasVolume, ...disks } = createModelDisks(
+    (disk) =>
+      [...boxes.values()].find(
+        ({ boxId, upperId, template }) =>
+          upperId === disk.upperId ||
+          template === disk.snapshotId ||
+          volumesOf.get(boxId)?.some(({ volumeId }) => volumeId === disk.volumeId),
+      )?.boxId,
+  )
+  const volumesOf = new Map<string, NonNullable<BoxSpec['volumes']>>()
   const limitsOf = new Map<string, BoxLimits>()
+  const uses = new Map<string, BoxUse>()
   const wires = new Map<string, Set<Duplex>>()
-  const listeners = new Set<(boxId: string, cause: { oom: boolean }) => void>()
+  const listeners = new Set<(boxId: string, cause: DeathCause) => void>()
   let making = 0
   let roomState: RoomState = 'fine'
   let mostAtOnce = 0
@@ -37,6 +52,7 @@ export function createModelDriver(): ModelDriver {
     if (!box || box.state === 'dead') throw new DeltaError('driver_failed', `There is no box ${boxId}`)
     return box
   }
+  const useOf = (boxId: string): BoxUse => uses.get(boxId) ?? { cpuMicros: 0, memoryBytes: 0 }
   const cut = (boxId: string): void => {
     for (const wire of wires.get(boxId) ?? []) wire.destroy()
     wires.delete(boxId)
@@ -44,8 +60,12 @@ export function createModelDriver(): ModelDriver {
 
   return {
     name: 'model',
+    ...disks,
     boxes,
-    upperIds,
+    contents,
+    get upperIds() {
+      return new Set(uppers.keys())
+    },
     limitsOf: (boxId) => limitsOf.get(boxId),
     get mostAtOnce() {
       return mostAtOnce
@@ -61,19 +81,27 @@ export function createModelDriver(): ModelDriver {
       templates: ['host'],
       warnings: [],
     }),
-    async create({ boxId, upperId, fresh, template, cpuMilli, memoryMb, diskMb, processes }) {
+    async create({ boxId, upperId, fresh, template, cpuMilli, memoryMb, diskMb, processes, volumes = [] }) {
       making += 1
       mostAtOnce = Math.max(mostAtOnce, making)
       await new Promise((resolve) => setImmediate(resolve))
       making -= 1
-      if (template !== 'host') throw new DeltaError('template_not_found', `There is no template ${template}`)
+      if (!hasTemplate(template)) throw new DeltaError('template_not_found', `There is no template ${template}`)
       if (boxes.has(boxId)) throw new DeltaError('driver_failed', `The box ${boxId} exists`)
-      if (upperIds.has(upperId) === fresh)
+      const beneath = uppers.get(upperId)?.template
+      if ((beneath !== undefined) === fresh)
         throw new DeltaError('driver_failed', `The disk ${upperId} is not as expected`)
       if ([...boxes.values()].some((box) => box.upperId === upperId)) {
         throw new DeltaError('driver_failed', `The disk ${upperId} is in use`)
       }
-      upperIds.add(upperId)
+      if (beneath !== undefined && beneath !== template) {
+        throw new DeltaError('invalid_request', `The disk ${upperId} was made on ${beneath}`)
+      }
+      for (const { volumeId } of volumes) {
+        if (!hasVolume(volumeId)) throw new DeltaError('disk_not_found', `There is no volume ${volumeId}`)
+      }
+      if (fresh) begin(upperId, template)
+      volumesOf.set(boxId, volumes)
       limitsOf.set(boxId, { cpuMilli, memoryMb, diskMb, processes })
       boxes.set(boxId, { boxId, upperId, state: 'running', template })
       const uids = { first: 1_879_048_192 + boxes.size * 65_536, count: 65_536 }
@@ -86,7 +114,9 @@ export function createModelDriver(): ModelDriver {
       cut(boxId)
       boxes.delete(boxId)
       limitsOf.delete(boxId)
-      if (!keepUpper) upperIds.delete(box.upperId)
+      uses.delete(boxId)
+      volumesOf.delete(boxId)
+      if (!keepUpper) dropUpper(box.upperId)
     },
     async freeze(boxId) {
       boxOf(boxId).state = 'frozen'
@@ -101,18 +131,22 @@ export function createModelDriver(): ModelDriver {
     async stats(boxId): Promise<BoxStats> {
       boxOf(boxId)
       const { memoryMb, diskMb } = limitsOf.get(boxId)!
-      const none = { cpuMicros: 0, memoryBytes: 0, memoryPeakBytes: 0, oomKills: 0, processes: 0 }
+      const none = { ...useOf(boxId), memoryPeakBytes: 0, oomKills: 0, processes: 0 }
       return { ...none, memoryLimitBytes: memoryMb * megabyte, diskBytes: null, diskLimitBytes: diskMb * megabyte }
     },
+    async measure(boxIds) {
+      return new Map(boxIds.filter((boxId) => boxes.has(boxId)).map((boxId) => [boxId, useOf(boxId)]))
+    },
+    setUse: (boxId, use) => void uses.set(boxId, use),
     async list() {
       const used = new Set(Array.from(boxes.values(), ({ upperId }) => upperId))
       return {
         boxes: Array.from(boxes.values(), (box) => ({ ...box })),
-        upperIds: Array.from(upperIds).filter((upperId) => !used.has(upperId)),
+        upperIds: Array.from(uppers.keys()).filter((upperId) => !used.has(upperId)),
       }
     },
     async dropUpper(upperId) {
-      upperIds.delete(upperId)
+      dropUpper(upperId)
     },
     async connect(boxId) {
       boxOf(boxId)
@@ -134,7 +168,7 @@ export function createModelDriver(): ModelDriver {
       return () => void listeners.delete(listener)
     },
     close: async () => undefined,
-    die(boxId, cause = { oom: false }) {
+    die(boxId, cause = 'guest_died') {
       boxOf(boxId).state = 'dead'
       cut(boxId)
       for (const listener of Array.from(listeners)) listener(boxId, cause)
@@ -144,7 +178,7 @@ export function createModelDriver(): ModelDriver {
       boxes.clear()
     },
     loseUpper(upperId) {
-      upperIds.delete(upperId)
+      dropUpper(upperId)
     },
   }
 }

@@ -1,11 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
-import { mkdir, mkdtemp, rename, rm, statfs } from 'node:fs/promises'
+import { mkdir, mkdtemp, rename, rm, statfs, symlink } from 'node:fs/promises'
 import { connect as connectSocket, createServer, type Socket } from 'node:net'
 import { release, tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { DeltaError } from '../../kernel/errors.ts'
-import type { BoxSpec, BoxStats, BoxStatus, Driver } from '../driver.ts'
+import type { BoxSpec, BoxStats, BoxStatus, DeathCause, Driver } from '../driver.ts'
+import { createFolderDisks } from './disks.ts'
 
 /**
  * Runs the real guest as an ordinary child process: no isolation, no limits, no other root folder. It exists so that exec, files and the
@@ -29,6 +30,7 @@ interface ProcessBox {
 }
 
 const idForm = /^[a-z]{3}_[a-z0-9]{1,40}$/
+const diskFolders = ['uppers', 'snapshots', 'volumes']
 const hostnameForm = /^[a-z0-9][a-z0-9-]{0,62}$/
 const repository = resolve(import.meta.dirname, '../../../../..')
 
@@ -53,10 +55,19 @@ export async function createProcessDriver({
 }: ProcessDriverOptions = {}): Promise<ProcessDriver> {
   const folder = await mkdtemp(join(tmpdir(), 'delta-process-'))
   const boxes = new Map<string, ProcessBox>()
-  const upperIds = new Set<string>()
   const pids = new Set<number>()
-  const listeners = new Set<(boxId: string, cause: { oom: boolean }) => void>()
-  const folderOf = (upperId: string): string => join(folder, 'uppers', upperId)
+  const listeners = new Set<(boxId: string, cause: DeathCause) => void>()
+  const { begin, dropUpper, leftovers, templateOf, upperIds, volumeFolder, ...disks } = createFolderDisks({
+    folder,
+    userOf: ({ upperId, snapshotId, volumeId }) =>
+      Array.from(boxes.values()).find(
+        ({ spec }) =>
+          spec.upperId === upperId ||
+          spec.template === snapshotId ||
+          spec.volumes?.some((volume) => volume.volumeId === volumeId),
+      )?.spec.boxId,
+  })
+  const { folderOf } = disks
 
   /** The guest, what descends from it, and what has lost its parents but still works in the box's folder. */
   const processesOf = ({ child, spec, dead }: ProcessBox): number[] => [
@@ -79,24 +90,33 @@ export async function createProcessDriver({
     if (Math.min(spec.cpuMilli, spec.memoryMb, spec.diskMb, spec.processes) < 1) {
       throw new DeltaError('invalid_request', 'A limit is not valid')
     }
-    if (spec.template !== 'host') throw new DeltaError('template_not_found', `There is no template ${spec.template}`)
+    const beneath = templateOf(spec.upperId)
     if (boxes.has(spec.boxId)) throw new DeltaError('driver_failed', `The box ${spec.boxId} exists`)
-    if (upperIds.has(spec.upperId) === spec.fresh) {
+    if ((beneath !== undefined) === spec.fresh) {
       throw new DeltaError('driver_failed', `The disk ${spec.upperId} is ${spec.fresh ? 'there already' : 'not there'}`)
     }
     if (uses(boxes, spec.upperId)) throw new DeltaError('driver_failed', `The disk ${spec.upperId} is in use`)
+    if (beneath !== undefined && beneath !== spec.template) {
+      throw new DeltaError('invalid_request', `The disk ${spec.upperId} was made on ${beneath}`)
+    }
   }
+
+  const beginOn = ({ upperId, template }: BoxSpec): Promise<void> =>
+    begin(upperId, template).catch((error: unknown) => {
+      if (!(error instanceof DeltaError) || error.code !== 'disk_not_found') throw error
+      throw new DeltaError('template_not_found', `There is no template ${template}`)
+    })
 
   const bury = (boxId: string, box: ProcessBox): void => {
     box.dead = true
     pids.delete(box.child.pid!)
     if (box.ending) return
-    for (const listener of Array.from(listeners)) listener(boxId, { oom: false })
+    for (const listener of Array.from(listeners)) listener(boxId, 'guest_died')
   }
 
   const driver: ProcessDriver = {
     name: 'insecure-process',
-    folderOf,
+    ...disks,
     info: async () => ({
       name: 'insecure-process',
       runtime: 'none',
@@ -112,9 +132,15 @@ export async function createProcessDriver({
     async create(spec) {
       check(spec)
       const started = performance.now()
-      upperIds.add(spec.upperId)
       const upper = folderOf(spec.upperId)
-      await mkdir(join(upper, 'workspace'), { recursive: true })
+      if (spec.fresh) await beginOn(spec)
+      const { volumeIds } = await disks.disks()
+      for (const { volumeId, path } of spec.volumes ?? []) {
+        if (!volumeIds.includes(volumeId)) throw new DeltaError('disk_not_found', `There is no volume ${volumeId}`)
+        const place = join(upper, join('/', path))
+        await mkdir(dirname(place), { recursive: true })
+        await symlink(volumeFolder(volumeId), place)
+      }
       const socketPath = join(folder, `${spec.boxId}.sock`)
       const child = await spawnGuest([guest, ...args], socketPath, upper)
       pids.add(child.pid!)
@@ -135,9 +161,10 @@ export async function createProcessDriver({
       await box.exited
       await rm(box.socketPath, { force: true })
       boxes.delete(boxId)
-      if (keepUpper) return
-      upperIds.delete(box.spec.upperId)
-      await rm(folderOf(box.spec.upperId), { recursive: true, force: true })
+      for (const { path } of box.spec.volumes ?? []) {
+        await rm(join(folderOf(box.spec.upperId), join('/', path)), { force: true })
+      }
+      if (!keepUpper) await dropUpper(box.spec.upperId)
     },
 
     async freeze(boxId) {
@@ -163,18 +190,22 @@ export async function createProcessDriver({
       return statsOf(processesOf(box), box.spec)
     },
 
+    async measure(boxIds) {
+      const found = boxIds.filter((boxId) => boxes.has(boxId))
+      return new Map(found.map((boxId) => [boxId, statsOf(processesOf(boxOf(boxId)), boxOf(boxId).spec)]))
+    },
+
     async list() {
       const statuses = Array.from(boxes.values(), ({ spec, dead, frozen }): BoxStatus => {
         const state = dead ? 'dead' : frozen ? 'frozen' : 'running'
         return { boxId: spec.boxId, upperId: spec.upperId, state, template: spec.template }
       })
-      return { boxes: statuses, upperIds: Array.from(upperIds).filter((upperId) => !uses(boxes, upperId)) }
+      return { boxes: statuses, upperIds: upperIds().filter((upperId) => !uses(boxes, upperId)) }
     },
 
     async dropUpper(upperId) {
       if (uses(boxes, upperId)) throw new DeltaError('driver_failed', `The disk ${upperId} is in use`)
-      upperIds.delete(upperId)
-      await rm(folderOf(upperId), { recursive: true, force: true })
+      await dropUpper(upperId)
     },
 
     async connect(boxId) {
@@ -213,8 +244,8 @@ export async function createProcessDriver({
       const processes = [...Array.from(pids).flatMap(treeOf), ...workingIn(folder)]
       return [
         ...processes.map((pid) => `process ${pid}`),
-        ...readdirSync(folder).filter((name) => name !== 'uppers'),
-        ...disks(folder),
+        ...readdirSync(folder).filter((name) => !diskFolders.includes(name)),
+        ...(await leftovers()),
       ]
     },
 
@@ -228,11 +259,6 @@ export async function createProcessDriver({
 
 function uses(boxes: ReadonlyMap<string, ProcessBox>, upperId: string): boolean {
   return Array.from(boxes.values()).some(({ spec }) => spec.upperId === upperId)
-}
-
-function disks(folder: string): string[] {
-  const uppers = join(folder, 'uppers')
-  return existsSync(uppers) ? readdirSync(uppers) : []
 }
 
 /**

@@ -6,6 +6,7 @@ import { rawQuery } from './compile.ts'
 import type { BatchStep, Database, Migration } from './database.ts'
 import { migrate } from './migrate.ts'
 import { testDatabases } from './testing.ts'
+import type { Move, MoveAnswer } from './testing.program.ts'
 
 interface Tables {
   accounts: { id: string; balance: number; note: string | null; bytes: Uint8Array | null }
@@ -224,6 +225,96 @@ testDatabases('database', (open) => {
     for (let i = 0; i < limits.databaseStatements + 50; i++) {
       expect(await database.all(rawQuery(`select ${i} as value`))).toEqual([{ value: i }])
     }
+  })
+
+  describe('programs', () => {
+    const moving = async () => {
+      const started = await start()
+      await started.database.batch(['a', 'b'].map((id) => ({ query: started.insert(id, 100) })))
+      const move = started.database.program<Move, MoveAnswer>(new URL('./testing.program.ts', import.meta.url))
+      return { ...started, move }
+    }
+
+    test('each operation is decided after those before it, and answered in their order', async () => {
+      const { move, balances } = await moving()
+      const answers = await Promise.all(
+        Array.from({ length: 30 }, (_, i) =>
+          move(i % 3 === 2 ? { from: 'b', to: 'a', amount: 1 } : { from: 'a', to: 'b', amount: 10 }),
+        ),
+      )
+      // 20 times 10 from 100: the last ones find what the others have left and brought back.
+      const moved = answers.filter(({ ok }) => ok).length
+      expect(answers.slice(0, 3)).toMatchObject([{ ok: true, left: 90 }, { ok: true, left: 80 }, { ok: true }])
+      expect(answers.at(-2)).toMatchObject({ ok: false })
+      const { a, b } = await balances()
+      expect(a! + b!).toBe(200)
+      expect(a).toBe(100 - (moved - 10) * 10 + 10)
+    })
+
+    test('those that came together share a commit with each other and with other writes', async () => {
+      const { database, move, insert, balances } = await moving()
+      await move({ from: 'a', to: 'b', amount: 1 })
+      const commitsBefore = database.counts.commits
+      const work = Array.from({ length: 100 }, (_, i) =>
+        i % 10 === 0 ? database.run(insert(`row-${i}`, i)) : move({ from: 'a', to: 'b', amount: 1 }),
+      )
+      const answers = await Promise.all(work)
+      expect(database.counts.commits - commitsBefore).toBeLessThanOrEqual(8)
+      const sizes = answers.flatMap((answer) => ('group' in answer ? [answer.group] : []))
+      expect(Math.max(...sizes)).toBeGreaterThan(5)
+      expect(await balances()).toMatchObject({ a: 9, b: 191, 'row-90': 90 })
+    })
+
+    test('one that is faulty fails alone, and nothing of it is kept', async () => {
+      const { move, balances } = await moving()
+      const results = await Promise.allSettled(
+        Array.from({ length: 20 }, (_, i) =>
+          move({ from: 'a', to: 'b', amount: 1, ...(i === 7 && { fault: 'after writing' as const }) }),
+        ),
+      )
+      expect(results.flatMap(({ status }, index) => (status === 'rejected' ? [index] : []))).toEqual([7])
+      expect(results[7]).toMatchObject({ reason: { message: expect.stringContaining('broken on purpose') } })
+      expect(await balances()).toEqual({ a: 81, b: 119 })
+    })
+
+    test('a constraint refuses the operation with its kind, and no other', async () => {
+      const { move, balances } = await moving()
+      const results = await Promise.allSettled(
+        Array.from({ length: 10 }, (_, i) =>
+          move({ from: 'a', to: 'b', amount: 1, ...(i === 3 && { fault: 'overdraws' as const }) }),
+        ),
+      )
+      expect(results[3]).toMatchObject({ reason: { code: 'database_constraint', context: { kind: 'check' } } })
+      expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(9)
+      expect(await balances()).toEqual({ a: 91, b: 109 })
+    })
+
+    test.each([
+      ['a parameter that no database keeps', 'writes NaN', /not a finite number/],
+      ['another number of answers than operations', 'answers nothing', /answers/],
+    ] as const)('%s is a fault', async (_what, fault, message) => {
+      const { move, balances } = await moving()
+      await expect(move({ from: 'a', to: 'b', amount: 1, fault })).rejects.toThrow(message)
+      expect(await balances()).toEqual({ a: 100, b: 100 })
+    })
+
+    test('a module that is not there is a fault, and the database goes on', async () => {
+      const { database, balances } = await moving()
+      const call = database.program<string, string>(new URL('./not-there.ts', import.meta.url))
+      await expect(call('a')).rejects.toThrow(/not-there/)
+      expect(await balances()).toEqual({ a: 100, b: 100 })
+    })
+
+    test('closing answers what was accepted first', async () => {
+      const { database, move } = await moving()
+      await move({ from: 'a', to: 'b', amount: 1 })
+      const accepted = Array.from({ length: 50 }, () => move({ from: 'a', to: 'b', amount: 1 }))
+      // On SQLite a call passes one turn of promises before it is accepted.
+      await Promise.resolve()
+      await (database as Database).close()
+      expect(await Promise.all(accepted)).toHaveLength(50)
+      await expect(move({ from: 'a', to: 'b', amount: 1 })).rejects.toMatchObject({ code: 'shutting_down' })
+    })
   })
 
   describe('migrations', () => {

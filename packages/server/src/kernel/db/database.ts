@@ -33,10 +33,17 @@ export interface Database<Schema = unknown> {
   run(query: CompiledQuery<unknown>): Promise<{ changed: number }>
   /** All steps or none. Concurrent batches share a commit but not their fate. */
   batch(steps: BatchStep[]): Promise<BatchResult>
+  /**
+   * The way to a program (see `Program`) in the module at this address, which is loaded when it is first called. Operations that are called at once are decided as one group and share
+   * a commit; each is answered when it is on disk.
+   */
+  program<Operation, Answer>(url: URL): (operation: Operation) => Promise<Answer>
   /** The same database seen with a feature's tables. */
   of<Tables>(): Database<Tables>
   /** Resolves when a trivial query was answered; rejects otherwise. */
   check(signal?: AbortSignal): Promise<void>
+  /** Processes beside this one that have the same database open now; SQLite's is one process's alone. */
+  otherServers(): Promise<number>
   /** Counted since opening, for /metrics. */
   readonly counts: DatabaseCounts
   /** What was accepted is finished first. */

@@ -1,8 +1,9 @@
 import { sql } from 'kysely'
 import { DeltaError } from '../errors.ts'
+import { limits } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import { rawQuery } from './compile.ts'
-import type { Database, Migration } from './database.ts'
+import type { BatchResult, BatchStep, Database, Migration } from './database.ts'
 
 interface MigrationTables {
   migrations: { name: string; applied_at: string }
@@ -10,13 +11,17 @@ interface MigrationTables {
 
 const createTable = 'create table if not exists migrations (name text primary key, applied_at text not null)'
 
+// Taken first in each transaction: of servers that start on one database, one applies a migration and the others find it applied. SQLite lets
+// only one write anyway. The number is DELTA's own and means nothing.
+const postgresLock = 'select pg_advisory_xact_lock(7303614951)'
+
 /** Applies what is not recorded yet, each migration with its record in one transaction. */
 export async function migrate(
   database: Database,
   { migrations, log }: { migrations: readonly Migration[]; log: Logger },
 ): Promise<void> {
   refuseDuplicates(migrations)
-  await database.run(rawQuery(createTable))
+  await underLock(database, [{ query: rawQuery(createTable) }])
   const tables = database.of<MigrationTables>().sql
   const applied = new Set(
     (await database.all(tables.selectFrom('migrations').select('name').compile())).map(({ name }) => name),
@@ -24,20 +29,40 @@ export async function migrate(
   refuseUnknown(applied, migrations)
   for (const migration of migrations) {
     if (applied.has(migration.name)) continue
-    await apply(database, migration)
-    log.info('migration_applied', { name: migration.name })
+    if (await apply(database, migration)) log.info('migration_applied', { name: migration.name })
   }
 }
 
-async function apply(database: Database, { name, up }: Migration): Promise<void> {
+/** False where another server has done it meanwhile. */
+async function apply(database: Database, { name, up }: Migration): Promise<boolean> {
   const tables = database.of<MigrationTables>().sql
-  // The record comes first: of several servers starting on one PostgreSQL, the others wait on it and find it taken.
   const record = tables
     .insertInto('migrations')
     .values({ name, applied_at: sqlNow })
     .onConflict((conflict) => conflict.doNothing())
   const steps = up(database.kind).map((text) => ({ query: rawQuery(text) }))
-  await database.batch([{ query: record.compile(), mustChange: 1 }, ...steps])
+  try {
+    return (await underLock(database, [{ query: record.compile(), mustChange: 1 }, ...steps])).applied
+  } catch (cause) {
+    throw new DeltaError(
+      'migration_failed',
+      `The migration ${name} failed, and the database is as it was before it: ${(cause as Error).message}`,
+      { cause },
+    )
+  }
+}
+
+/** Waits for another server's migration as long as that may take. */
+async function underLock(database: Database, steps: BatchStep[]): Promise<BatchResult> {
+  const lock = database.kind === 'postgres' ? [{ query: rawQuery(postgresLock) }] : []
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await database.batch([...lock, ...steps])
+    } catch (error) {
+      const isBusy = error instanceof DeltaError && error.code === 'database_busy'
+      if (!isBusy || tries * limits.databaseWaitMs >= limits.databaseMigrationMs) throw error
+    }
+  }
 }
 
 // Spelled alike by both databases, and not worth a clock.

@@ -1,3 +1,4 @@
+import { limits } from '../limits.ts'
 import type { Logger } from '../log.ts'
 import type { Database, Migration } from './database.ts'
 import { migrate } from './migrate.ts'
@@ -17,7 +18,8 @@ export interface OpenDatabaseOptions {
 /** Opens the database and brings its tables up to date. */
 export async function openDatabase<Schema = unknown>(options: OpenDatabaseOptions): Promise<Database<Schema>> {
   const { url, path, log, migrations, onLost } = options
-  const database = url ? await openPostgresLazily(url, log) : await openSqlite({ path, log, onLost })
+  if (url) return openPostgresLazily<Schema>(url, { migrations, log })
+  const database = await openSqlite({ path, log, onLost })
   try {
     await migrate(database, { migrations, log })
     return database.of<Schema>()
@@ -27,7 +29,17 @@ export async function openDatabase<Schema = unknown>(options: OpenDatabaseOption
   }
 }
 
-async function openPostgresLazily(url: string, log: Logger): Promise<Database> {
+async function openPostgresLazily<Schema>(
+  url: string,
+  { migrations, log }: Pick<OpenDatabaseOptions, 'migrations' | 'log'>,
+): Promise<Database<Schema>> {
   const { openPostgres } = await import('./postgres.ts')
-  return openPostgres({ url, log })
+  // Its own connection: what serves requests gives a statement up after a moment, and a migration may need longer.
+  const patient = await openPostgres({ url, log, statementMs: limits.databaseMigrationMs })
+  try {
+    await migrate(patient, { migrations, log })
+  } finally {
+    await patient.close()
+  }
+  return (await openPostgres({ url, log })).of<Schema>()
 }

@@ -1,4 +1,5 @@
 import { DeltaError } from '../errors.ts'
+import { ProgramFault } from './program.ts'
 
 const constraintKinds: Record<string, string> = {
   '23502': 'not_null',
@@ -31,7 +32,7 @@ export function isConnectionLost(error: unknown): boolean {
 
 /** What a caller may learn of an error of `pg`; a fault of the program is given back as it is. */
 export function postgresError(error: unknown): unknown {
-  if (error instanceof RangeError || error instanceof DeltaError) return error
+  if (error instanceof RangeError || error instanceof DeltaError || error instanceof ProgramFault) return error
   const state = stateOf(error)
   const kind = constraintKinds[state]
   if (kind)

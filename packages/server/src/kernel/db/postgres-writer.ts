@@ -38,7 +38,7 @@ export function createPostgresWriter(pool: Pool, onCommit: () => void): Postgres
   }
   const writeGroup = async (group: Waiting[]) => {
     try {
-      const outcomes = await repeating(() => transaction(pool, group))
+      const outcomes = await repeating(() => transaction(pool, (client) => writeAll(client, group)))
       onCommit()
       for (const [index, outcome] of outcomes.entries()) {
         if ('error' in outcome) group[index]!.reject(outcome.error)
@@ -61,7 +61,7 @@ export function createPostgresWriter(pool: Pool, onCommit: () => void): Postgres
 
 type Outcome = PostgresOutcome | { error: unknown }
 
-async function repeating<Result>(attempt: () => Promise<Result>): Promise<Result> {
+export async function repeating<Result>(attempt: () => Promise<Result>): Promise<Result> {
   for (let tries = 1; ; tries++) {
     try {
       return await attempt()
@@ -71,15 +71,20 @@ async function repeating<Result>(attempt: () => Promise<Result>): Promise<Result
   }
 }
 
-async function transaction(pool: Pool, group: Waiting[]): Promise<Outcome[]> {
+async function writeAll(client: PoolClient, group: Waiting[]): Promise<Outcome[]> {
+  const outcomes: Outcome[] = []
+  for (const { steps } of group) outcomes.push(await underSavepoint(client, steps))
+  return outcomes
+}
+
+export async function transaction<Result>(pool: Pool, work: (client: PoolClient) => Promise<Result>): Promise<Result> {
   const client = await pool.connect()
   let broken: Error | undefined
   try {
     await client.query('begin')
-    const outcomes: Outcome[] = []
-    for (const { steps } of group) outcomes.push(await underSavepoint(client, steps))
+    const result = await work(client)
     await client.query('commit')
-    return outcomes
+    return result
   } catch (error) {
     // A connection whose rollback fails too must not go back into the pool with a transaction open.
     await client.query('rollback').catch((cause: Error) => {

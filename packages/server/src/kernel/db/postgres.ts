@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { PostgresAdapter, PostgresIntrospector, PostgresQueryCompiler } from 'kysely'
 import type { CompiledQuery } from 'kysely'
 import pg from 'pg'
@@ -8,21 +9,35 @@ import type { Logger } from '../log.ts'
 import { queryBuilder, rawQuery, readsOnly, sqlValues } from './compile.ts'
 import type { BatchStep, Database, DatabaseCounts } from './database.ts'
 import { postgresError } from './postgres-failure.ts'
+import { createPostgresPrograms } from './postgres-programs.ts'
 import { createPostgresWriter } from './postgres-writer.ts'
 import type { PostgresStep } from './postgres-writer.ts'
 
 const int8Oid = 20
 const numericOid = 1700
+/** By which the database tells servers apart: all connections of one process have the same. */
+const applicationName = `delta-${randomBytes(8).toString('hex')}`
 
-export async function openPostgres({ url, log }: { url: string; log: Logger }): Promise<Database> {
+export interface PostgresOptions {
+  url: string
+  log: Logger
+  /** The longest statement. @default limits.databaseWaitMs */
+  statementMs?: number
+}
+
+export async function openPostgres({
+  url,
+  log,
+  statementMs = limits.databaseWaitMs,
+}: PostgresOptions): Promise<Database> {
   const pool = new pg.Pool({
     connectionString: url,
     max: limits.databaseConnections,
     connectionTimeoutMillis: limits.databaseWaitMs,
-    statement_timeout: limits.databaseWaitMs,
+    statement_timeout: statementMs,
     // Longer than the server's own, which leaves the connection usable.
-    query_timeout: limits.databaseWaitMs * 2,
-    application_name: 'delta',
+    query_timeout: statementMs * 2,
+    application_name: applicationName,
     types: { getTypeParser },
   })
   // An idle connection that breaks is replaced by the pool; without a listener it would end the process.
@@ -35,6 +50,25 @@ export async function openPostgres({ url, log }: { url: string; log: Logger }): 
     throw error
   }
   return database
+}
+
+/** One connection of its own, for what takes long and must not be done by those that serve requests. */
+export async function connectPostgres(url: string): Promise<pg.Client> {
+  const client = new pg.Client({
+    connectionString: url,
+    connectionTimeoutMillis: limits.databaseWaitMs,
+    statement_timeout: limits.databaseMigrationMs,
+    application_name: applicationName,
+    types: { getTypeParser },
+  })
+  // What breaks is told by the query that needs it.
+  client.on('error', () => {})
+  try {
+    await client.connect()
+    return client
+  } catch (error) {
+    throw postgresError(error)
+  }
 }
 
 /** `bigint` and sums come as texts, since they may exceed 2^53; within it they are numbers here, as in SQLite. */
@@ -52,7 +86,9 @@ function safeNumber(text: string): number {
 function postgresDatabase(pool: Pool): Database {
   const counts = { operations: 0, commits: 0, waiting: 0 }
   const door = openDoor(pool, counts)
-  const writer = createPostgresWriter(pool, () => (counts.commits += 1))
+  const onCommit = () => void (counts.commits += 1)
+  const writer = createPostgresWriter(pool, onCommit)
+  const programs = createPostgresPrograms(pool, onCommit)
   const database: Database = {
     kind: 'postgres',
     sql: queryBuilder({
@@ -82,9 +118,20 @@ function postgresDatabase(pool: Pool): Database {
       const { applied, failedStep, changed } = await door.pass(() => writer.write(prepared))
       return { applied, changed, ...(failedStep !== undefined && { failedStep }) }
     },
+    program<Operation, Answer>({ href }: URL) {
+      return (operation: Operation) => door.pass(() => programs.call(href, operation)) as Promise<Answer>
+    },
     of: <Tables>() => database as unknown as Database<Tables>,
     async check() {
       await database.all(rawQuery('select 1 as one'))
+    },
+    async otherServers() {
+      const query = rawQuery(
+        `select count(distinct application_name) as count from pg_stat_activity
+         where datname = current_database() and application_name like 'delta-%' and application_name <> $1`,
+        [applicationName],
+      )
+      return (await database.all<{ count: number }>(query))[0]!.count
     },
     close: door.close,
   }

@@ -1,8 +1,13 @@
 import { DatabaseSync } from 'node:sqlite'
 import type { StatementSync } from 'node:sqlite'
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
+import { checkAnswers, checkRows, loadProgram } from './program.ts'
+import type { AnyProgram, ProgramQuery, ProgramRow } from './program.ts'
 import { failureOf, stopsWriting } from './sqlite-failure.ts'
 import type {
+  LoadReport,
+  ProgramRequest,
+  StepsRequest,
   WorkerAnswer,
   WorkerFailure,
   WorkerMessage,
@@ -19,6 +24,7 @@ const settings = workerData as WorkerSettings
 const port = parentPort!
 const database = open(settings)
 const statements = new Map<string, StatementSync>()
+const programs = new Map<string, AnyProgram>()
 const begin = database.prepare('BEGIN IMMEDIATE')
 const commit = database.prepare('COMMIT')
 const savepoint = database.prepare('SAVEPOINT operation')
@@ -28,6 +34,8 @@ const checkpoint = database.prepare('PRAGMA wal_checkpoint(PASSIVE)')
 
 // A page is written for the row, its indexes and their parents.
 const walBytesPerStep = 4 * 4096
+// Rows that a group writes with one statement lie side by side more often than not.
+const walBytesPerRow = 1024
 let walBytes = 0
 
 // After a failed fsync the kernel forgets which pages were dirty, so a second try would report success for data that is nowhere.
@@ -38,6 +46,7 @@ port.on('message', (first: WorkerMessage) => {
   let closing = false
   for (let next: WorkerMessage | undefined = first; next !== undefined; next = nextMessage(waiting.length)) {
     if (next === 'close') closing = true
+    else if ('load' in next) void load(next.load)
     else waiting.push(...next)
   }
   while (waiting.length > 0) port.postMessage(runGroup(waiting.splice(0, settings.group)))
@@ -48,6 +57,16 @@ port.postMessage('ready')
 function nextMessage(gathered: number): WorkerMessage | undefined {
   if (gathered >= settings.group) return undefined
   return (receiveMessageOnPort(port) as { message: WorkerMessage } | undefined)?.message
+}
+
+async function load(href: string): Promise<void> {
+  const report: LoadReport = { loaded: href }
+  try {
+    programs.set(href, await loadProgram(href))
+  } catch (error) {
+    report.failure = (error as Error).message
+  }
+  port.postMessage(report)
 }
 
 function open({ path, waitMs, cacheKib, walBytes: walLimitBytes }: WorkerSettings): DatabaseSync {
@@ -68,7 +87,7 @@ function open({ path, waitMs, cacheKib, walBytes: walLimitBytes }: WorkerSetting
 function runGroup(group: WorkerRequest[]): WorkerReport {
   const firstWrite = group.findIndex(({ kind }) => kind !== 'read')
   const before = firstWrite === -1 ? group : group.slice(0, firstWrite)
-  const answers = before.map(answerRead)
+  const answers = before.map((request) => answerRead(request as StepsRequest))
   if (firstWrite === -1) return { answers, committed: 0 }
   const rest = group.slice(firstWrite)
   if (stopped) return { answers: [...answers, ...rest.map(answerStopped)], committed: 0 }
@@ -78,7 +97,7 @@ function runGroup(group: WorkerRequest[]): WorkerReport {
 function runTransaction(group: WorkerRequest[]): WorkerAnswer[] {
   try {
     begin.run()
-    const answers = group.map(answerInTransaction)
+    const answers = answerAll(group)
     commit.run()
     checkpointWhenDue(group)
     return answers
@@ -100,7 +119,7 @@ function abandon(): void {
   }
 }
 
-function answerRead(request: WorkerRequest): WorkerAnswer {
+function answerRead(request: StepsRequest): WorkerAnswer {
   try {
     return { id: request.id, rows: rowsOf(request.steps[0]!) }
   } catch (error) {
@@ -112,22 +131,78 @@ function answerStopped(request: WorkerRequest): WorkerAnswer {
   return request.kind === 'read' ? answerRead(request) : { id: request.id, failure: stopped! }
 }
 
-/** Runs one operation under a savepoint. Throws only when the whole transaction is gone. */
-function answerInTransaction(request: WorkerRequest): WorkerAnswer {
+/** In the order in which they came; operations of one program that came one after the other are one group of it. */
+function answerAll(group: WorkerRequest[]): WorkerAnswer[] {
+  const answers: WorkerAnswer[] = []
+  for (let at = 0; at < group.length;) {
+    const first = group[at]!
+    if (first.kind !== 'program') {
+      answers.push(answerSteps(first))
+      at += 1
+      continue
+    }
+    const calls = [first]
+    for (let next = group[++at]; next?.kind === 'program' && next.program === first.program; next = group[++at])
+      calls.push(next)
+    answers.push(...answerProgram(calls))
+  }
+  return answers
+}
+
+function answerSteps(request: StepsRequest): WorkerAnswer {
   const { id, kind, steps } = request
   if (kind === 'read') return answerRead(request)
-  savepoint.run()
-  try {
+  const outcome = underSavepoint(() => {
     const answer = kind === 'rows' ? { id, rows: rowsOf(steps[0]!) } : { id, ...applySteps(steps) }
     if ('applied' in answer && !answer.applied) rollbackTo.run()
-    release.run()
     return answer
+  })
+  return 'failure' in outcome ? { id, failure: outcome.failure } : outcome
+}
+
+function answerProgram(calls: ProgramRequest[]): WorkerAnswer[] {
+  const outcome = underSavepoint(() => runProgram(calls))
+  if (!('failure' in outcome)) return outcome
+  if (calls.length === 1) return [{ id: calls[0]!.id, failure: outcome.failure }]
+  return calls.flatMap((call) => answerProgram([call]))
+}
+
+function runProgram(calls: ProgramRequest[]): WorkerAnswer[] {
+  const program = programs.get(calls[0]!.program)!
+  const running = program(calls.map(({ operation }) => operation))
+  let step = running.next()
+  while (!step.done) step = running.next(step.value.map(runQuery))
+  checkAnswers(step.value, calls)
+  return calls.map(({ id }, index) => ({ id, answer: (step.value as unknown[])[index] }))
+}
+
+function runQuery({ sqlite, rows }: ProgramQuery): ProgramRow[] {
+  if (rows.length === 0) return []
+  checkRows(sqlite, rows)
+  const statement = prepared(sqlite)
+  if (/^\s*select\b/i.test(sqlite)) {
+    const found: ProgramRow[] = []
+    for (const row of rows) found.push(...(statement.all(...row) as ProgramRow[]))
+    return found
+  }
+  for (const row of rows) statement.run(...row)
+  walBytes += rows.length * walBytesPerRow
+  return []
+}
+
+/** Throws only when the whole transaction is gone. */
+function underSavepoint<Result extends object>(work: () => Result): Result | { failure: WorkerFailure } {
+  savepoint.run()
+  try {
+    const result = work()
+    release.run()
+    return result
   } catch (error) {
     // SQLite gives up the whole transaction for some errors, a full disk among them.
     if (!database.isTransaction || stopsWriting(error)) throw error
     rollbackTo.run()
     release.run()
-    return { id, failure: failureOf(error) }
+    return { failure: failureOf(error) }
   }
 }
 
@@ -160,7 +235,10 @@ function prepared(sql: string): StatementSync {
 
 /** By hand, since the automatic one hides a failed fsync. */
 function checkpointWhenDue(group: WorkerRequest[]): void {
-  for (const { steps } of group) for (const step of steps) walBytes += walBytesPerStep + sizeOf(step)
+  for (const request of group) {
+    if (request.kind === 'program') continue
+    for (const step of request.steps) walBytes += walBytesPerStep + sizeOf(step)
+  }
   if (walBytes < settings.walBytes / 4) return
   walBytes = 0
   try {

@@ -9,6 +9,9 @@ import type { Logger } from '../log.ts'
 import { queryBuilder, rawQuery, readsOnly, sqlValues } from './compile.ts'
 import type { BatchResult, BatchStep, Database, DatabaseCounts } from './database.ts'
 import type {
+  LoadReport,
+  ProgramRequest,
+  StepsRequest,
   WorkerFailure,
   WorkerMessage,
   WorkerReport,
@@ -68,15 +71,19 @@ function started(worker: Worker, path: string): Promise<void> {
   })
 }
 
+type Asked = Omit<StepsRequest, 'id'> | Omit<ProgramRequest, 'id'>
+
 interface Door {
   counts: DatabaseCounts
-  ask<Answer>(kind: WorkerRequest['kind'], steps: WorkerStep[]): Promise<Answer>
+  ask<Answer>(asked: Asked): Promise<Answer>
+  load(program: string): Promise<void>
   close(): Promise<void>
 }
 
 /** Numbers the requests, bounds how many wait, and gives every answer to the one who asked. */
 function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | 'onLost'>): Door {
   const waiting = new Map<number, Waiting>()
+  const loading = new Map<string, { loaded: Promise<void>; settle(report: LoadReport): void }>()
   const counts = { operations: 0, commits: 0, waiting: 0 }
   let nextId = 1
   let ended: DeltaError | undefined
@@ -88,13 +95,16 @@ function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | '
     })
     for (const { reject } of waiting.values()) reject(ended)
     waiting.clear()
+    for (const [loaded, { settle }] of loading) settle({ loaded, failure: ended.message })
     if (closing) return
     log.error('database_lost', { error: cause })
     onLost?.(cause)
   }
   worker.on('error', end)
   worker.on('exit', (code) => end(new Error(`The database worker ended with ${code}`)))
-  worker.on('message', ({ answers, committed }: WorkerReport) => {
+  worker.on('message', (report: WorkerReport | LoadReport) => {
+    if ('loaded' in report) return loading.get(report.loaded)?.settle(report)
+    const { answers, committed } = report
     counts.commits += committed
     for (const answer of answers) {
       const asker = waiting.get(answer.id)
@@ -114,7 +124,7 @@ function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | '
   }
   return {
     counts,
-    ask(kind, steps) {
+    ask(asked) {
       if (ended || closing) return Promise.reject(ended ?? new DeltaError('shutting_down', 'The database is closing'))
       if (waiting.size >= limits.databaseQueued) return Promise.reject(tooBusy())
       const id = nextId++
@@ -122,8 +132,22 @@ function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | '
       counts.waiting = waiting.size + 1
       return new Promise((resolve, reject) => {
         waiting.set(id, { resolve, reject })
-        if (outbox.push({ id, kind, steps }) === 1) queueMicrotask(flush)
+        if (outbox.push({ ...asked, id }) === 1) queueMicrotask(flush)
       })
+    },
+    load(program) {
+      if (ended || closing) return Promise.reject(ended ?? new DeltaError('shutting_down', 'The database is closing'))
+      const known = loading.get(program)
+      if (known) return known.loaded
+      const { promise, resolve, reject } = Promise.withResolvers<void>()
+      const settle = ({ failure }: LoadReport) => {
+        if (failure === undefined) return resolve()
+        loading.delete(program)
+        reject(new Error(`The program ${program} can not be loaded: ${failure}`))
+      }
+      loading.set(program, { loaded: promise, settle })
+      post({ load: program })
+      return promise
     },
     async close() {
       if (ended) return
@@ -156,27 +180,38 @@ function sqliteDatabase(door: Door): Database {
     }),
     counts: door.counts,
     async all<Row>(query: CompiledQuery<Row>) {
-      const answer = await door.ask<{ rows: Row[] }>(readsOnly(query) ? 'read' : 'rows', [stepOf({ query })])
+      const answer = await door.ask<{ rows: Row[] }>({
+        kind: readsOnly(query) ? 'read' : 'rows',
+        steps: [stepOf({ query })],
+      })
       return answer.rows
     },
     async first<Row>(query: CompiledQuery<Row>) {
       return (await database.all(query))[0]
     },
     async run(query) {
-      const { changed } = await door.ask<BatchResult>('batch', [stepOf({ query })])
+      const { changed } = await door.ask<BatchResult>({ kind: 'batch', steps: [stepOf({ query })] })
       return { changed: changed[0]! }
     },
     async batch(steps) {
       if (steps.length > limits.databaseBatchSteps)
         throw new RangeError(`A batch has at most ${limits.databaseBatchSteps} steps`)
-      const answer = await door.ask<BatchResult & { id: number }>('batch', steps.map(stepOf))
+      const answer = await door.ask<BatchResult & { id: number }>({ kind: 'batch', steps: steps.map(stepOf) })
       const { applied, failedStep, changed } = answer
       return { applied, changed, ...(failedStep !== undefined && { failedStep }) }
+    },
+    program<Operation, Answer>({ href }: URL) {
+      return async (operation: Operation) => {
+        await door.load(href)
+        const { answer } = await door.ask<{ answer: Answer }>({ kind: 'program', program: href, operation })
+        return answer
+      }
     },
     of: <Tables>() => database as unknown as Database<Tables>,
     async check() {
       await database.all(rawQuery('select 1 as one'))
     },
+    otherServers: () => Promise.resolve(0),
     close: door.close,
   }
   return database

@@ -5,58 +5,100 @@ import { afterEach, describe } from 'vitest'
 import { testPostgresUrl } from '../config.ts'
 import { newId } from '../ids.ts'
 import { silentLogger } from '../log.ts'
+import type { Logger } from '../log.ts'
 import type { Database, Migration } from './database.ts'
 import { openDatabase } from './open.ts'
+
+/** Starts several servers at once on one empty database. */
+export type OpenTestServers = (
+  count: number,
+  options: { migrations: readonly Migration[]; log: Logger },
+) => Promise<Database[]>
+
+/** A place for a database of its own, removed after the test, which closes what it opens. */
+export type NewTestPlace = () => Promise<Place>
 
 /** Opens an empty database of its own, closed and removed after the test. */
 export type OpenTestDatabase = <Schema>(migrations: readonly Migration[]) => Promise<Database<Schema>>
 
-/** Runs a suite on SQLite, and on PostgreSQL too where DELTA_TEST_POSTGRES_URL names a server on which databases may be created. */
-export function testDatabases(name: string, suite: (open: OpenTestDatabase) => void): void {
-  testOn(`${name} (sqlite)`, suite, openTestSqlite)
-  const url = testPostgresUrl()
-  if (url) testOn(`${name} (postgres)`, suite, (migrations) => openTestPostgres(url, migrations))
+/** The same database, of which `guard` is asked before each write: it may reject, or wait. */
+export function guardWrites<Schema>(database: Database<Schema>, guard: () => Promise<void>): Database<Schema> {
+  return {
+    ...database,
+    run: (query) => guard().then(() => database.run(query)),
+    batch: (steps) => guard().then(() => database.batch(steps)),
+    program<Operation, Answer>(url: URL) {
+      const call = database.program<Operation, Answer>(url)
+      return (operation: Operation) => guard().then(() => call(operation))
+    },
+    of: <Tables>() => guardWrites(database.of<Tables>(), guard),
+  }
 }
 
-interface Opened {
-  database: Database
+/** Runs a suite on SQLite, and on PostgreSQL too where DELTA_TEST_POSTGRES_URL names a server on which databases may be created. */
+export function testDatabases(
+  name: string,
+  suite: (open: OpenTestDatabase, openServers: OpenTestServers, newPlace: NewTestPlace) => void,
+): void {
+  testOn(`${name} (sqlite)`, suite, placeForSqlite)
+  const url = testPostgresUrl()
+  if (url) testOn(`${name} (postgres)`, suite, () => placeOnPostgres(url))
+}
+
+/** Where a database of a test's own lies. */
+export interface Place {
+  url?: string
+  path: string
   remove(): Promise<void>
 }
 
 function testOn(
   title: string,
-  suite: (open: OpenTestDatabase) => void,
-  open: (migrations: readonly Migration[]) => Promise<Opened>,
+  suite: (open: OpenTestDatabase, openServers: OpenTestServers, newPlace: NewTestPlace) => void,
+  makePlace: () => Promise<Place>,
 ): void {
   describe(title, () => {
-    const opened: Opened[] = []
+    const places: Place[] = []
+    const databases: Database[] = []
     afterEach(async () => {
-      for (const { database, remove } of opened.splice(0).toReversed()) {
-        await database.close()
-        await remove()
-      }
+      for (const database of databases.splice(0).toReversed()) await database.close()
+      for (const { remove } of places.splice(0).toReversed()) await remove()
     })
-    suite(async <Schema>(migrations: readonly Migration[]) => {
-      const one = await open(migrations)
-      opened.push(one)
-      return one.database.of<Schema>()
-    })
+    const newPlace: NewTestPlace = async () => {
+      const place = await makePlace()
+      places.push(place)
+      return place
+    }
+    const openServers: OpenTestServers = async (count, options) => {
+      const place = await newPlace()
+      const opening = Array.from({ length: count }, () => openDatabase({ ...place, ...options }))
+      const opened = await Promise.allSettled(opening)
+      databases.push(...opened.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : [])))
+      // Of those that failed only one can be told; the others are closed by then.
+      return Promise.all(opening)
+    }
+    suite(
+      async <Schema>(migrations: readonly Migration[]) => {
+        const [database] = await openServers(1, { migrations, log: silentLogger })
+        return database!.of<Schema>()
+      },
+      openServers,
+      newPlace,
+    )
   })
 }
 
-async function openTestSqlite(migrations: readonly Migration[]): Promise<Opened> {
+async function placeForSqlite(): Promise<Place> {
   const folder = mkdtempSync(join(tmpdir(), 'delta-db-'))
-  const database = await openDatabase({ path: join(folder, 'delta.db'), migrations, log: silentLogger })
-  return { database, remove: async () => rmSync(folder, { recursive: true }) }
+  return { path: join(folder, 'delta.db'), remove: async () => rmSync(folder, { recursive: true }) }
 }
 
-async function openTestPostgres(server: string, migrations: readonly Migration[]): Promise<Opened> {
+async function placeOnPostgres(server: string): Promise<Place> {
   const name = `delta_test_${newId('evt')}`
   await administer(server, `create database ${name}`)
   const url = new URL(server)
   url.pathname = `/${name}`
-  const database = await openDatabase({ url: url.href, path: '', migrations, log: silentLogger })
-  return { database, remove: () => administer(server, `drop database ${name} with (force)`) }
+  return { url: url.href, path: '', remove: () => administer(server, `drop database ${name} with (force)`) }
 }
 
 async function administer(server: string, statement: string): Promise<void> {

@@ -1,36 +1,47 @@
 import { isUtf8 } from 'node:buffer'
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
 import { DeltaError } from '../errors.ts'
 import { limits } from '../limits.ts'
 import type { ApiContext } from './api.ts'
+import { refuseRequest } from './front.ts'
 
 /**
  * The body as Node's own stream: web streams cost several times as much per byte. Works under `app.request()` too. The stream is destroyed with
  * `request_timeout` when a client sends nothing for `limits.bodyIdleMs` while somebody waits for it.
  */
 export function nodeBody(c: ApiContext): Readable {
-  const { incoming } = c.env ?? {}
+  const { incoming, outgoing } = c.env ?? {}
   if (incoming) {
-    guardIdle(incoming)
+    guardIdle(incoming, outgoing)
     return incoming
   }
   const body = c.req.raw.body as ReadableStream<Uint8Array> | null
   return body ? Readable.fromWeb(body) : Readable.from([])
 }
 
-function guardIdle(incoming: IncomingMessage): void {
+function guardIdle(incoming: IncomingMessage, outgoing: ServerResponse | undefined): void {
   let seenBytes = -1
   const timer = setInterval(() => {
     const { bytesRead } = incoming.socket
     // Data that waits in the stream means that it is the consumer who is slow.
-    if (bytesRead === seenBytes && incoming.readableLength === 0) incoming.destroy(tooSlow())
+    if (bytesRead === seenBytes && incoming.readableLength === 0) giveUp(incoming, outgoing)
     seenBytes = bytesRead
   }, limits.bodyIdleMs / 2)
   timer.unref()
   incoming.once('close', () => clearInterval(timer))
   incoming.once('end', () => clearInterval(timer))
+}
+
+/** With the body the connection ends, so what is wrong is said before. */
+function giveUp(incoming: IncomingMessage, outgoing: ServerResponse | undefined): void {
+  const error = tooSlow()
+  if (outgoing && !outgoing.headersSent) {
+    outgoing.setHeader('Connection', 'close')
+    refuseRequest(outgoing, error)
+  }
+  incoming.destroy(error)
 }
 
 /** A bounded JSON body, whatever its content type says; an empty one is `{}`. */

@@ -2,7 +2,7 @@ import { z } from '@hono/zod-openapi'
 import type { Handler } from 'hono'
 import { errorTable } from '../errors.ts'
 import type { ErrorCode } from '../errors.ts'
-import type { Api, ApiEnv } from './api.ts'
+import type { Api, ApiContext, ApiEnv } from './api.ts'
 
 export const errorSchema = z
   .object({
@@ -20,6 +20,16 @@ export const errorSchema = z
 /** An answer of JSON, as `createRoute` wants it told. */
 export function json<Schema>(description: string, schema: Schema) {
   return { description, content: { 'application/json': { schema } } }
+}
+
+/** Answers with what a request made, and tells it to whoever looks at the request afterwards. */
+export function answerMade<Made extends { id: string | null }, Status extends 201 | 202>(
+  c: ApiContext,
+  made: Made,
+  status: Status,
+) {
+  if (made.id !== null) c.set('made', made.id)
+  return c.json(made, status)
 }
 
 /** Every route may answer so. */

@@ -7,7 +7,11 @@ import type { Api, ApiContext } from './api.ts'
 const retryAfterSeconds = '1'
 
 /** The only place where errors become answers. What is not a DeltaError is a bug: it is logged whole, and nothing of it leaks. */
-export function answerError(thrown: Error, c: ApiContext, log: Logger): Response {
+export function answerError(
+  thrown: Error,
+  c: ApiContext,
+  { log, refusalPage }: { log: Logger; refusalPage?: (c: ApiContext, error: DeltaError) => Response | undefined },
+): Response {
   const requestId = c.get('requestId')
   const error =
     thrown instanceof DeltaError ? thrown : new DeltaError('internal', 'The server failed to answer', { cause: thrown })
@@ -20,16 +24,23 @@ export function answerError(thrown: Error, c: ApiContext, log: Logger): Response
     return RESPONSE_ALREADY_SENT
   }
   setHeaders(c, error)
+  const page = refusalPage?.(c, error)
+  if (page) return page
   return c.json(error.toBody(requestId), error.status as ContentfulStatusCode)
 }
 
 function setHeaders(c: ApiContext, { code, status, context }: DeltaError): void {
   if (code === 'unauthorized') c.header('WWW-Authenticate', 'Bearer')
   if (code === 'method_not_allowed') c.header('Allow', String(context?.['allow']))
-  if (status === 429 || status === 503) c.header('Retry-After', retryAfterSeconds)
+  if (status === 429 || status === 503) c.header('Retry-After', retryAfter(context))
   // Not after `body_too_large`: a client that is still sending reads the answer only if the connection outlives it. What comes is thrown
   // away, up to a bound of the HTTP library's.
   if (code === 'request_timeout' || code === 'shutting_down') c.header('Connection', 'close')
+}
+
+function retryAfter(context: DeltaError['context']): string {
+  const waitMs = context?.['retryAfterMs']
+  return typeof waitMs === 'number' ? String(Math.max(1, Math.ceil(waitMs / 1000))) : retryAfterSeconds
 }
 
 /** Tells a wrong path from a wrong method. */

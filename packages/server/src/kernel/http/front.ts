@@ -21,7 +21,7 @@ export interface Front {
 /** The one shape of an error, for who stands outside the router. */
 export function refuseRequest(response: ServerResponse, error: DeltaError): void {
   if (response.headersSent) return void response.destroy()
-  const requestId = newId('req')
+  const requestId = String(response.getHeader('X-Request-Id') ?? newId('req'))
   const body = JSON.stringify(error.toBody(requestId))
   response.writeHead(error.status, {
     'Content-Type': 'application/json',

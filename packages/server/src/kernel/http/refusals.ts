@@ -2,10 +2,13 @@ import type { createRoute } from '@hono/zod-openapi'
 import { errorTable } from '../errors.ts'
 import type { ErrorCode } from '../errors.ts'
 import { errorResponse } from './document.ts'
+import type { Needs } from './needs.ts'
 
 export type RouteConfig = Parameters<typeof createRoute>[0] & {
   /** The codes this operation may be refused with, beside those that follow from its path and its request. */
   refuses?: readonly ErrorCode[]
+  /** What it asks of its caller. */
+  needs: Needs
 }
 
 /** The answers other than success that an operation can give, by status. A gateway in between may still give others: `default`. */
@@ -24,9 +27,11 @@ export function refusalsOf(route: RouteConfig): Record<string, typeof errorRespo
 }
 
 /** What every operation of this form meets before its own work begins, and the fault that any code may have. */
-function codesOf({ path, request }: RouteConfig): ErrorCode[] {
+function codesOf({ path, request, needs }: RouteConfig): ErrorCode[] {
   const codes: ErrorCode[] = ['host_not_allowed', 'shutting_down', 'internal']
-  if (path.startsWith('/v1/')) codes.push('unauthorized')
+  if (path.startsWith('/v1/')) codes.push('csrf_refused', 'too_many_requests')
+  if (path.startsWith('/v1/') && needs !== 'public') codes.push('unauthorized')
+  if (needs !== 'nothing' && needs !== 'public') codes.push('forbidden')
   if (request) codes.push('invalid_request')
   if (!request?.body) return codes
   codes.push('request_timeout', 'canceled')

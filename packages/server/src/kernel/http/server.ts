@@ -7,7 +7,8 @@ import { DeltaError } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { limits } from '../limits.ts'
 import type { Api } from './api.ts'
-import { type Front, refuseUpgrade, wantsWebSocket } from './front.ts'
+import { type Front, refuseRequest, refuseUpgrade, wantsWebSocket } from './front.ts'
+import { repeatedFault } from './repeated.ts'
 
 export interface HttpServer {
   port: number
@@ -23,12 +24,19 @@ export interface ListenOptions {
   host: string
   /** Asked before the API, in this order. @default none */
   fronts?: readonly Front[]
+  /** @default limits.requestHeaderMs */
+  requestHeaderMs?: number
 }
 
 /** Serves the app on a port, with every wait and size bounded. */
-export async function listen(api: Api, { port, host, fronts = [] }: ListenOptions): Promise<HttpServer> {
+export async function listen(
+  api: Api,
+  { port, host, fronts = [], requestHeaderMs = limits.requestHeaderMs }: ListenOptions,
+): Promise<HttpServer> {
   const options = {
-    headersTimeout: limits.requestHeaderMs,
+    headersTimeout: requestHeaderMs,
+    // How often Node looks for those that are late; by itself after half a minute.
+    connectionsCheckingInterval: requestHeaderMs / 4,
     // An upload may take hours; readers of bodies have bounds of their own.
     requestTimeout: 0,
     keepAliveTimeout: limits.keepAliveMs,
@@ -39,10 +47,15 @@ export async function listen(api: Api, { port, host, fronts = [] }: ListenOption
   }
   const serveApi = getRequestListener(api.fetch, { errorHandler: answerUnreadable, hostname: host })
   const server = createServer(options, (request, response) => {
-    if (!fronts.some((front) => front.request?.(request, response))) void serveApi(request, response)
+    const fault = repeatedFault(request, 'host')
+    if (fault) refuseRequest(response, fault)
+    else if (!fronts.some((front) => front.request?.(request, response))) void serveApi(request, response)
   })
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
-    if (!fronts.some((front) => front.upgrade?.(request, socket, head))) refuseUpgrade(socket, noWebSocket(request))
+    const fault = repeatedFault(request, 'host')
+    if (fault) refuseUpgrade(socket, fault)
+    else if (!fronts.some((front) => front.upgrade?.(request, socket, head)))
+      refuseUpgrade(socket, noWebSocket(request))
   })
   server.maxConnections = limits.connections
   server.on('clientError', answerClientError)

@@ -17,16 +17,19 @@ interface Check {
 // More would bury the first, which is nearly always the one to mend.
 const issuesShown = 5
 
-/** Names the route, checks what `route.request` describes and leaves the outcome for `c.req.valid`. */
-export function checkRequest(route: RouteConfig): MiddlewareHandler<ApiEnv> {
+/** Names the route, asks whether the caller may, checks what `route.request` describes and leaves the outcome for `c.req.valid`. */
+export function checkRequest(route: RouteConfig, authorize?: (c: ApiContext) => void): MiddlewareHandler<ApiEnv> {
   const checks = checksOf(route)
   return async (c, next) => {
     c.set('route', route.path)
+    if (route.operationId !== undefined) c.set('operation', route.operationId)
+    authorize?.(c)
     for (const { target, schema, read } of checks) {
       let value = read(c)
       if (value instanceof Promise) value = await value
       c.req.addValidatedData(target, parse(schema, value, target) as object)
     }
+    if (route.operationId !== undefined) c.get('onOperation')?.(route.operationId)
     return next()
   }
 }
