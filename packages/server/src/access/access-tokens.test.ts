@@ -2,10 +2,13 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { manualClock } from '../kernel/clock.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
+import { silentLogger } from '../kernel/log.ts'
 import { openAccessTokens } from './access-tokens.ts'
 import { accessMigrations } from './migrations.ts'
 import { type Claims, mayAccess, nextGeneration, readToken, signToken } from './rules.ts'
 import { createAccessTokenSchema } from './schema.ts'
+import { openRevocations } from './revocations.ts'
+import { createAccessStore } from './store.ts'
 
 const secret = Buffer.alloc(32, 7)
 const claims: Claims = {
@@ -94,8 +97,19 @@ testDatabases('access tokens', (open) => {
   async function start() {
     const clock = manualClock(1_000_000_000_000)
     const database = await open(accessMigrations)
-    const reopen = () => openAccessTokens({ database, clock })
-    return { clock, reopen, tokens: await reopen() }
+    const listeners: ((id: string) => void)[] = []
+    const revoked = new Set<string>()
+    const callers = {
+      isRevoked: (ids: readonly string[]) => ids.some((id) => revoked.has(id)),
+      onRevoked: (listener: (id: string) => void) => void listeners.push(listener),
+      steps: () => [],
+    }
+    const reopen = () => openAccessTokens({ database, clock, log: silentLogger, callers })
+    const revokeCaller = (id: string) => {
+      revoked.add(id)
+      for (const listener of listeners) listener(id)
+    }
+    return { clock, database, reopen, revoked, revokeCaller, tokens: await reopen() }
   }
 
   test('a token tells whose sandbox it opens and until when, also after a restart', async () => {
@@ -103,6 +117,44 @@ testDatabases('access tokens', (open) => {
     const { token, expiresAt } = tokens.create(own)
     expect(tokens.verify(token, wanted)).toEqual({ sandboxId: 'sbx_a', accountId: 'acc_a', expiresAt, generation: 0 })
     expect((await reopen()).verify(token, wanted)).not.toBeNull()
+  })
+
+  test('it ends with the key or session it was made by, and what was opened with it too', async () => {
+    const { tokens, revokeCaller } = await start()
+    const made = tokens.create(own)
+    await tokens.noteMakers(['key_a', 'usr_a'], { sandboxId: 'sbx_a', expiresAt: made.expiresAt })
+    const other = tokens.create({ ...own, sandboxId: 'sbx_b' })
+    await tokens.noteMakers(['key_b'], { sandboxId: 'sbx_b', expiresAt: other.expiresAt })
+    let ended: string | undefined
+    tokens.hold(tokens.verify(made.token, wanted)!, (reason) => (ended = reason))
+    revokeCaller('key_a')
+    await expect.poll(() => ended).toBe('revoked')
+    expect(tokens.verify(made.token, wanted)).toBeNull()
+    expect(tokens.verify(other.token, { ...wanted, sandboxId: 'sbx_b' })).not.toBeNull()
+    // Who is let in anew makes others.
+    const next = tokens.create(own)
+    await tokens.noteMakers(['usr_a'], { sandboxId: 'sbx_a', expiresAt: next.expiresAt })
+    expect(tokens.verify(next.token, wanted)).not.toBeNull()
+  })
+
+  test('it ends also where the server ended before it heard that its maker did', async () => {
+    const { tokens, reopen, revoked } = await start()
+    const { token, expiresAt } = tokens.create(own)
+    await tokens.noteMakers(['key_a'], { sandboxId: 'sbx_a', expiresAt })
+    revoked.add('key_a')
+    expect((await reopen()).verify(token, wanted)).toBeNull()
+  })
+
+  test('a longer token keeps its maker noted beside a shorter one', async () => {
+    const { tokens, clock, reopen, revokeCaller } = await start()
+    const long = tokens.create({ ...own, ttlMs: 4 * 3_600_000 })
+    for (const { expiresAt } of [long, tokens.create(own)]) {
+      await tokens.noteMakers(['key_a'], { sandboxId: 'sbx_a', expiresAt })
+    }
+    await clock.advance(2 * 3_600_000)
+    const later = await reopen()
+    revokeCaller('key_a')
+    await expect.poll(() => later.verify(long.token, wanted)).toBeNull()
   })
 
   test('it is over at its end', async () => {
@@ -130,6 +182,34 @@ testDatabases('access tokens', (open) => {
     expect(again.verify(next, wanted)).not.toBeNull()
   })
 
+  test('revoking ends them on every server, and what is open there, within a second', async () => {
+    const clock = manualClock(1_000_000_000_000)
+    const database = await open(accessMigrations)
+    const serve = async () => {
+      // Where only one server may write it listens to no other: here two share a file.
+      const shared = { ...database, kind: 'postgres' as const }
+      const revocations = await openRevocations({ database: shared, clock, log: silentLogger })
+      return {
+        revocations,
+        tokens: await openAccessTokens({ database, clock, log: silentLogger, callers: revocations }),
+      }
+    }
+    const [here, there] = [await serve(), await serve()]
+    const { token } = here.tokens.create(own)
+    const ended: string[] = []
+    there.tokens.hold(there.tokens.verify(token, wanted)!, (reason) => ended.push(reason))
+    await here.tokens.revoke('sbx_a')
+    await clock.advance(1_000)
+    await expect.poll(() => ended).toEqual(['revoked'])
+    expect(there.tokens.verify(token, wanted)).toBeNull()
+    // What is made there from now on is good here too.
+    expect(here.tokens.verify(there.tokens.create(own).token, wanted)).not.toBeNull()
+    for (const { revocations, tokens } of [here, there]) {
+      revocations.stop()
+      tokens.stop()
+    }
+  })
+
   test('a revocation may be forgotten when all it ended has expired, and those made since stay good', async () => {
     const { tokens, reopen, clock } = await start()
     const week = 7 * 24 * 3_600_000
@@ -141,6 +221,24 @@ testDatabases('access tokens', (open) => {
     const again = await reopen()
     expect(again.verify(token, wanted)).toBeNull()
     expect(again.verify(next, wanted)).not.toBeNull()
+  })
+
+  test('revocations that nothing can remember are forgotten while the server runs, and no others', async () => {
+    const { tokens, clock, database, reopen } = await start()
+    const store = createAccessStore(database)
+    await tokens.revoke('sbx_old')
+    await clock.advance(6 * 24 * 3_600_000)
+    const { token } = tokens.create({ ...own, ttlMs: 2 * 24 * 3_600_000 })
+    await tokens.revoke('sbx_a')
+    await clock.advance(24 * 3_600_000 + 2 * 3_600_000)
+    const revoked = async () => {
+      await clock.advance(3_600_000)
+      return [...(await store.generations()).keys()]
+    }
+    await expect.poll(revoked).toEqual(['sbx_a'])
+    expect(tokens.verify(token, wanted)).toBeNull()
+    expect((await reopen()).verify(token, wanted)).toBeNull()
+    tokens.stop()
   })
 
   test('what was revoked between its check and its use ends as soon as it is held', async () => {
@@ -177,6 +275,7 @@ testDatabases('access tokens', (open) => {
     clock.jump(-3_600_000)
     await clock.advance(45_000)
     expect(ended.slice(3)).toEqual(['long expired'])
+    tokens.stop()
     expect(clock.sleepers).toBe(0)
   })
 })

@@ -1,7 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import type { Clock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
+import type { Logger } from '../kernel/log.ts'
+import type { Revocations } from './revocations.ts'
 import type { Access, AccessDoor, AccessEnd, AccessScope } from './door.ts'
+import { createHolds } from './holds.ts'
 import { type Claims, mayAccess, nextGeneration, readToken, signToken } from './rules.ts'
 import { accessLimits } from './schema.ts'
 import { createAccessStore } from './store.ts'
@@ -9,13 +12,25 @@ import { createAccessStore } from './store.ts'
 export interface AccessTokensDeps {
   database: Database
   clock: Clock
+  log: Logger
+  /** What ends those who make tokens ends the tokens; and other servers hear by it of what ends here. */
+  callers: Pick<Revocations, 'isRevoked' | 'onRevoked' | 'steps'>
 }
 
 export interface AccessTokens extends AccessDoor {
-  create(wish: { sandboxId: string; accountId: string; scopes: readonly AccessScope[]; ttlMs: number }): {
-    token: string
-    expiresAt: number
-  }
+  create(wish: {
+    sandboxId: string
+    accountId: string
+    scopes: readonly AccessScope[]
+    ttlMs: number
+    /** The end of whoever makes it, which is its end at the latest. @default none */
+    until?: number | undefined
+  }): { token: string; expiresAt: number }
+  /**
+   * Whose right lets a token be made: the key, the session, the person. When one of them is revoked, all tokens of the sandbox end. On disk when it
+   * resolves, so to be waited for before the token is given out.
+   */
+  noteMakers(makers: readonly string[], token: { sandboxId: string; expiresAt: number }): Promise<void>
   /** Ends every token of the sandbox made so far, and what was opened with them. On disk when it resolves. */
   revoke(sandboxId: string): Promise<void>
   /** The sandbox is gone for good: what was opened with its tokens ends. */
@@ -23,28 +38,49 @@ export interface AccessTokens extends AccessDoor {
   stop(): void
 }
 
-interface Hold {
-  /** On the monotonic clock: a wall clock set back must not prolong what runs. */
-  endsMs: number
-  onEnd(reason: AccessEnd): void
-}
-
 /** Good signatures that are known again. Checking one costs as much as all the rest of a small request. */
 const remembered = 1_024
 
-/** Expiries are looked for no more often than this. */
-const sweepMs = 250
+/** Revocations that no token can remember are forgotten this often. */
+const purgeEveryMs = 3_600_000
+
+const newsPattern = /^access\/([^/]+)\/([0-9]+)$/
+const newsOf = (sandboxId: string, generation: number) => `access/${sandboxId}/${generation}`
+
+function readNews(news: string): { sandboxId: string; generation: number } | undefined {
+  const [, sandboxId, generation] = newsPattern.exec(news) ?? []
+  return sandboxId === undefined ? undefined : { sandboxId, generation: Number(generation) }
+}
 
 /** The secret is made once and kept in the database, so tokens outlive a restart; so do revocations. */
-export async function openAccessTokens({ database, clock }: AccessTokensDeps): Promise<AccessTokens> {
+export async function openAccessTokens({ database, clock, log, callers }: AccessTokensDeps): Promise<AccessTokens> {
   const store = createAccessStore(database)
-  await store.purgeGenerations(clock.now() - accessLimits.ttlMs.max)
   const secret = Buffer.from(await store.secret('access-tokens', randomBytes(32).toString('hex')), 'hex')
-  const generations = await store.generations()
-  const holds = new Map<string, Set<Hold>>()
-  let nap: { untilMs: number; end: AbortController } | undefined
+  const revocations = await store.generations()
+  const holds = createHolds<AccessEnd>(clock)
 
   const known = new Map<string, Claims>()
+  const generationOf = (sandboxId: string): number => revocations.get(sandboxId)?.generation ?? 0
+
+  /** No token lives longer than this: what was revoked before has expired by itself. */
+  const purge = async (): Promise<void> => {
+    const before = clock.now() - accessLimits.ttlMs.max
+    await store.purgeGenerations(before)
+    await store.purgeMakers(clock.now())
+    for (const [sandboxId, { revokedAt }] of revocations) if (revokedAt < before) revocations.delete(sandboxId)
+  }
+
+  const stopped = new AbortController()
+  const keepTidy = async (): Promise<void> => {
+    while (!stopped.signal.aborted) {
+      await clock.sleep(purgeEveryMs, stopped.signal).catch(() => undefined)
+      // A database that is away is asked again the next time.
+      if (!stopped.signal.aborted)
+        await purge().catch((error: unknown) => log.warn('revocations_not_purged', { error }))
+    }
+  }
+  await purge()
+  void keepTidy()
 
   /** What is wrong is never kept, so that looking it up tells nothing of what is right. */
   const read = (token: string): Claims | undefined => {
@@ -57,58 +93,58 @@ export async function openAccessTokens({ database, clock }: AccessTokensDeps): P
     return claims
   }
 
-  const isRevoked = ({ sandboxId, generation }: Access): boolean => generation < (generations.get(sandboxId) ?? 0)
+  const isRevoked = ({ sandboxId, generation }: Access): boolean => generation < generationOf(sandboxId)
 
-  const endAll = (sandboxId: string, reason: AccessEnd): void => {
-    const ended = holds.get(sandboxId)
-    holds.delete(sandboxId)
-    for (const { onEnd } of ended ?? []) onEnd(reason)
+  const revoke = async (sandboxId: string): Promise<void> => {
+    const revokedAt = clock.now()
+    const generation = nextGeneration(generationOf(sandboxId), revokedAt)
+    const news = callers.steps([newsOf(sandboxId, generation)])
+    await store.putGeneration({ sandboxId, generation, now: revokedAt }, news)
+    revoked(sandboxId, generation)
   }
 
-  /** Wakes at the first expiry among what is held, and not at all where nothing is. */
-  const watch = (untilMs: number): void => {
-    if (nap && nap.untilMs <= untilMs) return
-    nap?.end.abort()
-    const own = (nap = { untilMs, end: new AbortController() })
-    const waitMs = Math.max(sweepMs, untilMs - clock.monotonic())
-    clock.sleep(waitMs, own.end.signal).then(
-      () => {
-        nap = undefined
-        sweep()
-      },
-      () => undefined,
-    )
+  const revoked = (sandboxId: string, generation: number): void => {
+    // Two revocations may have waited for the disk side by side, or on two servers.
+    if (generation <= generationOf(sandboxId)) return
+    revocations.set(sandboxId, { generation, revokedAt: clock.now() })
+    holds.end(sandboxId, 'revoked')
   }
 
-  const sweep = (): void => {
-    const nowMs = clock.monotonic()
-    let next = Infinity
-    for (const [sandboxId, held] of Array.from(holds)) {
-      for (const hold of Array.from(held)) {
-        if (hold.endsMs > nowMs) {
-          next = Math.min(next, hold.endsMs)
-          continue
+  const revokeMadeBy = async (maker: string): Promise<void> => {
+    for (const { sandboxId } of await store.makers(maker)) await revoke(sandboxId)
+    await store.removeMaker(maker)
+  }
+  const makerGone = (maker: string): void => {
+    const tries = async (): Promise<void> => {
+      for (let waitMs = 100; !stopped.signal.aborted; waitMs = Math.min(2 * waitMs, 5_000)) {
+        try {
+          return await revokeMadeBy(maker)
+        } catch (error) {
+          log.error('tokens_not_revoked', { maker, error })
+          await clock.sleep(waitMs, stopped.signal).catch(() => undefined)
         }
-        drop(sandboxId, hold)
-        hold.onEnd('expired')
       }
     }
-    if (next < Infinity) watch(next)
+    void tries()
   }
-
-  const drop = (sandboxId: string, hold: Hold): void => {
-    const held = holds.get(sandboxId)
-    if (held?.delete(hold) && held.size === 0) holds.delete(sandboxId)
+  callers.onRevoked((news) => {
+    const other = readNews(news)
+    if (other) revoked(other.sandboxId, other.generation)
+    else makerGone(news)
+  })
+  // Those that were revoked while a server ended in the middle.
+  for (const maker of new Set((await store.makers()).map((row) => row.maker))) {
+    if (callers.isRevoked([maker], 0)) await revokeMadeBy(maker)
   }
 
   return {
-    create({ sandboxId, accountId, scopes, ttlMs }) {
-      const expiresAt = clock.now() + ttlMs
+    create({ sandboxId, accountId, scopes, ttlMs, until = Infinity }) {
+      const expiresAt = Math.min(clock.now() + ttlMs, until)
       const claims = {
         sandboxId,
         accountId,
         scopes: [...scopes],
-        generation: generations.get(sandboxId) ?? 0,
+        generation: generationOf(sandboxId),
         expiresAt,
       }
       return { token: signToken(claims, secret), expiresAt }
@@ -116,7 +152,7 @@ export async function openAccessTokens({ database, clock }: AccessTokensDeps): P
     verify(token, { sandboxId, scope }) {
       const claims = read(token)
       if (!claims) return null
-      const wish = { sandboxId, scope, generation: generations.get(sandboxId) ?? 0, now: clock.now() }
+      const wish = { sandboxId, scope, generation: generationOf(sandboxId), now: clock.now() }
       if (!mayAccess(claims, wish)) return null
       return { sandboxId, accountId: claims.accountId, expiresAt: claims.expiresAt, generation: claims.generation }
     },
@@ -128,21 +164,16 @@ export async function openAccessTokens({ database, clock }: AccessTokensDeps): P
         queueMicrotask(() => onEnd('revoked'))
         return () => {}
       }
-      const hold: Hold = { endsMs: clock.monotonic() + expiresAt - clock.now(), onEnd }
-      const held = holds.get(sandboxId)
-      if (held) held.add(hold)
-      else holds.set(sandboxId, new Set([hold]))
-      watch(hold.endsMs)
-      return () => drop(sandboxId, hold)
+      return holds.add([sandboxId], expiresAt, onEnd)
     },
-    async revoke(sandboxId) {
-      const generation = nextGeneration(generations.get(sandboxId) ?? 0, clock.now())
-      await store.putGeneration(sandboxId, generation, clock.now())
-      // Two revocations may have waited for the disk side by side.
-      generations.set(sandboxId, Math.max(generation, generations.get(sandboxId) ?? 0))
-      endAll(sandboxId, 'revoked')
+    async noteMakers(makers, { sandboxId, expiresAt }) {
+      if (makers.length > 0) await store.putMakers(makers, sandboxId, expiresAt)
     },
-    forget: (sandboxId) => endAll(sandboxId, 'killed'),
-    stop: () => nap?.end.abort(),
+    revoke,
+    forget: (sandboxId) => holds.end(sandboxId, 'killed'),
+    stop() {
+      holds.stop()
+      stopped.abort()
+    },
   }
 }

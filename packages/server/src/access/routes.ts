@@ -1,7 +1,8 @@
-import { createRoute } from '@hono/zod-openapi'
 import type { Api, Caller, Feature } from '../kernel/http/api.ts'
 import { json } from '../kernel/http/document.ts'
+import { createRoute } from '../kernel/http/route.ts'
 import type { AccessTokens } from './access-tokens.ts'
+import type { KnownCaller } from './door.ts'
 import { accessTokenSchema, createAccessTokenSchema, isScope, sandboxIdParamSchema } from './schema.ts'
 
 const path = '/v1/sandboxes/{id}/access-tokens'
@@ -13,6 +14,7 @@ const createTokenRoute = createRoute({
   method: 'post',
   path,
   operationId: 'createAccessToken',
+  needs: { right: 'write:exec', resource: 'sandbox' },
   tags,
   refuses: ofSandbox,
   summary: 'Make a token for a sandbox’s ports or terminals',
@@ -28,6 +30,7 @@ const revokeTokensRoute = createRoute({
   method: 'delete',
   path,
   operationId: 'revokeAccessTokens',
+  needs: { right: 'write:exec', resource: 'sandbox' },
   tags,
   refuses: ofSandbox,
   summary: 'End all access tokens of a sandbox',
@@ -35,6 +38,11 @@ const revokeTokensRoute = createRoute({
   request: { params },
   responses: { 204: { description: 'None of them is good any more' } },
 })
+
+/** Of somebody who was recognised; there is nobody else but in tests. */
+function boundsOf({ ties = [], expiresAt }: Caller & Partial<Pick<KnownCaller, 'ties' | 'expiresAt'>>) {
+  return { ties, until: expiresAt }
+}
 
 interface AccessFeatureDeps {
   tokens: AccessTokens
@@ -56,7 +64,10 @@ function addAccessRoutes(api: Api, { tokens, findSandbox }: AccessFeatureDeps): 
     const { scopes: wanted, ttlMs } = c.req.valid('json')
     const scopes = wanted.filter(isScope)
     await findSandbox(id, c.var.caller)
-    const { token, expiresAt } = tokens.create({ sandboxId: id, accountId: c.var.caller.accountId, scopes, ttlMs })
+    const { caller } = c.var
+    const { ties, until } = boundsOf(caller)
+    const { token, expiresAt } = tokens.create({ sandboxId: id, accountId: caller.accountId, scopes, ttlMs, until })
+    await tokens.noteMakers(ties, { sandboxId: id, expiresAt })
     return c.json({ token, scopes, expiresAt: new Date(expiresAt).toISOString() }, 201)
   })
   api.openapi(revokeTokensRoute, async (c) => {

@@ -1,0 +1,11 @@
+// What features above `access/` ask about a caller, beside what a request's caller is: not in `../door.ts`, of which these are made.
+export { knownCallerOf } from '../authenticate.ts'
+export { narrowed as narrowedFor } from '../agent-tokens/rules.ts'
+export type { FindAgent, KnownAgent } from '../agents.ts'
+export type { KnownCaller } from '../door.ts'
+export { rightsSchema as agentRightsSchema } from '../keys/schema.ts'
+export { decide, inheritable, mayReach } from '../policy.ts'
+export type { Principal } from '../principal.ts'
+export type { Revocations } from '../revocations.ts'
+export { allows, covers, isRight, narrow, right } from '../rights.ts'
+export type { Right } from '../rights.ts'

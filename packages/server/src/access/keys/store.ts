@@ -1,0 +1,192 @@
+import type { BatchStep, Database } from '../../kernel/db/database.ts'
+import type { Place } from '../../kernel/http/cursors.ts'
+import type { KeyRecord } from './record.ts'
+
+interface Row {
+  id: string
+  account_id: string
+  user_id: string | null
+  made_by: string
+  ancestors: string
+  name: string
+  hint: string
+  hash: string
+  previous_hash: string | null
+  previous_until: number | null
+  rights: string
+  agents: string | null
+  sandboxes: string | null
+  created_at: number
+  expires_at: number | null
+  rotated_at: number | null
+  revoked_at: number | null
+  last_used_at: number | null
+}
+
+export interface KeyFilter {
+  accountId: string
+  /** Only those of this person. */
+  userId?: string | undefined
+  /** Only those that are good at this time. */
+  activeAt?: number | undefined
+  limit: number
+  before?: Place | undefined
+}
+
+export type KeyStore = ReturnType<typeof createKeyStore>
+
+export function createKeyStore(database: Database) {
+  const db = database.of<{ api_keys: Row }>()
+  const sql = db.sql
+  const active = (now: number) =>
+    sql
+      .selectFrom('api_keys')
+      .where('revoked_at', 'is', null)
+      .where((where) => where.or([where('expires_at', 'is', null), where('expires_at', '>', now)]))
+
+  return {
+    async insert(record: KeyRecord): Promise<void> {
+      await db.run(sql.insertInto('api_keys').values(toRow(record)).compile())
+    },
+
+    async get(id: string): Promise<KeyRecord | undefined> {
+      const row = await db.first(sql.selectFrom('api_keys').selectAll().where('id', '=', id).compile())
+      return row && toRecord(row)
+    },
+
+    /** By the text's hash, or by that of the text before the last rotation: each in an index of its own. */
+    async byHash(hash: string): Promise<KeyRecord | undefined> {
+      const before = sql.selectFrom('api_keys').selectAll().where('previous_hash', '=', hash)
+      const query = sql.selectFrom('api_keys').selectAll().where('hash', '=', hash).unionAll(before).limit(1)
+      const row = await db.first(query.compile())
+      return row && toRecord(row)
+    },
+
+    async list({ accountId, userId, activeAt, limit, before }: KeyFilter): Promise<KeyRecord[]> {
+      let query = (activeAt === undefined ? sql.selectFrom('api_keys') : active(activeAt))
+        .selectAll()
+        .where('account_id', '=', accountId)
+      if (userId !== undefined) query = query.where('user_id', '=', userId)
+      if (before) {
+        query = query.where((where) =>
+          where.or([
+            where('created_at', '<', before.createdAt),
+            where.and([where('created_at', '=', before.createdAt), where('id', '<', before.id)]),
+          ]),
+        )
+      }
+      const rows = await db.all(query.orderBy('created_at', 'desc').orderBy('id', 'desc').limit(limit).compile())
+      return rows.map(toRecord)
+    },
+
+    async countActive(accountId: string, now: number): Promise<number> {
+      const query = active(now)
+        .where('account_id', '=', accountId)
+        .select(({ fn }) => fn.countAll<number>().as('keys'))
+      return Number((await db.first(query.compile()))?.keys ?? 0)
+    },
+
+    /** The key and all that were made with it, directly or not, which are not revoked yet. */
+    async withDescendants(id: string, accountId: string): Promise<string[]> {
+      const query = sql
+        .selectFrom('api_keys')
+        .select('id')
+        .where('account_id', '=', accountId)
+        .where('revoked_at', 'is', null)
+        .where((where) => where.or([where('id', '=', id), where('ancestors', 'like', `%"${id}"%`)]))
+      return (await db.all(query.compile())).map((row) => row.id)
+    },
+
+    revokeStep(ids: readonly string[], now: number): BatchStep {
+      const query = sql
+        .updateTable('api_keys')
+        .set({ revoked_at: now })
+        .where('id', 'in', [...ids])
+      return { query: query.where('revoked_at', 'is', null).compile() }
+    },
+
+    /** All that a person has in an account, also what was made with them: it carries their id. */
+    endOfPersonStep(userId: string, accountId: string, now: number): BatchStep {
+      const query = sql
+        .updateTable('api_keys')
+        .set({ revoked_at: now })
+        .where('account_id', '=', accountId)
+        .where('user_id', '=', userId)
+        .where('revoked_at', 'is', null)
+      return { query: query.compile() }
+    },
+
+    /** Applied only while the text is still the one that was looked at. */
+    rotateStep(
+      { id, hash }: KeyRecord,
+      next: Pick<KeyRecord, 'hash' | 'hint' | 'previousUntil' | 'rotatedAt'>,
+    ): BatchStep {
+      const query = sql
+        .updateTable('api_keys')
+        .set({
+          hash: next.hash,
+          hint: next.hint,
+          previous_hash: hash,
+          previous_until: next.previousUntil,
+          rotated_at: next.rotatedAt,
+        })
+        .where('id', '=', id)
+        .where('hash', '=', hash)
+        .where('revoked_at', 'is', null)
+      return { query: query.compile(), mustChange: 1 }
+    },
+
+    usedStep(id: string, at: number): BatchStep {
+      return { query: sql.updateTable('api_keys').set({ last_used_at: at }).where('id', '=', id).compile() }
+    },
+
+    batch: (steps: BatchStep[]) => db.batch(steps),
+  }
+}
+
+function toRow(record: KeyRecord): Row {
+  return {
+    id: record.id,
+    account_id: record.accountId,
+    user_id: record.userId,
+    made_by: record.madeBy,
+    ancestors: JSON.stringify(record.ancestors),
+    name: record.name,
+    hint: record.hint,
+    hash: record.hash,
+    previous_hash: record.previousHash,
+    previous_until: record.previousUntil,
+    rights: JSON.stringify(record.rights),
+    agents: record.agents && JSON.stringify(record.agents),
+    sandboxes: record.sandboxes && JSON.stringify(record.sandboxes),
+    created_at: record.createdAt,
+    expires_at: record.expiresAt,
+    rotated_at: record.rotatedAt,
+    revoked_at: record.revokedAt,
+    last_used_at: record.lastUsedAt,
+  }
+}
+
+function toRecord(row: Row): KeyRecord {
+  const texts = (json: string) => JSON.parse(json) as string[]
+  return {
+    id: row.id,
+    accountId: row.account_id,
+    userId: row.user_id,
+    madeBy: row.made_by,
+    ancestors: texts(row.ancestors),
+    name: row.name,
+    hint: row.hint,
+    hash: row.hash,
+    previousHash: row.previous_hash,
+    previousUntil: row.previous_until,
+    rights: texts(row.rights),
+    agents: row.agents === null ? null : texts(row.agents),
+    sandboxes: row.sandboxes === null ? null : texts(row.sandboxes),
+    createdAt: row.created_at,
+    expiresAt: row.expires_at,
+    rotatedAt: row.rotated_at,
+    revokedAt: row.revoked_at,
+    lastUsedAt: row.last_used_at,
+  }
+}

@@ -1,0 +1,3 @@
+export interface ApprovalEvents {
+  'approval.changed': { accountId: string; approvalId: string }
+}
