@@ -1,0 +1,124 @@
+import type { Program, ProgramQuery, ProgramRow } from '../kernel/db/program.ts'
+import { createBook, keyId, ownIds } from './book.ts'
+import type { Account, Book, HoldRow, KeyRow, Tenant } from './book.ts'
+import { decide, rowsOf } from './engine.ts'
+import type { Answer, Operation } from './operations.ts'
+import { accounts, holds, keys, tenants, transfers, usage } from './tables.ts'
+
+/**
+ * A group of the ledger's operations: loads what they may touch, decides one after the other in memory, and writes what has changed. On PostgreSQL the rows of `ledger_tenants` are
+ * the locks, always taken in the order of their ids: whoever has one reads and writes that account alone.
+ */
+export const program: Program<Operation, Answer> = function* (group) {
+  const book = createBook()
+  yield* load(book, group)
+  const answers = group.map((operation) => decide(book, operation))
+  yield writesOf(book)
+  return answers
+}
+
+type Loading = Generator<readonly ProgramQuery[], void, readonly ProgramRow[][]>
+
+function* load(book: Book, group: readonly Operation[]): Loading {
+  const accountIds = unique(group.map(({ accountId }) => accountId))
+  const opened = unique(group.flatMap(({ type, accountId }) => (type === 'open_account' ? [accountId] : [])))
+  const holdIds = unique(group.flatMap((operation) => ('holdId' in operation ? [operation.holdId] : [])))
+  const keyed = group.flatMap((operation) => ('key' in operation ? [operation] : []))
+  const keyPairs = new Map(keyed.map(({ accountId, key }) => [keyId({ accountId, key }), [accountId, key]]))
+  const [, foundTenants, foundHolds, foundKeys] = yield [
+    { ...lockOpened, rows: opened.map((id) => [id]) },
+    { ...selectTenants, rows: accountIds.map((id) => [id]) },
+    { ...selectHolds, rows: holdIds.map((id) => [id]) },
+    { ...selectKeys, rows: [...keyPairs.values()] },
+  ]
+  for (const row of foundTenants!) book.tenants.set(String(row['accountId']), row as unknown as Tenant)
+  for (const id of holdIds) book.putHold(id, undefined)
+  for (const row of foundHolds!) book.putHold(String(row['id']), row as unknown as HoldRow)
+  for (const id of keyPairs.keys()) book.putKey(id, undefined)
+  for (const row of foundKeys!) {
+    const known = row as unknown as KeyRow
+    book.putKey(keyId(known), known)
+  }
+  yield* loadAccounts(book, group)
+}
+
+function* loadAccounts(book: Book, group: readonly Operation[]): Loading {
+  const whole = new Set<string>()
+  const mixed = mixedAccounts(group)
+  for (;;) {
+    const missing = new Set<string>()
+    const missingWhole = new Set<string>()
+    for (const operation of group) {
+      const { accountId } = operation
+      const wanted = rowsOf(book, operation)
+      if (wanted === 'whole') {
+        if (!whole.has(accountId)) missingWhole.add(accountId)
+      } else for (const id of wanted) if (!book.knows(id)) missing.add(id)
+    }
+    for (const accountId of mixed) for (const id of ownIds(accountId)) if (!book.knows(id)) missing.add(id)
+    if (missing.size === 0 && missingWhole.size === 0) return
+    const [found, foundWhole] = yield [
+      { ...selectAccounts, rows: [...missing].map((id) => [id]) },
+      { ...selectWhole, rows: [...missingWhole].map((id) => [id]) },
+    ]
+    for (const id of missing) book.putAccount(id, undefined)
+    for (const row of [...found!, ...foundWhole!]) book.putAccount(String(row['id']), row as unknown as Account)
+    for (const accountId of missingWhole) whole.add(accountId)
+  }
+}
+
+/** Where one operation of the group may make what another acts on, its rows can not be known before: there all that the account itself has is loaded. */
+function mixedAccounts(group: readonly Operation[]): string[] {
+  const types = new Map<string, Operation['type'] | 'mixed'>()
+  for (const { accountId, type } of group) {
+    const known = types.get(accountId)
+    types.set(accountId, known === undefined || known === type ? type : 'mixed')
+  }
+  return [...types].flatMap(([accountId, type]) => (type === 'mixed' ? [accountId] : []))
+}
+
+function unique(ids: readonly string[]): string[] {
+  return [...new Set(ids)].toSorted()
+}
+
+function writesOf({ added, changed, usage: used }: Book): ProgramQuery[] {
+  const old = <Row>(rows: Set<Row>, isNew: Set<Row>) => [...rows].filter((row) => !isNew.has(row))
+  return [
+    tenants.insert([...added.tenants]),
+    tenants.update(old(changed.tenants, added.tenants)),
+    accounts.insert([...added.accounts]),
+    accounts.update(old(changed.accounts, added.accounts)),
+    holds.insert([...added.holds]),
+    holds.update(old(changed.holds, added.holds)),
+    transfers.insert(added.transfers),
+    usage.insert([...used.values()]),
+    keys.insert(added.keys),
+  ]
+}
+
+/** Two servers that open one account at once: there is no row yet that could be locked. */
+const lockOpened = {
+  sqlite: 'select ?1 as id',
+  postgres: `select pg_advisory_xact_lock(hashtextextended(id, 7303614952)) is null as locked from (select id from unnest($1::text[]) as id order by id offset 0) ids`,
+}
+const selectTenants = {
+  sqlite: `select ${tenants.selected} from ledger_tenants where account_id = ?`,
+  postgres: `select ${tenants.selected} from ledger_tenants where account_id = any($1) order by account_id for update`,
+}
+const selectAccounts = {
+  sqlite: `select ${accounts.selected} from ledger_accounts where id = ?`,
+  postgres: `select ${accounts.selected} from ledger_accounts where id = any($1)`,
+}
+/** What is archived has nothing and is given nothing: however many there have been, they are not looked at. */
+const selectWhole = {
+  sqlite: `select ${accounts.selected} from ledger_accounts where account_id = ? and state <> 'archived'`,
+  postgres: `select ${accounts.selected} from ledger_accounts where account_id = any($1) and state <> 'archived'`,
+}
+const selectHolds = {
+  sqlite: `select ${holds.selected} from ledger_holds where id = ?`,
+  postgres: `select ${holds.selected} from ledger_holds where id = any($1)`,
+}
+const selectKeys = {
+  sqlite: `select ${keys.selected} from ledger_keys where account_id = ? and key = ?`,
+  postgres: `select ${keys.selected} from ledger_keys where (account_id, key) in (select * from unnest($1::text[], $2::text[]))`,
+}
