@@ -1,15 +1,19 @@
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { connect } from 'node:net'
-import { createRoute, z } from '@hono/zod-openapi'
-import { afterEach, describe, expect, test } from 'vitest'
-import { createApiKeyAuthentication } from './access/api-key.ts'
+import { z } from '@hono/zod-openapi'
+import { afterEach, describe, expect, test, vi } from 'vitest'
+import { createDefaultKeyReader } from './access/api-key.ts'
+import { createCallerDoor } from './access/authenticate.ts'
+import { createRateLimits } from './access/limits/rate-limits.ts'
+import type { RateSettings } from './access/limits/rate-limits.ts'
 import { createApp } from './app.ts'
 import type { AppSettings } from './app.ts'
 import { systemClock } from './kernel/clock.ts'
 import { DeltaError, errorTable } from './kernel/errors.ts'
 import type { Feature } from './kernel/http/api.ts'
 import { nodeBody } from './kernel/http/body.ts'
+import { createRoute } from './kernel/http/route.ts'
 import { listen } from './kernel/http/server.ts'
 import type { HttpServer } from './kernel/http/server.ts'
 import { sendStream } from './kernel/http/stream.ts'
@@ -25,6 +29,7 @@ const thingRoute = createRoute({
   method: 'post',
   path: '/v1/things/{id}',
   operationId: 'makeThing',
+  needs: 'write:sandboxes',
   request: {
     params: z.object({ id: z.string().regex(/^[a-z]+$/, 'letters only') }),
     query: z.object({ limit: z.coerce.number().int().max(500).default(50) }),
@@ -43,11 +48,11 @@ const thingRoute = createRoute({
   },
   responses: json,
 })
-const readThing = createRoute({ method: 'get', path: '/v1/things/{id}', responses: json })
-const uploadRoute = createRoute({ method: 'put', path: '/v1/bytes', responses: json })
-const downloadRoute = createRoute({ method: 'get', path: '/v1/bytes', responses: json })
-const brokenRoute = createRoute({ method: 'get', path: '/v1/broken', responses: json })
-const streamRoute = createRoute({ method: 'get', path: '/v1/stream', responses: json })
+const readThing = createRoute({ method: 'get', path: '/v1/things/{id}', needs: 'read:sandboxes', responses: json })
+const uploadRoute = createRoute({ method: 'put', path: '/v1/bytes', needs: 'read:sandboxes', responses: json })
+const downloadRoute = createRoute({ method: 'get', path: '/v1/bytes', needs: 'read:sandboxes', responses: json })
+const brokenRoute = createRoute({ method: 'get', path: '/v1/broken', needs: 'read:sandboxes', responses: json })
+const streamRoute = createRoute({ method: 'get', path: '/v1/stream', needs: 'read:sandboxes', responses: json })
 
 /** A feature with one route of each kind. */
 function sampleFeature(seen: { returned: number }): Feature {
@@ -96,17 +101,22 @@ async function* ticks({ failing, seen }: { failing: boolean; seen: { returned: n
   }
 }
 
-function startApp(more: Partial<AppSettings> & { checkDatabase?: () => Promise<void> } = {}) {
+function startApp(more: Partial<AppSettings> & { checkDatabase?: () => Promise<void>; rates?: RateSettings } = {}) {
   const lines: string[] = []
   const seen = { returned: 0 }
-  const { checkDatabase = () => Promise.resolve(), ...settings } = more
+  const { checkDatabase = () => Promise.resolve(), rates, ...settings } = more
   const app = createApp({
     features: [sampleFeature(seen)],
-    authenticate: createApiKeyAuthentication({ sha256 }),
+    access: createCallerDoor({
+      readers: [createDefaultKeyReader({ sha256 })],
+      revocations: { isRevoked: () => false, onRevoked: () => {} },
+      clock: systemClock,
+    }),
     log: createLogger({ level: 'debug', write: (line) => lines.push(line) }),
     clock: systemClock,
     metrics: createMetrics(),
     checkDatabase,
+    ...(rates && { rateLimits: createRateLimits({ settings: rates }) }),
     settings: {
       version: '9.9.9',
       host: '127.0.0.1',
@@ -172,9 +182,9 @@ describe('who may', () => {
 
   test('the caller reaches the handler', async () => {
     const { call } = startApp()
-    expect(await (await call('/v1/things/a')).json()).toEqual({
+    expect(await (await call('/v1/things/a')).json()).toMatchObject({
       id: 'a',
-      caller: { accountId: 'acc_default', keyId: 'key_default' },
+      caller: { accountId: 'acc_default', actorId: 'key_default' },
     })
   })
 
@@ -500,6 +510,21 @@ describe('over a real connection', () => {
     }
   })
 
+  test('a streamed body that stops is given up after a minute', async () => {
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] })
+    try {
+      const { raw } = await startServer()
+      const head = `PUT /v1/bytes HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${key}\r\n`
+      const answer = raw(`${head}Content-Length: 20\r\nConnection: close\r\n\r\nbytes`)
+      while (vi.getTimerCount() === 0) await systemClock.sleep(5)
+      vi.advanceTimersByTime(limits.bodyIdleMs)
+      expect(await answer).toMatch(/^HTTP\/1\.1 408 /)
+      expect(await answer).toContain('request_timeout')
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+
   test('a body without end is refused, and its sender cut off', async () => {
     const { server } = await startServer()
     const socket = connect(server.port, '127.0.0.1')
@@ -513,6 +538,86 @@ describe('over a real connection', () => {
       else await Promise.race([once(socket, 'drain').catch(() => {}), closed])
     }
     expect(answer).toMatch(/^HTTP\/1\.1 413 /)
+  })
+
+  const smuggled = `GET /v1/smuggled HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${key}\r\n\r\n`
+  const chunked = `0\r\n\r\n${smuggled}`
+  test.each([
+    ['a length and chunks', `Content-Length: ${chunked.length}\r\nTransfer-Encoding: chunked\r\n\r\n${chunked}`],
+    ['chunks and a length', `Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n${chunked}`],
+    ['two lengths', `Content-Length: 0\r\nContent-Length: ${smuggled.length}\r\n\r\n${smuggled}`],
+    ['a list of lengths', `Content-Length: 0, 0\r\n\r\n${smuggled}`],
+    ['a length with a sign', `Content-Length: +0\r\n\r\n${smuggled}`],
+    ['a length in hexadecimal', `Content-Length: 0x0\r\n\r\n${smuggled}`],
+    ['a length below nothing', `Content-Length: -1\r\n\r\n${smuggled}`],
+    ['a length beyond any number', `Content-Length: 18446744073709551616\r\n\r\n${smuggled}`],
+    ['a space before the colon', `Content-Length : 0\r\n\r\n${smuggled}`],
+    ['a header that goes on in the next line', `X-A: b\r\n Content-Length: 0\r\n\r\n${smuggled}`],
+    ['chunks after something else', `Transfer-Encoding: chunked, identity\r\n\r\n${chunked}`],
+    ['chunks twice', `Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n${chunked}`],
+    ['something like chunks', `Transfer-Encoding: xchunked\r\n\r\n${chunked}`],
+    ['chunks behind a control character', `Transfer-Encoding: \x0bchunked\r\n\r\n${chunked}`],
+    ['lines that end with a line feed alone', `Content-Length: 0\nX-A: b\n\n${smuggled}`],
+    ['a carriage return in a value', `X-A: b\rContent-Length: 0\r\n\r\n${smuggled}`],
+    ['a NUL in a value', `X-A: b\0\r\nContent-Length: 0\r\n\r\n${smuggled}`],
+    ['a size of a chunk with a sign', `Transfer-Encoding: chunked\r\n\r\n+0\r\n\r\n${smuggled}`],
+    ['a chunk that is longer than it says', `Transfer-Encoding: chunked\r\n\r\n1\r\n{}\r\n${chunked}`],
+  ])(
+    '%s, which two readers could take for different requests, is refused, and nothing behind it is served',
+    async (_what, rest) => {
+      const { raw, lines, fetchIt } = await startServer()
+      const answer = await raw(`${bodyHead}${rest}`)
+      expect(answer).toMatch(/^HTTP\/1\.1 400 /)
+      expect(answer).toContain('"remediation":')
+      expect(answer.match(/HTTP\/1\.1 /g)).toHaveLength(1)
+      expect(lines.join()).not.toContain('smuggled')
+      expect((await fetchIt('/health')).status).toBe(200)
+    },
+  )
+
+  test.each([
+    { 'x-http-method-override': 'POST', 'x-method-override': 'POST', 'x-http-method': 'POST' },
+    { 'x-original-url': '/v1/broken', 'x-rewrite-url': '/v1/broken', 'x-forwarded-prefix': '/v1/broken' },
+    { 'x-forwarded-host': 'evil.example', forwarded: 'host=evil.example;for=10.0.0.1', 'x-forwarded-for': '10.0.0.1' },
+    { 'x-authorization': `Bearer ${key}`, 'x-api-key': key, 'x-delta-caller': 'acc_other', 'x-forwarded-user': 'root' },
+  ])('no header says what request this is or who sends it: %o', async (headers) => {
+    const { fetchIt } = await startServer()
+    expect(await (await fetchIt('/v1/things/a', { headers })).json()).toMatchObject({
+      id: 'a',
+      caller: { actorId: 'key_default' },
+    })
+    const anonymous = await fetchIt('/v1/things/a', { headers: { ...headers, authorization: '' } })
+    expect(anonymous.status).toBe(401)
+  })
+
+  test('two Host headers are refused, whichever of them is the server’s', async () => {
+    const { raw } = await startServer()
+    for (const [first, second] of [
+      ['localhost', 'evil.example'],
+      ['evil.example', 'localhost'],
+      ['localhost', 'localhost'],
+    ]) {
+      const head = `GET /health HTTP/1.1\r\nHost: ${first}\r\nHost: ${second}\r\nConnection: close\r\n\r\n`
+      expect([first, second, await raw(head)]).toEqual([first, second, expect.stringMatching(/^HTTP\/1\.1 400 /)])
+      const upgrade = head.replace('Connection: close', 'Connection: Upgrade\r\nUpgrade: websocket')
+      expect(await raw(upgrade)).toMatch(/^HTTP\/1\.1 400 /)
+    }
+  })
+
+  test('a header that comes drop by drop is given up, and others are served meanwhile', async () => {
+    const { app, fetchIt } = await startServer()
+    const server = await listen(app.api, { port: 0, host: '127.0.0.1', requestHeaderMs: 400 })
+    servers.push(server)
+    const socket = connect(server.port, '127.0.0.1')
+    let answer = ''
+    socket.on('data', (chunk) => (answer += chunk.toString())).on('error', () => {})
+    socket.write('GET /health HTTP/1.1\r\nHost: localhost\r\nX: ')
+    const drops = setInterval(() => socket.write('x'), 50)
+    expect((await fetchIt('/health')).status).toBe(200)
+    await once(socket, 'close')
+    clearInterval(drops)
+    expect(answer).toMatch(/^HTTP\/1\.1 408 /)
+    expect(answer).toContain('request_timeout')
   })
 
   test.each([
@@ -552,5 +657,83 @@ describe('over a real connection', () => {
     await expect(again).rejects.toThrow(
       new DeltaError('config_invalid', `PORT ${server.port} is in use: stop what uses it or set another PORT`),
     )
+  })
+})
+
+describe('pages of other origins', () => {
+  const own = 'https://app.example.com'
+  const headersOf = async (app: ReturnType<typeof startApp>, origin: string, method = 'GET') => {
+    const answer = await app.call('/v1/none', { method, headers: { origin } })
+    return { status: answer.status, of: (name: string) => answer.headers.get(`access-control-${name}`), answer }
+  }
+
+  test('an origin that is listed may, with credentials; any other is told nothing', async () => {
+    const app = startApp({ corsOrigins: [own] })
+    const listed = await headersOf(app, own)
+    expect([listed.of('allow-origin'), listed.of('allow-credentials')]).toEqual([own, 'true'])
+    expect(listed.answer.headers.get('vary')).toContain('Origin')
+    for (const origin of [
+      'https://evil.example',
+      'http://app.example.com',
+      `${own}.evil.example`,
+      `${own}:8443`,
+      'null',
+      '*',
+    ]) {
+      const other = await headersOf(app, origin)
+      expect([other.of('allow-origin'), other.of('allow-credentials')]).toEqual([null, null])
+      expect(other.answer.headers.get('vary')).toContain('Origin')
+    }
+  })
+
+  test('its browser is told before it asks', async () => {
+    const app = startApp({ corsOrigins: [own] })
+    expect(await headersOf(app, own, 'OPTIONS')).toMatchObject({ status: 204 })
+    expect((await headersOf(app, own, 'OPTIONS')).of('allow-credentials')).toBe('true')
+    const other = await headersOf(app, 'https://evil.example', 'OPTIONS')
+    expect(other.status).toBe(404)
+    expect(other.of('allow-origin')).toBeNull()
+  })
+
+  test('any origin at all is never allowed credentials', async () => {
+    const app = startApp({ environment: 'development', corsOrigins: [own] })
+    const any = await headersOf(app, 'https://other.example')
+    expect([any.of('allow-origin'), any.of('allow-credentials')]).toEqual(['*', null])
+    expect((await headersOf(app, own)).of('allow-origin')).toBe(own)
+  })
+})
+
+describe('too many requests', () => {
+  const rates = { key: 2, account: 0, address: 1 }
+  const statuses = async (count: number, send: () => Promise<Response>) => {
+    const answers = await Promise.all(Array.from({ length: count }, send))
+    return answers.map(({ status }) => status).toSorted()
+  }
+
+  test('one key is refused with when to come back, and the limit, window and count', async () => {
+    const { call } = startApp({ rates })
+    expect(await statuses(5, () => call('/v1/none'))).toEqual([404, 404, 404, 404, 429])
+    const refused = await call('/v1/none')
+    expect(Number(refused.headers.get('retry-after'))).toBeGreaterThanOrEqual(1)
+    const { error } = (await refused.json()) as { error: Record<string, unknown> }
+    expect(error).toMatchObject({
+      code: 'too_many_requests',
+      context: { by: 'key', limit: 4, windowMs: 2_000, count: 6, retryAfterMs: expect.any(Number) },
+    })
+  })
+
+  test('whoever is not known is counted by address, whatever they ask; a key is not counted with them', async () => {
+    const { call } = startApp({ rates })
+    expect(await statuses(3, () => call('/v1/none', { anonymous: true }))).toEqual([401, 401, 429])
+    expect((await call('/anything', { anonymous: true })).status).toBe(429)
+    expect((await call('/v1/none')).status).toBe(404)
+  })
+
+  test('health and metrics answer while somebody floods the server', async () => {
+    const { call } = startApp({ rates })
+    await statuses(10, () => call('/v1/none', { anonymous: true }))
+    expect(await statuses(10, () => call('/health', { anonymous: true }))).toEqual(Array(10).fill(200))
+    expect(await statuses(10, () => call('/metrics', { anonymous: true }))).toEqual(Array(10).fill(401))
+    expect(await statuses(10, () => call('/metrics'))).not.toContain(429)
   })
 })

@@ -43,7 +43,7 @@ afterEach(() => {
   for (const cleanup of cleanups.splice(0).toReversed()) cleanup()
 })
 
-/** Fields of the answers to INFO, LIST, TEMPLATES and DOCTOR, after code and message. */
+/** Fields of the answers to INFO, LIST, TEMPLATES, DISKS and DOCTOR, after code and message. */
 const answers: Record<number, (writer: Writer) => Writer> = {
   1: (writer) => {
     for (const text of ['1', 'crun', '1.8.1', 'hybrid', 'btrfs']) writer.str(text)
@@ -51,11 +51,12 @@ const answers: Record<number, (writer: Writer) => Writer> = {
   },
   7: (writer) => writer.u32(0).u32(0),
   9: (writer) => writer.u32(1).str('host').str('ready').str('has python3'),
+  17: (writer) => writer.u32(0).u32(0),
   11: (writer) => writer.u32(1).str('cgroup').str('ok').str('v2').str('limits are enforced'),
 }
 
 function answerAsHelper(socket: Duplex): void {
-  const decoder = createFrameDecoder()
+  const decoder = createFrameDecoder({ maxPayload: 65_536 })
   socket.on('error', () => {})
   socket.on('data', (chunk: Buffer) => {
     for (const { type, channel } of decoder.push(chunk)) {
@@ -69,13 +70,14 @@ function startMain(env: Record<string, string> = {}) {
   const dataDir = mkdtempSync(join(tmpdir(), 'delta-main-'))
   mkdirSync(join(dataDir, 'wire'))
   const child = spawn(process.execPath, [join(bundle, 'main.mjs')], {
-    stdio: ['ignore', 'pipe', 'inherit', 'pipe'],
+    stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
     env: {
       PORT: '0',
       // This helper makes no boxes.
       DELTA_POOL_SIZE: '0',
       DELTA_DATA_DIR: dataDir,
       DELTA_API_KEY_SHA256: createHash('sha256').update(key).digest('hex'),
+      SECRET_KEY: 'kZ0pXq7T3vYbN5mRw8eHs2aLc9dGf4uJ',
       ...env,
     },
   })
@@ -89,6 +91,8 @@ function startMain(env: Record<string, string> = {}) {
   createInterface({ input: child.stdout! }).on('line', (line) =>
     lines.push(JSON.parse(line) as Record<string, unknown>),
   )
+  let said = ''
+  child.stderr!.on('data', (chunk: Buffer) => (said += chunk.toString()))
   const closed = once(child, 'close')
   const ended = async () => (await closed)[0] as number | null
   const event = async (name: string) => {
@@ -104,7 +108,7 @@ function startMain(env: Record<string, string> = {}) {
     return fetch(`http://127.0.0.1:${String(port)}${path}`, { headers: { authorization: `Bearer ${key}` } })
   }
   const tellShutdown = (mode: number) => helper.write(encodeFrame(shutdownNews, 0, createWriter().u8(mode).payload()))
-  return { child, helper, lines, ended, event, call, tellShutdown, dataDir }
+  return { child, helper, lines, ended, event, call, tellShutdown, dataDir, said: () => said }
 }
 
 test('it serves, and tells how the machine isolates', async () => {
@@ -115,7 +119,9 @@ test('it serves, and tells how the machine isolates', async () => {
     database: 'ok',
     driver: { name: 'oci', runtime: 'crun', cgroup: 'hybrid', pool: 'btrfs' },
   })
-  expect(await (await call('/v1/templates')).json()).toMatchObject({ data: [{ name: 'host', state: 'ready' }] })
+  expect(await (await call('/v1/templates')).json()).toMatchObject({
+    data: expect.arrayContaining([expect.objectContaining({ name: 'host', state: 'ready' })]),
+  })
   expect(await (await call('/v1/doctor')).json()).toMatchObject({ data: [{ name: 'cgroup', status: 'ok' }] })
   expect(await (await call('/v1/sandboxes')).json()).toEqual({ data: [], nextCursor: null })
   const metrics = await (await call('/metrics')).text()
@@ -177,6 +183,7 @@ test('it starts again on what it left', async () => {
 
 test.each([
   [{ PORT: 'http' }, /PORT/],
+  [{ SECRET_KEY: '', DATABASE_URL: 'postgres://delta@127.0.0.1:1/delta' }, /SECRET_KEY is missing/],
   [{ DELTA_API_KEY_SHA256: 'short' }, /DELTA_API_KEY_SHA256/],
   [{ DATABASE_URL: 'postgres://delta@127.0.0.1:1/delta' }, /database can not be reached/],
 ])('%o is refused in words', async (env, message) => {
@@ -194,4 +201,27 @@ test('a port in use is said in words', async () => {
   const { ended, lines } = startMain({ PORT: String(port) })
   expect(await ended()).toBe(1)
   expect(JSON.stringify(lines)).toContain(`PORT ${port} is in use`)
+})
+
+test('until there is an owner, a start prints the link for one, which is in no log', async () => {
+  const first = startMain({ DELTA_PUBLIC_URL: 'http://delta.example' })
+  await first.event('reconciled')
+  const token = /http:\/\/delta\.example\/auth\/owner\?t=(dln_[\w-]{43})$/m.exec(first.said())![1]!
+  expect(JSON.stringify(first.lines)).not.toContain(token)
+  const { port } = await first.event('listening')
+  const body = JSON.stringify({ token, email: 'ada@example.com', password: 'a good password' })
+  const made = await fetch(`http://127.0.0.1:${String(port)}/v1/auth/owner`, { method: 'POST', body })
+  expect(made.status).toBe(200)
+  first.child.kill('SIGTERM')
+  await first.ended()
+  const second = startMain({ DELTA_DATA_DIR: first.dataDir })
+  await second.event('reconciled')
+  expect(second.said()).not.toContain('/auth/owner')
+  // The same secret: what was begun before goes on.
+  const { accessToken } = (await made.json()) as { accessToken: string }
+  const again = await second.event('listening')
+  const me = await fetch(`http://127.0.0.1:${String(again['port'])}/v1/users/me`, {
+    headers: { authorization: `Bearer ${accessToken}` },
+  })
+  expect(await me.json()).toMatchObject({ kind: 'user', accountId: 'acc_default', role: 'owner' })
 })

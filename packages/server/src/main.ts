@@ -1,55 +1,134 @@
 import { lookup } from 'node:dns/promises'
 import { Socket } from 'node:net'
+import { join } from 'node:path'
 import { openAccessTokens } from './access/access-tokens.ts'
-import { createApiKeyAuthentication } from './access/api-key.ts'
-import type { Authenticate } from './access/api-key.ts'
-import { accessMigrations } from './access/migrations.ts'
+import { createAgentTokens } from './access/agent-tokens/service.ts'
+import type { FindRoot } from './access/agent-tokens/service.ts'
+import { agentTokensFeature } from './access/agent-tokens/routes.ts'
+import { createDefaultKeyReader, defaultKeyId, operator } from './access/api-key.ts'
+import { createCallerDoor } from './access/authenticate.ts'
+import { createSharedAttempts } from './access/limits/attempts.ts'
+import { createRateLimits } from './access/limits/rate-limits.ts'
+import type { RateLimits } from './access/limits/rate-limits.ts'
+import { openSharedCounts } from './access/limits/shared-counts.ts'
+import type { SharedCounts } from './access/limits/shared-counts.ts'
+import type { MailEvents } from './access/mail/events.ts'
+import { mailFeature } from './access/mail/routes.ts'
+import { createMailbox } from './access/mail/service.ts'
+import type { Mailbox } from './access/mail/service.ts'
+import { openSmtp } from './access/mail/smtp.ts'
+import { createAttempts } from './access/people/attempts.ts'
+import { attemptLimits } from './access/people/limits.ts'
+import { createCookies, shownOf } from './access/people/cookies.ts'
+import { refusalPage } from './access/people/pages.ts'
+import { peopleFeature, requireDataFolderKey, requireOperator } from './access/people/routes.ts'
+import { createPeople } from './access/people/service.ts'
+import type { People, PeopleDeps } from './access/people/service.ts'
+import type { CallerDoor } from './access/door.ts'
+import { openKeys } from './access/keys/open.ts'
+import { openRevocations } from './access/revocations.ts'
+import type { Revocations } from './access/revocations.ts'
 import { accessFeature } from './access/routes.ts'
+import { auditFronts } from './access/audit/fronts.ts'
+import { auditRefusals, auditRequests } from './access/audit/requests.ts'
+import { auditFeature } from './access/audit/routes.ts'
+import { createAudit } from './access/audit/service.ts'
+import type { Audit } from './access/audit/service.ts'
+import { checkSecretKey } from './access/secret-key.ts'
+import { createBox, createSecrets } from './access/secrets.ts'
+import { createStanding } from './access/standing.ts'
+import { createDirectory } from './agents/directory.ts'
+import { tokensApproval } from './agents/requests/approval.ts'
+import { openTokenRequests } from './agents/requests/feature.ts'
+import { agentsFeature } from './agents/routes.ts'
+import type { AgentLedger } from './agents/purses.ts'
+import { createAgents } from './agents/service.ts'
 import { createApp } from './app.ts'
-import type { App } from './app.ts'
+import { approvalsFeature } from './approvals/routes.ts'
+import { createApprovals } from './approvals/service.ts'
+import type { App, CookieAuthorization } from './app.ts'
 import { roomStates } from './drivers/driver.ts'
 import type { DriverInfo } from './drivers/driver.ts'
 import { createOciDriver } from './drivers/oci/oci.ts'
 import type { OciDriver } from './drivers/oci/oci.ts'
+import { connectGuest } from './guest/client.ts'
+import type { Secrets } from './access/secrets.ts'
 import { systemClock } from './kernel/clock.ts'
-import { readProcessConfig } from './kernel/config.ts'
+import { describeProcessSettings, readProcessConfig, unknownProcessSettings } from './kernel/config.ts'
 import type { Config } from './kernel/config.ts'
 import type { Database } from './kernel/db/database.ts'
 import { openDatabase } from './kernel/db/open.ts'
-import type { Feature, StopMode } from './kernel/http/api.ts'
+import type { ApiContext, Feature, StopMode } from './kernel/http/api.ts'
+import { createEvents } from './kernel/events.ts'
+import { createClientAddress } from './kernel/http/client-address.ts'
+import type { ClientAddress } from './kernel/http/client-address.ts'
 import { createHostCheck } from './kernel/http/host-check.ts'
 import { listen } from './kernel/http/server.ts'
 import type { HttpServer } from './kernel/http/server.ts'
-import { newId } from './kernel/ids.ts'
+import { createHeldBytes } from './kernel/held-bytes.ts'
+import type { HeldBytes } from './kernel/held-bytes.ts'
+import { isId, newId } from './kernel/ids.ts'
 import { limits } from './kernel/limits.ts'
 import { createLogWriter } from './kernel/log-writer.ts'
 import { createLogger } from './kernel/log.ts'
 import type { Logger } from './kernel/log.ts'
 import { createMetrics } from './kernel/metrics.ts'
+import { microPerToken } from './ledger/amounts.ts'
+import { createLedgerApi } from './ledger/api.ts'
+import { readRateCard } from './ledger/rate-card.ts'
+import { createLedgerReading } from './ledger/reading.ts'
+import { ledgerFeature } from './ledger/routes.ts'
+import { createLedger } from './ledger/service.ts'
+import type { Ledger } from './ledger/service.ts'
+import { allMigrations } from './migrations.ts'
+import { finishRestore, finishSwap } from './operations/backup/finish.ts'
+import { backupsFeature } from './operations/backup/routes.ts'
+import { createBackups } from './operations/backup/service.ts'
+import type { Backups } from './operations/backup/service.ts'
 import { operationsFeature } from './operations/routes.ts'
 import { createAddressGuard } from './sandboxes/egress/addresses.ts'
-import { connectSocket } from './sandboxes/egress/connect.ts'
+import { connectPlainly, connectSocket } from './sandboxes/egress/connect.ts'
+import type { ConnectSocket } from './sandboxes/egress/connect.ts'
 import { createNames } from './sandboxes/egress/names.ts'
 import { createOwnAddresses } from './sandboxes/egress/own-addresses.ts'
-import { createOutward } from './sandboxes/egress/outward.ts'
+import { awaitOutward, createOutward } from './sandboxes/egress/outward.ts'
+import type { ConnectOutward } from './sandboxes/egress/outward.ts'
+import { egressApproval } from './sandboxes/egress/requests.ts'
 import { egressFeature } from './sandboxes/egress/routes.ts'
 import { createEgress } from './sandboxes/egress/service.ts'
 import type { Egress } from './sandboxes/egress/service.ts'
 import { createUpstream } from './sandboxes/egress/upstream.ts'
 import { addExecRoutes } from './sandboxes/execs/routes.ts'
 import { createExecs } from './sandboxes/execs/service.ts'
+import type { Execs } from './sandboxes/execs/service.ts'
 import { addFileRoutes } from './sandboxes/files/routes.ts'
 import { createFiles } from './sandboxes/files/service.ts'
-import { sandboxMigrations } from './sandboxes/migrations.ts'
 import { openPortsFeature } from './sandboxes/ports/feature.ts'
-import { portMigrations } from './sandboxes/ports/migrations.ts'
+import { meteringFeature } from './sandboxes/metering/feature.ts'
+import type { MeterLedger } from './sandboxes/metering/ledger.ts'
 import { sandboxesFeature } from './sandboxes/routes.ts'
+import type { ResolveTemplate } from './workspaces/origin.ts'
 import { createSandboxes } from './sandboxes/service.ts'
+import type { Sandboxes } from './sandboxes/service.ts'
+import { isOver } from './sandboxes/states.ts'
+import { volumesFeature } from './workspaces/volumes/routes.ts'
+import { createVolumes } from './workspaces/volumes/service.ts'
+import { createBoxes } from './templates/box.ts'
+import { createBuildDisks } from './templates/disks.ts'
+import { createRegistry } from './templates/registry/client.ts'
 import { templatesFeature } from './templates/routes.ts'
 import { createTemplates } from './templates/service.ts'
+import type { Templates } from './templates/service.ts'
+import type { BlobStore } from './storage/blobs.ts'
+import { openStorage } from './storage/open.ts'
+import { createSpace } from './storage/space.ts'
 import { createConnections } from './terminal/connections.ts'
 import { terminalsFeature } from './terminal/routes.ts'
 import { createTerminals } from './terminal/service.ts'
+import { createStorageCharges } from './workspaces/storage-charges.ts'
+import { workspacesFeature } from './workspaces/routes.ts'
+import { createWorkspaces } from './workspaces/service.ts'
+import type { Workspaces } from './workspaces/service.ts'
 
 const version = '0.1.0'
 /** The privileged helper, this process's parent, has opened its socket here. */
@@ -73,6 +152,7 @@ async function main(): Promise<void> {
     log.error('uncaught', { error })
     exit(1)
   })
+  for (const { name, nearest } of unknownProcessSettings()) log.warn('setting_unknown', { name, nearest })
   await serve(config, log)
 }
 
@@ -82,20 +162,104 @@ async function serve(config: Config, log: Logger): Promise<void> {
     log.error('helper_gone')
     exit(1)
   })
+  await finishSwap({ folder: config.dataDir, path: config.databasePath, log })
   const [database, info] = await Promise.all([openStores(config, log), driver.info()])
-  const egress = buildEgress({ config, database, log })
+  const ledger = buildLedger({ config, database, log })
+  const meterLedger: MeterLedger = {
+    ...ledger,
+    sandboxHoursOf: async (accountId) => (await ledger.planOf(accountId)).sandboxHours,
+  }
+  const isBucket = config.storage.s3 !== undefined
+  const storageCharges = createStorageCharges({ database, ledger, clock, log, isBucket })
+  const egress = buildEgress({ config, database, log, ledger: meterLedger })
+  const secrets = createSecrets(config)
+  await checkSecretKey({ database, secrets, log, isLost: config.secretKeyLost })
+  const mayKeepMore = storageCharges.refuseOwing
+  const volumes = createVolumes({ database, driver, clock, log, mayKeepMore })
+  const held = createHeldBytes({ accounts: config.maxSandboxes })
+  const resolveTemplate: ResolveTemplate = (name, caller) => templates.resolve(name, caller)
+  const blobs = await openStorage({ config: config.storage, clock, log })
+  const audit = createAudit({ database, clock, log, documents: blobs, seed: secrets.deriveKey('audit heads') })
+  const workspaces = createWorkspaces({
+    database,
+    driver,
+    clock,
+    log,
+    blobs,
+    resolveTemplate,
+    settle: (sandboxId) => sandboxes.settleFiles(sandboxId),
+    folder: join(config.dataDir, 'layers'),
+    // Beside the templates themselves a copy of them would only take room.
+    saveTemplates: isBucket,
+    mayKeepMore,
+    chainLayers: config.layersMax,
+  })
+  const revocations = await openRevocations({ database, clock, log })
+  const shared =
+    config.redisUrl === undefined ? undefined : await openSharedCounts({ url: config.redisUrl, clock, log })
+  const rateLimits = createRateLimits({ settings: config.rates, shared })
+  const endKeysSteps = (userId: string, accountId: string) => keys.endKeysSteps(userId, accountId)
+  const { people, mailbox } = await buildPeople({
+    config,
+    database,
+    log,
+    revocations,
+    secrets,
+    audit,
+    endKeysSteps,
+    shared,
+  })
+  const ledgerApi = createLedgerApi({
+    ledger,
+    reading: createLedgerReading(database),
+    requireAccount: async (accountId) => void (await people.members.account(accountId)),
+    clock,
+  })
+  const cookies = createCookies({ publicUrl: config.publicUrl, origins: config.corsOrigins })
+  const defaultKey = createDefaultKeyReader({ sha256: config.apiKeySha256 })
+  const hasSecondFactor = people.secondFactor.isOn
+  const keys = openKeys({ database, revocations, roleOf: people.roleOf, hasSecondFactor, clock, log })
+  const findRoot: FindRoot = (id, accountId) =>
+    id === defaultKeyId ? operator : isId('ses', id) ? people.sessions.find(id, accountId) : keys.find(id)
+  const directory = createDirectory({ database, revocations, clock })
+  const { findAgent } = directory
+  const agentTokens = createAgentTokens({ signing: secrets.signing, findRoot, findAgent, revocations, clock })
+  const mayStillAsk = createStanding({ findRoot, findAgent, roleOf: people.roleOf, revocations })
+  const access = createCallerDoor({
+    readers: [keys.reader, agentTokens.reader, people.sessions.reader, defaultKey],
+    revocations,
+    clock,
+  })
   const sandboxes = createSandboxes({
     database,
     driver,
     clock,
     log,
     egress,
+    volumes,
+    connectGuest: (stream, options) => connectGuest(stream, { ...options, held: held.account() }),
+    workspaces,
+    resolveTemplate,
+    ledger: meterLedger,
+    seal: createBox(secrets.deriveKey('sandbox variables')),
     maxSandboxes: config.maxSandboxes,
     poolSize: config.poolSize,
+    isOver: access.isOver,
   })
   const { door } = sandboxes
-  const authenticate = createApiKeyAuthentication({ sha256: config.apiKeySha256 })
-  const accessTokens = await openAccessTokens({ database, clock })
+  const approvals = createApprovals({
+    database,
+    kinds: [egressApproval(sandboxes), tokensApproval((...asked) => requests.tokenRequests.grant(...asked))],
+    hasSecondFactor,
+    mayStillAsk: ({ accountId, asker, sandboxId }) => mayStillAsk({ accountId, ...asker }, sandboxId),
+    record: audit.record,
+    clock,
+    log,
+  })
+  revocations.onRevoked((id) => isId('tok', id) && void approvals.tokenRevoked(id))
+  const clientAddress = createClientAddress(config.trustedProxies)
+  const frontAccess = auditFronts(access, { record: audit.record, rateLimits, log })
+  const accessTokens = await openAccessTokens({ database, clock, log, callers: revocations })
   let serverPort = config.port
   const ports = await openPortsFeature({
     database,
@@ -103,40 +267,153 @@ async function serve(config: Config, log: Logger): Promise<void> {
     log,
     door,
     tokens: accessTokens,
-    authenticate,
+    access: frontAccess,
     findSandbox: sandboxes.get,
+    clientAddress,
     settings: config,
     serverPort: () => serverPort,
   })
   sandboxes.events.on('sandbox.changed', ({ sandboxId, to }) => {
-    if (to !== 'killed') return
+    if (!isOver(to)) return
     accessTokens.forget(sandboxId)
     ports.forget(sandboxId)
   })
   const execs = createExecs({ door, newExecId })
   const room = () => driver.room().state
   const terminals = createTerminals({ execs })
+  const templates = buildTemplates({ config, database, driver, log, workspaces, sandboxes, execs })
+  const agents = createAgents({
+    database,
+    directory,
+    ledger: agentLedger(ledger),
+    revocations,
+    sandboxes,
+    workspaces,
+    clock,
+    log,
+  })
+  ledger.events.on('purse.archived', ({ purseId }) => {
+    if (isId('agt', purseId)) agents.purseArchived(purseId)
+  })
+  const requests = openTokenRequests({
+    database,
+    agents,
+    agentStore: directory.store,
+    approvals,
+    ledger,
+    record: audit.record,
+    clock,
+    log,
+  })
+  const connections = createConnections({
+    terminals,
+    access: frontAccess,
+    tokens: accessTokens,
+    computerOf: (agentId, caller) => agents.computerOf(agentId, caller),
+    clock,
+    log,
+    ...pagesOf(config),
+  })
+  const terminalFeature = terminalsFeature(terminals, connections)
+  const files = createFiles({ door, newExecId, room })
   const features: Feature[] = [
+    // First, so that it stops last: every other may have something to write down.
+    auditFeature({ audit }),
+    {
+      name: 'callers',
+      async stop() {
+        revocations.stop()
+        access.stop()
+      },
+    },
+    ledgerFeature({ ledger, ledgerApi }),
+    keys.feature,
+    agentTokensFeature({ agentTokens }),
     accessFeature({ tokens: accessTokens, findSandbox: sandboxes.get }),
-    egressFeature({ sandboxes, egress }),
+    mailFeature({ mailbox, requireOperator }),
+    peopleFeature({ people, cookies, clock }),
+    meteringFeature({ sandboxes, egress, storage: storageCharges }),
+    egressFeature({ sandboxes, egress, approvals }),
+    volumesFeature({ volumes }),
+    // Before the sandboxes, which give their workspaces back when they stop.
+    workspacesFeature(workspaces, { close: blobs.close }),
     sandboxesFeature(sandboxes),
+    // After what it acts on, so that it stops first.
+    approvalsFeature({ approvals }),
     { name: 'execs', routes: (api) => addExecRoutes(api, execs) },
-    { name: 'files', routes: (api) => addFileRoutes(api, createFiles({ door, newExecId, room })) },
+    { name: 'files', routes: (api) => addFileRoutes(api, files) },
     ports,
     // After what serves other host names: those are for programs inside, whatever the path.
-    terminalsFeature(
-      terminals,
-      createConnections({ terminals, authenticate, access: accessTokens, clock, log, ...pagesOf(config) }),
-    ),
-    templatesFeature({ templates: createTemplates({ driver, log }) }),
-    operationsFeature({ driver }),
+    terminalFeature,
+    agentsFeature({
+      agents,
+      computerRoutes(api) {
+        addExecRoutes(api, execs)
+        addFileRoutes(api, files)
+        terminalFeature.routes?.(api)
+      },
+    }),
+    // After agents and approvals, on which it acts.
+    requests.feature,
+    templatesFeature({ templates }),
+    operationsFeature({ driver, settings: describeProcessSettings }),
+    {
+      name: 'limits',
+      metrics: rateLimits.metrics,
+      async stop() {
+        shared?.close()
+      },
+    },
+    backupsFeature({
+      backups: buildBackups({ config, database, driver, log, blobs, workspaces, audit }),
+      requireDataFolderKey,
+    }),
   ]
-  const app = buildApp({ config, log, database, features, info, driver, authenticate })
+  await finishRestore({
+    folder: config.dataDir,
+    database,
+    blobs,
+    async knownLayers() {
+      return workspaces.keepStored(0, async ({ stored }) => new Set((await stored()).map(({ digest }) => digest)))
+    },
+    publishAgain: workspaces.publishAgain,
+    continueAudit: audit.continueAfter,
+    log,
+  })
+  void audit.start().catch((error: unknown) => log.error('audit_not_checked', { error }))
+  const app = buildApp({
+    config,
+    log,
+    database,
+    features,
+    info,
+    driver,
+    access,
+    audit,
+    rateLimits,
+    clientAddress,
+    held,
+    cookieAuthorization: (c) => cookies.authorization(shownOf(c)),
+  })
+  await people.start()
+  mailbox.start()
+  await workspaces.start()
   const { reconciled } = await sandboxes.start()
+  // After what pays for the holds of the process before this one by what was used: the ledger settles those that are left.
+  await ledger.start()
+  storageCharges.start()
+  // Before the first request: a sandbox that is being made has its volumes before its row.
+  await volumes.start(sandboxes.isAlive)
+  await templates.start()
+  await approvals.start()
+  await agents.start()
+  requests.start()
   const fronts = features.flatMap(({ front }) => front ?? [])
   const server = await listen(app.api, { port: config.port, host: config.host, fronts })
   serverPort = server.port
   log.info('listening', { port: server.port, host: config.host, startMs: Math.round(process.uptime() * 1000) })
+  await inviteOwner(people)
+  giveBackMemory()
   const startedMs = clock.monotonic()
   void reconciled.then(() => {
     log.info('reconciled', { durationMs: Math.round(clock.monotonic() - startedMs) })
@@ -145,27 +422,182 @@ async function serve(config: Config, log: Logger): Promise<void> {
   stopWhenAsked({ app, server, features, database, driver, log, onStopping: sandboxes.rest })
 }
 
+/** What only the start needed: 3 MB of 119, which V8 would not look for before there is work. */
+function giveBackMemory(): void {
+  setTimeout(() => void globalThis.gc?.({ type: 'major', execution: 'async', flavor: 'last-resort' }), 1_000).unref()
+}
+
+function agentLedger(ledger: Ledger): AgentLedger {
+  return { ...ledger, mostAgents: async (accountId) => (await ledger.planOf(accountId)).agents ?? undefined }
+}
+
 function openStores(config: Config, log: Logger): Promise<Database> {
   return openDatabase({
     url: config.databaseUrl,
     path: config.databasePath,
     log,
-    migrations: [...sandboxMigrations, ...portMigrations, ...accessMigrations],
+    migrations: allMigrations,
     // A new process opens it anew; this one could only refuse.
     onLost: () => exit(1),
   })
 }
 
-function buildEgress({ config, database, log }: Pick<AppParts, 'config' | 'database' | 'log'>): Egress {
-  const { allowCidrs, hosts, proxy } = config.egress
-  const connectOutward = createOutward({
+function buildLedger({ config, database, log }: Pick<AppParts, 'config' | 'database' | 'log'>): Ledger {
+  const { grantTokens, defaultPlan, rateCardText } = config.ledger
+  return createLedger({
+    database,
+    clock,
+    log,
+    rates: readRateCard(rateCardText),
+    grant: grantTokens * microPerToken,
+    planAtStart: (accountId) => (accountId === operator.accountId ? 'enterprise' : defaultPlan),
+    incarnation: newId('srv'),
+  })
+}
+
+interface PeopleParts extends Pick<AppParts, 'config' | 'database' | 'log'> {
+  revocations: Revocations
+  secrets: Secrets
+  audit: Audit
+  endKeysSteps: PeopleDeps['endKeysSteps']
+  shared: SharedCounts | undefined
+}
+
+async function buildPeople({
+  config,
+  database,
+  log,
+  revocations,
+  secrets,
+  audit,
+  endKeysSteps,
+  shared,
+}: PeopleParts): Promise<{ people: People; mailbox: Mailbox }> {
+  const { smtpUrl, from } = config.mail
+  const deliver = smtpUrl === undefined ? undefined : await openSmtp({ url: smtpUrl, from })
+  const mailbox = createMailbox({ database, clock, log, secrets, deliver })
+  const mails = createEvents<MailEvents>({ log })
+  mails.on('mail.wanted', mailbox.accept)
+  const own = createAttempts({ clock, kept: attemptLimits.kept })
+  const people = createPeople({
+    attempts: shared ? createSharedAttempts({ shared, own }) : own,
+    database,
+    clock,
+    log,
+    secrets,
+    revocations,
+    sendMail: (mail) => mails.emit('mail.wanted', mail),
+    endKeysSteps,
+    mustRecord: audit.mustWork,
+    record: audit.record,
+    settings: config,
+  })
+  return { people, mailbox }
+}
+
+/** Beside the log, not in it: whoever has the link becomes the owner. */
+async function inviteOwner(people: People): Promise<void> {
+  const link = await people.firstLink()
+  if (!link) return
+  process.stderr.write(`
+DELTA has no owner yet. Open this link to become the owner; it is good once, for an hour:
+
+  ${link.url}
+
+Programs go on with the key in the data folder; \`delta login\` takes it from there.
+
+`)
+}
+
+interface EgressParts extends Pick<AppParts, 'config' | 'database' | 'log'> {
+  ledger: MeterLedger
+}
+
+function buildEgress({ config, database, log, ledger }: EgressParts): Egress {
+  return createEgress({
+    database,
+    ledger,
+    clock,
+    log,
+    connectOutward: outwardOf(config, connectSocket),
+    mostSandboxes: config.maxSandboxes,
+  })
+}
+
+function outwardOf({ egress: { allowCidrs, hosts, proxy } }: Config, connect: ConnectSocket): ConnectOutward {
+  return createOutward({
     names: createNames({ lookup: (name) => lookup(name, { all: true }), hosts, monotonic: clock.monotonic }),
     guard: createAddressGuard({ allowCidrs, ownAddresses: createOwnAddresses(clock.monotonic) }),
-    connect: connectSocket,
+    connect,
     clock,
     upstream: proxy && createUpstream(proxy),
   })
-  return createEgress({ database, clock, log, connectOutward })
+}
+
+interface BackupParts extends Pick<AppParts, 'config' | 'database' | 'driver' | 'log' | 'audit'> {
+  blobs: BlobStore
+  workspaces: Workspaces
+}
+
+function buildBackups({ config, database, driver, log, blobs, workspaces, audit }: BackupParts): Backups {
+  const { dataDir, databaseUrl, databasePath, secretKey, jwtSecretKey } = config
+  return createBackups({
+    database,
+    place: { url: databaseUrl, path: databasePath },
+    migrations: allMigrations,
+    blobs,
+    blobsStay: config.storage.s3 !== undefined,
+    keepStored: workspaces.keepStored,
+    auditHeads: audit.backupHeads,
+    secrets: { secretKey, jwtSecretKey },
+    space: createSpace({ folder: dataDir, room: driver.room }),
+    clock,
+    log,
+    folder: dataDir,
+    version,
+    // The helper starts the next one. At once: what is still written here is written to what has been given up.
+    restart: () => void clock.sleep(limits.restartMs).then(() => exit(0)),
+  })
+}
+
+interface TemplateParts extends Pick<AppParts, 'config' | 'database' | 'driver' | 'log'> {
+  workspaces: Workspaces
+  sandboxes: Sandboxes
+  execs: Execs
+}
+
+function buildTemplates({ config, database, driver, log, workspaces, sandboxes, execs }: TemplateParts): Templates {
+  const { hosts } = config.egress
+  const owner = 'registries'
+  const outward = outwardOf(config, connectPlainly)
+  // The operator named these hosts, so they may lie anywhere.
+  const listed = createOutward({
+    names: createNames({ lookup: (name) => lookup(name, { all: true }), hosts, monotonic: clock.monotonic }),
+    guard: { judge: () => 'listed' },
+    connect: connectPlainly,
+    clock,
+  })
+  const registry = createRegistry({
+    connect: async (target, signal) => (await awaitOutward(outward, owner, target, signal)).socket,
+    connectListed: async (target, signal) => (await awaitOutward(listed, owner, target, signal)).socket,
+    registries: config.registries,
+    clock,
+  })
+  return createTemplates({
+    database,
+    driver,
+    disks: createBuildDisks({ workspaces, driver }),
+    onBuilt: sandboxes.templateBuilt,
+    openBox: createBoxes({ sandboxes, execs, door: sandboxes.door, newExecId }),
+    async endBoxesOf(templateId, caller) {
+      const { data } = await sandboxes.list(caller, { metadata: { 'delta.build': templateId }, limit: 100 })
+      for (const { id } of data) await sandboxes.kill(id, caller)
+    },
+    registry,
+    clock,
+    log,
+    settings: { folder: config.dataDir, platform: `linux/${process.arch === 'x64' ? 'amd64' : process.arch}` },
+  })
 }
 
 interface AppParts {
@@ -175,7 +607,12 @@ interface AppParts {
   features: Feature[]
   info: DriverInfo
   driver: OciDriver
-  authenticate: Authenticate
+  access: CallerDoor
+  audit: Audit
+  rateLimits: RateLimits
+  clientAddress: ClientAddress
+  cookieAuthorization: (c: ApiContext) => CookieAuthorization | undefined
+  held: HeldBytes
 }
 
 /** Who may connect from where. */
@@ -183,12 +620,30 @@ function pagesOf({ host, hosts, environment }: Config) {
   return { goesBy: createHostCheck({ host, hosts }), anyOrigin: environment === 'development' }
 }
 
-function buildApp({ config, log, database, features, info, driver, authenticate }: AppParts): App {
+function buildApp({
+  config,
+  log,
+  database,
+  features,
+  info,
+  driver,
+  access,
+  audit,
+  rateLimits,
+  clientAddress,
+  held,
+  cookieAuthorization,
+}: AppParts): App {
   const metrics = createMetrics()
   const { counts } = database
   metrics.counterFrom('delta_database_operations_total', 'Operations given to the database', () => counts.operations)
   metrics.counterFrom('delta_database_commits_total', 'Commits, each of one or more operations', () => counts.commits)
   metrics.gauge('delta_database_waiting', 'Operations that wait for the database', () => counts.waiting)
+  metrics.gauge(
+    'delta_held_bytes',
+    'Memory held for bytes that wait for slow peers, of all sandboxes',
+    () => held.bytes,
+  )
   metrics.gauge('delta_pool_room', 'Whether disks of sandboxes may grow: 1 for the present state', () =>
     roomStates.map((state) => ({ labels: { state }, value: driver.room().state === state ? 1 : 0 })),
   )
@@ -198,7 +653,13 @@ function buildApp({ config, log, database, features, info, driver, authenticate 
   const { host, hosts, environment } = config
   return createApp({
     features,
-    authenticate,
+    access,
+    watchRequests: auditRequests(audit),
+    watchRefusals: auditRefusals(audit),
+    rateLimits,
+    clientAddress,
+    cookieAuthorization,
+    refusalPage,
     log,
     clock,
     metrics,
@@ -208,6 +669,7 @@ function buildApp({ config, log, database, features, info, driver, authenticate 
       host,
       hosts,
       environment,
+      corsOrigins: config.corsOrigins,
       installation: () => ({ driver: { name, runtime, runtimeVersion, cgroup, pool }, storage: driver.room() }),
     },
   })

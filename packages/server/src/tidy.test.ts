@@ -134,7 +134,7 @@ describe('imports point one way', () => {
     const doors = ['service', 'schema', 'door', 'events']
     const windows = edges.filter(([{ folder }, imported]) => {
       const to = folderOf(imported)
-      if (folder === '' || to === folder || ['kernel', 'guest', 'drivers', ''].includes(to)) return false
+      if (folder === '' || to === folder || ['kernel', 'guest', 'storage', 'drivers', ''].includes(to)) return false
       return !doors.includes(wordOf(imported))
     })
     expect(offences(windows)).toEqual([])
@@ -146,6 +146,18 @@ describe('imports point one way', () => {
       return concrete && file !== 'main.ts' && !file.startsWith(`drivers/${concrete[1]}/`)
     })
     expect(offences(named)).toEqual([])
+  })
+
+  test('the client of S3 is loaded only where a bucket is configured', () => {
+    const clients = production.filter(({ text }) => /from '@aws-sdk\//.test(text)).map(({ file }) => file)
+    expect(clients).toEqual(['storage/s3/calls.ts'])
+    const inward = edges.filter(
+      ([{ file }, imported]) => !file.startsWith('storage/s3/') && imported.startsWith('storage/s3/'),
+    )
+    expect(offences(inward)).toEqual(['storage/open.ts imports storage/s3/s3.ts'])
+    const open = production.find(({ file }) => file === 'storage/open.ts')!
+    expect(open.text).toContain("await import('./s3/s3.ts')")
+    expect(open.text).not.toMatch(/from '\.\/s3/)
   })
 
   test('only main.ts imports app.ts, and nobody imports main.ts', () => {

@@ -1,10 +1,13 @@
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { duplexPair } from 'node:stream'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
+import type { BridgeOptions } from './bridge.ts'
 import { connectGuest } from './client.ts'
-import type { Backlog, Bridge, EgressRequest } from './client.ts'
+import type { Bridge, ConnectOptions, EgressRequest } from './client.ts'
 import { createReader, createWriter, frameTypes } from './codec.ts'
+import { createHeldBytes } from '../kernel/held-bytes.ts'
 import { ops } from './messages.ts'
 import { connectPeer, createPeer } from './testing/peer.ts'
 
@@ -17,8 +20,10 @@ afterEach(() => {
   for (const each of cleanUp.splice(0).toReversed()) each()
 })
 
-async function openEgress() {
-  const { guest, peer } = await connectPeer()
+type PeerOptions = ConnectOptions & { features?: number }
+
+async function openEgress(options: PeerOptions = {}) {
+  const { guest, peer } = await connectPeer(options)
   const asked = Promise.withResolvers<EgressRequest>()
   guest.onEgress(asked.resolve)
   peer.send('open', 2, createWriter().u8(ops.egress).str('example.org').u16(443).u8(1))
@@ -40,15 +45,12 @@ async function socketPair(): Promise<{ near: Socket; far: Socket }> {
   return { near, far }
 }
 
-async function joined({
-  idleMs = 60_000,
-  mostBytes = 8 * 1024 * kib,
-  all,
-}: { idleMs?: number; mostBytes?: number; all?: NonNullable<Backlog['all']> } = {}) {
-  const { guest, peer, request } = await openEgress()
+type JoinOptions = PeerOptions & { idleMs?: number; pay?: BridgeOptions['pay'] }
+
+async function joined({ idleMs = 60_000, pay, ...options }: JoinOptions = {}) {
+  const { guest, peer, request } = await openEgress(options)
   const { near, far } = await socketPair()
-  const backlog: Backlog = { bytes: 0, mostBytes, ...(all && { all }) }
-  const bridge: Bridge = request.join(near, { idleMs, backlog })
+  const bridge: Bridge = request.join(near, { idleMs, pay })
   await peer.expect('opened')
   /** The next frame that is no credit, in words. */
   const next = async (): Promise<string | [number, string]> => {
@@ -60,14 +62,16 @@ async function joined({
       if (type === frameTypes.close) return [reader.u16('code'), reader.str('message')]
     }
   }
-  return { guest, peer, near, far, bridge, backlog, next }
+  return { guest, peer, near, far, bridge, next }
 }
 
-async function text(socket: Socket): Promise<string> {
+async function bytesOf(socket: Socket): Promise<Buffer> {
   const chunks: Buffer[] = []
   for await (const chunk of socket) chunks.push(chunk as Buffer)
-  return Buffer.concat(chunks).toString()
+  return Buffer.concat(chunks)
 }
+
+const text = async (socket: Socket): Promise<string> => (await bytesOf(socket)).toString()
 
 test('without a handler a connection to the outside is refused', async () => {
   const { guest, peer } = await connectPeer()
@@ -103,6 +107,47 @@ test('bytes go both ways, each side ends for itself, and then the channel closes
   expect(bridge.bytes()).toEqual({ up: 3, down: 3 })
 })
 
+test('bytes that are not paid yet wait, in both directions, and arrive whole and in order when they are', async () => {
+  const asked: { bytes: number; resolve: () => void }[] = []
+  const { peer, far, bridge, next } = await joined({
+    pay: (bytes) => new Promise((resolve) => asked.push({ bytes, resolve })),
+  })
+  const got: Buffer[] = []
+  far.on('data', (bytes: Buffer) => got.push(bytes))
+  peer.data(2, 0, 0, 'question')
+  far.end('answer')
+  await expect.poll(() => asked.map(({ bytes }) => bytes).toSorted()).toEqual([6, 8])
+  peer.data(2, 0, 8, ', again')
+  peer.send('end', 2)
+  for (let round = 0; round < 20; round += 1) await turn()
+  expect([got.length, bridge.bytes()]).toEqual([0, { up: 0, down: 0 }])
+  const settle = setInterval(() => asked.splice(0).forEach(({ resolve }) => resolve()), 1)
+  cleanUp.push(() => clearInterval(settle))
+  expect([await next(), await next(), await next()]).toEqual(['answer', 'END', [code.ok, '']])
+  await bridge.ended
+  await expect.poll(() => Buffer.concat(got).toString()).toBe('question, again')
+  expect(bridge.bytes()).toEqual({ up: 15, down: 6 })
+})
+
+test('bytes that nobody pays for never pass', async () => {
+  const asked: number[] = []
+  const { peer, far, bridge, next } = await joined({
+    pay: (bytes) => {
+      asked.push(bytes)
+      return Promise.reject(new Error('nobody pays'))
+    },
+  })
+  const got: Buffer[] = []
+  far.on('data', (bytes: Buffer) => got.push(bytes))
+  peer.data(2, 0, 0, 'question')
+  far.write('answer')
+  await expect.poll(() => asked.length).toBe(2)
+  for (let round = 0; round < 20; round += 1) await turn()
+  bridge.cut('permission_denied', 'Nobody pays.')
+  expect(await next()).toEqual([code.permissionDenied, 'Nobody pays.'])
+  expect([got.length, bridge.bytes()]).toEqual([0, { up: 0, down: 0 }])
+})
+
 test('the far side may end first and still be written to', async () => {
   const { peer, far, bridge, next } = await joined()
   far.end('bye')
@@ -119,7 +164,7 @@ test('a guest that ended before it was answered is joined all the same', async (
   const { near, far } = await socketPair()
   peer.send('end', 2)
   await turn()
-  const bridge = request.join(near, { idleMs: 60_000, backlog: { bytes: 0, mostBytes: 1 } })
+  const bridge = request.join(near, { idleMs: 60_000 })
   far.end('answer')
   expect(await text(far)).toBe('')
   expect(await bridge.ended).toBe('closed')
@@ -127,7 +172,7 @@ test('a guest that ended before it was answered is joined all the same', async (
 })
 
 test('every byte arrives in order through sides that hold each other back', async () => {
-  const { peer, far, bridge, backlog } = await joined()
+  const { guest, peer, far, bridge } = await joined()
   const sent = Buffer.alloc(3 * 1024 * kib, 'abcdefghijklmnopqrstuvwxyz0123456789')
   let credit = 1024 * kib
   let at = 0
@@ -156,53 +201,132 @@ test('every byte arrives in order through sides that hold each other back', asyn
   expect(Buffer.concat(got).equals(sent)).toBe(true)
   expect(await bridge.ended).toBe('closed')
   expect(bridge.bytes()).toEqual({ up: sent.length, down: sent.length })
-  expect(backlog.bytes).toBe(0)
+  expect(guest.held.bytes).toBe(0)
 })
 
-/** Sends what the credit allows until the host ends it. Returns the most that was held meanwhile, and the most that was not counted. */
-async function flood({ peer, far, near, bridge, backlog }: Awaited<ReturnType<typeof joined>>) {
-  far.pause()
-  let at = 0
-  let credit = 1024 * kib
-  let most = 0
-  let uncounted = 0
-  const state = { ended: false }
-  void bridge.ended.then(() => (state.ended = true))
-  while (!state.ended && at < 64 * 1024 * kib) {
-    if (credit >= 64 * kib) {
-      peer.data(2, 0, at, Buffer.alloc(64 * kib))
-      at += 64 * kib
-      credit -= 64 * kib
+test('bytes of two connections that wait at once are never mixed, though they use the same memory', async () => {
+  const wires = [await joined(), await joined()]
+  const sent = wires.map(() => randomBytes(12 * 1024 * kib))
+  const sending = wires.map(async ({ peer }, index) => {
+    let credit = 1024 * kib
+    for (let at = 0; at < sent[index]!.length; at += 32 * kib) {
+      while (credit < 32 * kib) {
+        const { type, payload } = await peer.next()
+        if (type === frameTypes.credit) credit += createReader(payload).u32('credit')
+      }
+      peer.data(2, 0, at, sent[index]!.subarray(at, at + 32 * kib))
+      credit -= 32 * kib
+      await turn()
     }
-    await turn()
-    most = Math.max(most, backlog.bytes)
-    if (!near.destroyed) uncounted = Math.max(uncounted, near.writableLength - backlog.bytes)
-    const frame = peer.waiting[0]
-    if (frame?.type !== frameTypes.credit) continue
-    credit += createReader((await peer.next()).payload).u32('credit')
+    peer.send('end', 2)
+  })
+  // Until the kernel takes no more of either.
+  for (const { far } of wires) far.pause()
+  await expect.poll(() => wires.every(({ near }) => near.writableLength > 0)).toBe(true)
+  const got = await Promise.all(wires.map(({ far }) => bytesOf(far)))
+  await Promise.all(sending)
+  expect(got.map((each, index) => each.equals(sent[index]!))).toEqual([true, true])
+})
+
+/** Sends what the credit allows until there is no more. Returns what was sent, and the most that was not counted as held meanwhile. */
+async function flood({ guest, peer, near, bridge }: Awaited<ReturnType<typeof joined>>, credit: number) {
+  let at = 0
+  let uncounted = 0
+  let idle = 0
+  while (idle < 50 && !near.destroyed) {
+    const bytes = Math.min(credit, 64 * kib)
+    if (bytes > 0) peer.data(2, 0, at, Buffer.alloc(bytes))
+    at += bytes
+    credit -= bytes
+    await new Promise((resolve) => setTimeout(resolve, 1))
+    uncounted = Math.max(uncounted, near.writableLength - guest.held.bytes)
+    idle = peer.waiting.length === 0 ? idle + 1 : 0
+    while (peer.waiting[0]?.type === frameTypes.credit)
+      credit += createReader((await peer.next()).payload).u32('credit')
   }
-  return { most, uncounted }
+  return { sent: at, uncounted, up: bridge.bytes().up }
 }
 
-test('a far side that does not read costs no more than the window, then the connection that fills the backlog is cut', async () => {
-  const wire = await joined({ mostBytes: 256 * kib })
-  const { most, uncounted } = await flood(wire)
-  expect(most).toBeLessThanOrEqual(384 * kib)
+test('a far side that does not read costs no more than the window, and the guest waits until it reads', async () => {
+  const wire = await joined()
+  wire.far.pause()
+  const { sent, uncounted } = await flood(wire, 1024 * kib)
   // What was written and the kernel did not take is memory too.
   expect(uncounted).toBe(0)
-  expect(await wire.bridge.ended).toBe('backlog')
-  expect(await wire.next()).toEqual([code.limit, expect.stringContaining('do not read')])
-  expect(wire.backlog.bytes).toBe(0)
+  expect(wire.guest.held.bytes).toBe(1024 * kib)
+  let got = 0
+  wire.far.on('data', (bytes: Buffer) => (got += bytes.length)).resume()
+  await expect.poll(() => got).toBe(sent)
+  wire.bridge.cut('canceled', 'Enough.')
+  expect([await wire.bridge.ended, wire.guest.held.bytes]).toEqual(['cut', 0])
 })
 
-test('while all sandboxes together hold too much, each may hold its share', async () => {
-  const all = { bytes: 0, mostBytes: 1_024 * kib, shareBytes: 256 * kib }
-  const others = 2_048 * kib
-  all.bytes = others
-  const wire = await joined({ all })
-  expect((await flood(wire)).most).toBeLessThanOrEqual(384 * kib)
-  expect(await wire.bridge.ended).toBe('backlog')
-  expect([wire.backlog.bytes, all.bytes]).toEqual([0, others])
+test('a guest that starts small is sent credit as its bytes are taken, more each time', async () => {
+  const wire = await joined({ features: 1 })
+  expect(wire.guest.held.bytes).toBe(16 * kib)
+  wire.far.resume()
+  wire.peer.data(2, 0, 0, Buffer.alloc(16 * kib))
+  expect((await wire.peer.expect('credit')).reader.u32('bytes')).toBe(64 * kib)
+  expect(wire.guest.held.bytes).toBe(64 * kib)
+  wire.peer.data(2, 0, 16 * kib, Buffer.alloc(64 * kib + 1))
+  expect(await wire.bridge.ended).toBe('guest')
+  expect([wire.guest.error?.code, wire.guest.held.bytes]).toEqual(['protocol_error', 0])
+})
+
+test('two hundred and fifty-six uploads that nobody reads wait, none is cut, and all together stay within what a sandbox may hold', async () => {
+  const held = createHeldBytes({ bytes: 12 * 1024 * kib, guaranteedBytes: 1024 * kib })
+  const { guest, peer } = await connectPeer({ features: 1, held: held.account() })
+  const bridges: Bridge[] = []
+  const server = createServer((socket) => socket.pause().on('error', () => {})).listen(0, '127.0.0.1')
+  cleanUp.push(() => server.close())
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  guest.onEgress((request) => {
+    const near = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+    cleanUp.push(() => near.destroy())
+    near.once('connect', () => bridges.push(request.join(near, { idleMs: 60_000 })))
+  })
+  for (let index = 1; index <= 256; index++) {
+    peer.send('open', 2 * index, createWriter().u8(ops.egress).str('example.org').u16(443).u8(1))
+  }
+  await expect.poll(() => bridges.length).toBe(256)
+  // An honest guest with more to send than there is room for.
+  const sent = new Map<number, number>()
+  const send = (channel: number, bytes: number): void => {
+    const at = sent.get(channel) ?? 0
+    sent.set(channel, at + bytes)
+    peer.data(channel, 0, at, Buffer.alloc(bytes))
+  }
+  for (let index = 1; index <= 256; index++) send(2 * index, 16 * kib)
+  for (let quiet = 0; quiet < 20; quiet = peer.waiting.length === 0 ? quiet + 1 : 0) {
+    await turn()
+    while (peer.waiting.length > 0) {
+      const { type, channel, payload } = await peer.next()
+      if (type === frameTypes.credit) send(channel, Math.min(createReader(payload).u32('credit'), 64 * kib))
+    }
+    expect(held.bytes).toBeLessThanOrEqual(6 * 1024 * kib)
+  }
+  expect(bridges.filter(({ bytes }) => bytes().up === 0)).toEqual([])
+  expect(await Promise.race([...bridges.map(({ ended }) => ended), turn()])).toBeUndefined()
+  guest.close()
+  await guest.closed
+  expect(held.bytes).toBe(0)
+})
+
+test('a connection for which there is no memory is refused, and one that ended makes room', async () => {
+  const held = createHeldBytes({ bytes: 32 * kib, guaranteedBytes: 0 })
+  const { guest, peer } = await connectPeer({ features: 1, held: held.account() })
+  const asked: EgressRequest[] = []
+  guest.onEgress((request) => asked.push(request))
+  for (const channel of [2, 4])
+    peer.send('open', channel, createWriter().u8(ops.egress).str('a.example').u16(443).u8(1))
+  await expect.poll(() => asked.length).toBe(2)
+  const [first, second] = [await socketPair(), await socketPair()]
+  const bridge = asked[0]!.join(first.near, { idleMs: 60_000 })
+  expect(() => asked[1]!.join(second.near, { idleMs: 60_000 })).toThrow('holds as much as it may')
+  bridge.cut('canceled', 'Enough.')
+  asked[1]!.join(second.near, { idleMs: 60_000 }).cut('canceled', 'Enough.')
+  expect(held.bytes).toBe(0)
 })
 
 test('a guest that does not read holds the far side back', async () => {
@@ -247,9 +371,7 @@ test('a connection the guest gave up ends the socket, or cannot be joined any mo
   await turn()
   expect(abandoned).toBe(1)
   const { near } = await socketPair()
-  expect(() => late.request.join(near, { idleMs: 1, backlog: { bytes: 0, mostBytes: 1 } })).toThrow(
-    'given this connection up',
-  )
+  expect(() => late.request.join(near, { idleMs: 1 })).toThrow('given this connection up')
   late.request.refuse('io', 'Too late.')
 })
 

@@ -1,32 +1,36 @@
 import type { Socket } from 'node:net'
+import { readInPlace } from '../kernel/in-place.ts'
+import { giveBlock, leastBlockBytes, takeBlock } from './blocks.ts'
 import type { Channel, ChannelOwner } from './channel.ts'
 import { violation } from './channel.ts'
 import type { GuestErrorName } from './errors.ts'
-import { createInbox } from './inbox.ts'
 import type { Link } from './link.ts'
 
 const socketStream = 0
-/** What one write to the socket carries at most. */
-const batchBytes = 256 * 1024
-/** A connection with less than this waiting is never the one that is given up for what waits in all. */
-const smallBacklogBytes = 64 * 1024
+/** What one write to the socket carries at most: so many pieces, each of a block at the most. */
+const batchPieces = 4
+/** What trickles in behind a write that takes long is collected in pieces of this size, whatever the size of its frames. */
+const packBytes = 8 * 1024
 
-/** What waits for far sides that do not read, of all bridges that share it. Beyond `mostBytes` the one that adds to it is cut. */
-export interface Backlog {
-  bytes: number
-  readonly mostBytes: number
-  /** The same of all that share memory: while those hold more than `mostBytes`, this one may hold no more than `shareBytes`. */
-  readonly all?: { bytes: number; readonly mostBytes: number; readonly shareBytes: number }
+/** Memory for bytes that wait, filled from its start. */
+interface Piece {
+  memory: Buffer
+  filled: number
 }
 
 export interface BridgeOptions {
   /** A connection on which nothing moves for this long is cut. */
   idleMs: number
-  backlog: Backlog
+  /**
+   * Asked before so many bytes pass, in either direction. Undefined: they may. Otherwise they wait for it; where it rejects they never pass, and whoever
+   * refused them cuts the connection.
+   * @default all may
+   */
+  pay?: ((bytes: number) => Promise<void> | undefined) | undefined
 }
 
-/** Both sides ended well; the far side broke off; the guest did, or its connection ended; nothing moved; too much waited; by `cut`. */
-export type BridgeEnd = 'closed' | 'reset' | 'guest' | 'idle' | 'backlog' | 'cut'
+/** Both sides ended well; the far side broke off; the guest did, or its connection ended; nothing moved; by `cut`. */
+export type BridgeEnd = 'closed' | 'reset' | 'guest' | 'idle' | 'cut'
 
 export interface Bridge {
   bytes(): { up: number; down: number }
@@ -36,46 +40,35 @@ export interface Bridge {
 }
 
 /**
- * Joins a channel with a connected socket (made with `allowHalfOpen`), which it then owns. Chunks pass from one to the other as they are,
- * without a stream of their own between them. A half-closed side stays so, and each side holds the other back.
+ * Joins a channel with a connected socket (made with `allowHalfOpen`), which it then owns, without a stream of their own between them. Bytes are copied
+ * once, into memory that is used again. A half-closed side stays so, and each side holds the other back: the guest gets credit for what the
+ * kernel has taken, so what waits here is never more than the channel's window, for which memory is held.
  */
 export function bridgeChannel(
   link: Link,
   accept: (owner: ChannelOwner) => Channel,
   socket: Socket,
-  { idleMs, backlog }: BridgeOptions,
+  { idleMs, pay }: BridgeOptions,
 ): Bridge {
   const ended = Promise.withResolvers<BridgeEnd>()
   let up = 0
   let down = 0
   let received = 0
-  /** What waits here, and what the kernel has not taken of what was written. */
-  let heldBytes = 0
-  let writtenBytes = 0
+  let consumed = 0
+  let waiting: Piece[] = []
+  /** Or about to. */
   let writing = false
   let guestEnded = false
   let farEnded = false
   let over = false
-
-  const inbox = createInbox((bytes) => link.consumed(channel, bytes))
-
-  const hold = (bytes: number): void => {
-    heldBytes += bytes
-    backlog.bytes += bytes
-    if (backlog.all) backlog.all.bytes += bytes
-  }
-
-  const holdsTooMuch = (): boolean => {
-    if (heldBytes <= smallBacklogBytes) return false
-    const { all } = backlog
-    return backlog.bytes > (all && all.bytes > all.mostBytes ? all.shareBytes : backlog.mostBytes)
-  }
+  let leaveSources = (): void => {}
 
   const finish = (how: BridgeEnd): void => {
     if (over) return
     over = true
-    hold(-heldBytes)
-    inbox.drop()
+    leaveSources()
+    if (received > consumed) link.consumed(channel, received - consumed)
+    waiting = []
     socket.destroy()
     ended.resolve(how)
   }
@@ -95,53 +88,70 @@ export function bridgeChannel(
 
   // ── from the guest ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  const onWritten = (error?: Error | null): void => {
-    // The socket's own error event tells the rest.
-    if (error || over) return
-    hold(-writtenBytes)
-    writtenBytes = 0
-    writeBatch()
+  const keep = (bytes: Buffer): void => {
+    for (let from = 0; from < bytes.length;) {
+      let last = waiting.at(-1)
+      if (!last || last.filled === last.memory.length) {
+        last = { memory: memoryFor(bytes.length - from), filled: 0 }
+        waiting.push(last)
+      }
+      const copied = bytes.copy(last.memory, last.filled, from)
+      last.filled += copied
+      from += copied
+    }
+  }
+
+  const memoryFor = (bytes: number): Buffer => {
+    if (bytes >= leastBlockBytes) return takeBlock()
+    return Buffer.allocUnsafeSlow(writing ? Math.max(bytes, packBytes) : bytes)
   }
 
   const writeBatch = (): void => {
-    let chunk = inbox.take()
-    writing = chunk !== undefined
-    if (!chunk) {
+    if (over) return
+    const batch = waiting.splice(0, batchPieces)
+    writing = batch.length > 0
+    if (!writing) {
       if (guestEnded) socket.end(settle)
       return
     }
-    socket.cork()
-    let batch = chunk.bytes.length
-    for (let next = batch < batchBytes ? inbox.take() : undefined; next;) {
-      socket.write(chunk.bytes)
-      chunk = next
-      batch += next.bytes.length
-      next = batch < batchBytes ? inbox.take() : undefined
+    const bytes = batch.reduce((sum, { filled }) => sum + filled, 0)
+    const paid = pay?.(bytes)
+    if (!paid) return write(batch, bytes)
+    paid.then(
+      () => over || write(batch, bytes),
+      () => {},
+    )
+  }
+
+  const write = (batch: Piece[], bytes: number): void => {
+    const onWritten = (error?: Error | null): void => {
+      // The socket's own error event tells the rest.
+      if (error || over) return
+      for (const { memory } of batch) giveBlock(memory)
+      consumed += bytes
+      writeBatch()
+      link.consumed(channel, bytes)
     }
-    up += batch
-    writtenBytes = batch
-    socket.write(chunk.bytes, onWritten)
+    socket.cork()
+    for (const [index, { memory, filled }] of batch.entries()) {
+      socket.write(memory.subarray(0, filled), index === batch.length - 1 ? onWritten : undefined)
+    }
+    up += bytes
     socket.uncork()
   }
 
   const onData = (bytes: Buffer): void => {
     if (over) return
-    hold(bytes.length)
-    if (!writing) {
-      writing = true
-      up += bytes.length
-      writtenBytes = bytes.length
-      socket.write(bytes, onWritten)
-      return link.consumed(channel, bytes.length)
-    }
-    inbox.push({ stream: socketStream, offset: received, bytes, gap: 0 })
-    if (holdsTooMuch()) {
-      giveUp('backlog', 'limit', 'Too many connections of this sandbox wait for far sides that do not read.')
-    }
+    keep(bytes)
+    if (writing) return
+    writing = true
+    // With all that comes in this round of the event loop.
+    setImmediate(writeBatch)
   }
 
   const channel = accept({
     streams: [socketStream],
+    borrows: true,
     data(_stream, offset, bytes) {
       if (offset !== received) throw violation(`data at ${offset} instead of ${received}`)
       received += bytes.length
@@ -165,16 +175,46 @@ export function bridgeChannel(
   }
 
   let sending: Promise<void> | undefined
-  socket.on('data', (chunk: Buffer) => {
+  let paused = false
+  leaveSources = link.held.addSource({
+    pause() {
+      paused = true
+      socket.pause()
+    },
+    resume() {
+      paused = false
+      if (!sending) socket.resume()
+    },
+  })
+  const hand = (bytes: Buffer): Promise<void> | undefined => {
+    const paid = pay?.(bytes.length)
+    if (paid) return handLater(Buffer.from(bytes), paid)
+    down += bytes.length
+    return link.sendCopy(channel, bytes)
+  }
+
+  /** What was read and is not paid yet: others are read into the same place meanwhile. */
+  const handLater = async (bytes: Buffer, paid: Promise<void>): Promise<void> => {
+    link.held.keep(bytes.length)
+    try {
+      await paid
+      if (over) return
+      down += bytes.length
+      await link.sendCopy(channel, bytes)
+    } finally {
+      link.held.giveKept(bytes.length)
+    }
+  }
+
+  readInPlace(socket, (bytes) => {
     if (over) return
-    down += chunk.length
-    sending = link.send(channel, chunk)
+    sending = hand(bytes)
     if (!sending) return
     socket.pause()
     sending.then(
       () => {
         sending = undefined
-        socket.resume()
+        if (!paused) socket.resume()
       },
       // The channel's end tells why.
       () => {},
@@ -195,8 +235,7 @@ export function bridgeChannel(
     giveUp('reset', 'io', 'The connection broke off.')
   })
   socket.setTimeout(idleMs, () => giveUp('idle', 'timed_out', `Nothing moved for ${Math.round(idleMs / 1_000)} s.`))
-  // Who made it may have read an answer of a proxy from it and paused it then.
-  socket.resume()
+  if (paused) socket.pause()
   if (socket.destroyed) giveUp('reset', 'io', 'The connection broke off.')
 
   return {

@@ -1,9 +1,12 @@
 import { WireError } from './codec.ts'
 import type { Reader } from './codec.ts'
+import type { HeldAccount } from '../kernel/held-bytes.ts'
 import type { GuestError } from './errors.ts'
 
-/** Credit a channel starts with, each way. What one channel may hold unread is bounded by it. */
+/** What a channel may be sent unread, each way, at the most. */
 export const windowBytes = 1024 * 1024
+/** What it may be sent from a guest that starts small; more as it is taken and there is room. */
+export const startWindowBytes = 16 * 1024
 
 /** What a channel's owner hears, in the order of the frames. A `WireError` thrown here ends the connection. */
 export interface ChannelOwner {
@@ -12,6 +15,8 @@ export interface ChannelOwner {
   /** Absent where the op has no OPENED. */
   opened?(reader: Reader): void
   data?(stream: number, offset: number, bytes: Buffer): void
+  /** It is done with the bytes when `data` returns; the others get a copy that they may keep. */
+  readonly borrows?: boolean
   ended?(): void
   /** CLOSE with code 0. */
   closed(reader: Reader): void
@@ -42,6 +47,10 @@ export interface Channel {
   enlisted: boolean
   end: 'no' | 'queued' | 'sent'
   receiveAllowed: number
+  /** Memory held for what may come and what came and is not consumed yet. Nothing where no DATA may come. */
+  windowBytes: number
+  /** Came and is not consumed yet. */
+  unreadBytes: number
   /** Where the next raw bytes belong, while a DATA frame comes in pieces. */
   receiveStream: number
   receiveOffset: number
@@ -50,7 +59,7 @@ export interface Channel {
   peerEnded: boolean
 }
 
-export function createChannel(id: number, owner: ChannelOwner, state: Channel['state']): Channel {
+export function createChannel(id: number, owner: ChannelOwner, state: Channel['state'], startBytes: number): Channel {
   return {
     id,
     owner,
@@ -61,7 +70,9 @@ export function createChannel(id: number, owner: ChannelOwner, state: Channel['s
     queuedBytes: 0,
     enlisted: false,
     end: 'no',
-    receiveAllowed: windowBytes,
+    receiveAllowed: startBytes,
+    windowBytes: 0,
+    unreadBytes: 0,
     receiveStream: 0,
     receiveOffset: 0,
     consumedBytes: 0,
@@ -74,13 +85,14 @@ export function takesData(channel: Channel): boolean {
 }
 
 /** Tells the owner, and whoever waits for something to be sent. */
-export function failChannel(channel: Channel, error: GuestError): void {
-  dropOutgoing(channel, error)
+export function failChannel(channel: Channel, error: GuestError, held: HeldAccount): void {
+  dropOutgoing(channel, error, held)
   channel.owner.failed(error)
 }
 
-export function dropOutgoing(channel: Channel, error: GuestError): void {
+export function dropOutgoing(channel: Channel, error: GuestError, held: HeldAccount): void {
   const queue = channel.queue
+  held.giveKept(channel.queuedBytes)
   channel.queue = []
   channel.queuedBytes = 0
   for (const outgoing of queue) outgoing.reject(error)

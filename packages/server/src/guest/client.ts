@@ -25,6 +25,7 @@ import {
   writeSignal,
 } from './messages.ts'
 import type { Duplex, Readable } from 'node:stream'
+import type { HeldAccount } from '../kernel/held-bytes.ts'
 import type { CallOptions } from './call.ts'
 import type { DialChannel, DialListener } from './dial-channel.ts'
 import type { EgressRequest } from './dial.ts'
@@ -34,7 +35,7 @@ import type { GuestLog, Link } from './link.ts'
 import type { Entry, ExecInfo, ExecRequest, GuestMetrics, Hello, PathInput, WriteOptions } from './messages.ts'
 
 export { GuestError } from './errors.ts'
-export type { Backlog, Bridge, BridgeEnd } from './bridge.ts'
+export type { Bridge, BridgeEnd } from './bridge.ts'
 export type { CallOptions } from './call.ts'
 export type { DialChannel, DialListener } from './dial-channel.ts'
 export type { EgressRequest } from './dial.ts'
@@ -64,6 +65,10 @@ export interface ConnectOptions {
   signal?: AbortSignal | undefined
   /** As `onEgress`, from the first frame on: a guest one comes back to may want connections at once. */
   onEgress?: ((request: EgressRequest) => void) | undefined
+  /** Where the memory for bytes that wait comes from. @default as much as all sandboxes may hold together */
+  held?: HeldAccount | undefined
+  /** @default performance.now */
+  monotonic?: (() => number) | undefined
 }
 
 /**
@@ -74,8 +79,12 @@ export interface GuestConnection {
   /** Random per life of the guest, in hex: another one means that every exec is gone. */
   readonly bootId: string
   readonly features: bigint
+  /** Memory for bytes of this sandbox that wait for somebody. */
+  readonly held: HeldAccount
   /** Resolves when the connection has ended, for whatever reason. */
   readonly closed: Promise<void>
+  /** Channels that are open, both sides' together. */
+  readonly channels: number
   /** Why it ended. */
   readonly error: GuestError | undefined
   exec(request: ExecRequest, options?: CallOptions): Promise<ExecStream>
@@ -125,8 +134,8 @@ export interface GuestConnection {
 
 /** Says HELLO on a stream that is already connected and takes it over: it is destroyed when the connection ends. */
 export async function connectGuest(stream: Duplex, options: ConnectOptions = {}): Promise<GuestConnection> {
-  const { log, token, signal, helloTimeoutMs = defaultHelloTimeoutMs } = options
-  const link = createLink(stream, { log, token })
+  const { log, token, held, monotonic, signal, helloTimeoutMs = defaultHelloTimeoutMs } = options
+  const link = createLink(stream, { log, token, held, monotonic })
   listenForEgress(link, options.onEgress)
   const timer = setTimeout(() => {
     link.close(new GuestError('timed_out', `The guest did not say HELLO within ${helloTimeoutMs} ms.`))
@@ -149,7 +158,11 @@ function createConnection(link: Link, hello: Hello): GuestConnection {
   return {
     bootId: hello.bootId,
     features: hello.features,
+    held: link.held,
     closed: link.closed,
+    get channels() {
+      return link.channels
+    },
     get error() {
       return link.error
     },

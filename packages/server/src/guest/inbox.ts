@@ -88,7 +88,7 @@ export function createInbox(onTaken: (bytes: number) => void): Inbox {
     closed: false,
     error: undefined,
     push(chunk) {
-      if (dropped || inbox.closed) return
+      if (dropped || inbox.closed) return onTaken(chunk.bytes.length)
       add(chunk)
       if (listener) notify()
     },
@@ -107,9 +107,13 @@ export function createInbox(onTaken: (bytes: number) => void): Inbox {
       return chunk
     },
     drop() {
+      if (dropped) return
       dropped = true
+      let bytes = 0
+      for (const entry of entries.slice(head)) bytes += entry ? untaken(entry) : 0
       entries = []
       head = 0
+      if (bytes > 0) onTaken(bytes)
     },
     whenReady(whenReady) {
       if (entries.length > head || inbox.closed) whenReady()
@@ -117,6 +121,10 @@ export function createInbox(onTaken: (bytes: number) => void): Inbox {
     },
   }
   return inbox
+}
+
+function untaken(entry: Chunk | Pack): number {
+  return 'bytes' in entry ? entry.bytes.length : entry.filled - entry.taken
 }
 
 function addToPack(pack: Pack, { stream, bytes, gap }: Chunk): void {

@@ -1,10 +1,12 @@
-import { Socket } from 'node:net'
+import { once } from 'node:events'
+import { type AddressInfo, createServer, Socket } from 'node:net'
 import { duplexPair } from 'node:stream'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { connectInPlace } from '../kernel/in-place.ts'
 import { connectGuest } from './client.ts'
 import { createWriter, encodeFrame, frameTypes, maxOpenPayloadBytes } from './codec.ts'
-import { maxGuestChannels, maxHostChannels } from './link.ts'
+import { guestOpens, maxGuestChannels, maxHostChannels } from './link.ts'
 import { ops } from './messages.ts'
 import { connectPeer, createPeer, ended, exitFields, openedExec } from './testing/peer.ts'
 import { refusal } from './testing/settle.ts'
@@ -22,12 +24,42 @@ const request: ExecRequest = {
   timeoutMs: 0,
   keepStdin: false,
 }
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 const number = (value: number): Writer => createWriter().u64(value)
 
 test('both sides say HELLO and the guest is known by its bootId', async () => {
   const { guest } = await connectPeer()
   expect(guest.bootId).toBe('07'.repeat(16))
   expect(guest.features).toBe(0n)
+})
+
+test('output that nobody has taken yet stays as it was, though more was read into the same memory', async () => {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const stream = connectInPlace({ port: (server.address() as AddressInfo).port, host: '127.0.0.1' })
+  const [far] = (await once(server, 'connection')) as [Socket]
+  server.close()
+  const peer = createPeer(far)
+  peer.hello()
+  const guest = await connectGuest(stream)
+  await peer.expect('hello')
+  const opening = guest.exec(request)
+  const { channel } = await peer.expectOpen(ops.exec)
+  peer.send('opened', channel, openedExec(42))
+  const exec = await opening
+  const pieces = ['a', 'b', 'c', 'd'].map((letter) => letter.repeat(20_000))
+  for (const [index, piece] of pieces.entries()) {
+    peer.data(channel, 1, index * 20_000, piece)
+    const answer = guest.ping(5_000)
+    const { reader } = await peer.expect('ping')
+    peer.send('pong', 0, number(reader.count('number')))
+    await answer
+  }
+  peer.close(channel, 0, '', exitFields(0, 0, 0, 80_000))
+  let output = ''
+  for await (const { bytes } of exec.output) output += bytes.toString()
+  expect(output).toBe(pieces.join(''))
+  guest.close()
 })
 
 test('a guest that says nothing is given up after the time it had', async () => {
@@ -212,11 +244,14 @@ test('a guest that asks without reading the answers is cut off', async () => {
 })
 
 test('a guest that asks for connections to the outside without reading the refusals is cut off', async () => {
+  // It takes its time, too.
+  let now = 0
   const [hostStream, peerStream] = duplexPair()
   peerStream.on('error', () => {})
   peerStream.write(hello('DELTA1', 1, Buffer.alloc(16)).frame(1, 0))
   const guest = await connectGuest(hostStream, {
     onEgress: ({ refuse }) => refuse('permission_denied', 'x'.repeat(300)),
+    monotonic: () => (now += 1_000),
   })
   let channel = 2
   const mostWaiting = 4 * 1024 * 1024
@@ -397,10 +432,7 @@ test('whatever frames a guest sends, every call settles and nothing is thrown', 
     fc.asyncProperty(frames, fc.integer({ min: 1, max: 97 }), async (said, pieceBytes) => {
       const { guest, peer } = await connectPeer()
       guest.onEgress((egress) => {
-        egress.join(new Socket({ allowHalfOpen: true }), {
-          idleMs: 60_000,
-          backlog: { bytes: 0, mostBytes: 64 * 1024 },
-        })
+        egress.join(new Socket({ allowHalfOpen: true }), { idleMs: 60_000 })
       })
       const calls = callEverything(guest)
       const bytes = Buffer.concat(said.map((one) => encodeFrame(one.type, one.channel, one.payload)))
@@ -411,4 +443,26 @@ test('whatever frames a guest sends, every call settles and nothing is thrown', 
     }),
     { numRuns: 300 },
   )
+})
+
+test('a guest that opens channels and gives them up again without end is cut off, one that takes its time is not', async () => {
+  let now = 0
+  const { guest, peer } = await connectPeer({ monotonic: () => now })
+  let channel = 0
+  const openAndCancel = (): void => {
+    channel += 2
+    peer.send('open', channel, createWriter().u8(ops.egress).str('a.example').u16(443).u8(1))
+    peer.send('cancel', channel)
+  }
+  for (let times = 0; times < guestOpens.burst; times++) openAndCancel()
+  for (let seconds = 0; seconds < 3; seconds++) {
+    await turn()
+    now += 1_000
+    for (let times = 0; times < guestOpens.perSecond; times++) openAndCancel()
+  }
+  await turn()
+  expect(guest.error).toBeUndefined()
+  openAndCancel()
+  await guest.closed
+  expect(guest.error?.message).toContain('without end')
 })

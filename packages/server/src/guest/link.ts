@@ -1,5 +1,10 @@
 import type { Duplex } from 'node:stream'
-import { createChannel, dropOutgoing, failChannel, violation, windowBytes } from './channel.ts'
+import { createHeldBytes } from '../kernel/held-bytes.ts'
+import type { HeldAccount } from '../kernel/held-bytes.ts'
+import { createQuota } from '../kernel/quota.ts'
+import { readInPlace } from '../kernel/in-place.ts'
+import { copyToBlock } from './blocks.ts'
+import { createChannel, dropOutgoing, failChannel, startWindowBytes, violation, windowBytes } from './channel.ts'
 import {
   createFrameDecoder,
   createReader,
@@ -14,18 +19,20 @@ import {
   writeSafeU64,
 } from './codec.ts'
 import { GuestError, guestErrorFrom, guestErrorNumber } from './errors.ts'
-import { readHello, writeHello } from './messages.ts'
+import { readHello, startsSmall, writeHello } from './messages.ts'
 import { createOutbound } from './outbound.ts'
 import type { Channel, ChannelOwner } from './channel.ts'
 import type { Frame, Reader, Writer } from './codec.ts'
 import type { GuestErrorName } from './errors.ts'
 import type { Hello } from './messages.ts'
 
-/** Consumed bytes are reported in lumps: a small write wakes the guest and costs as much as reading tens of KiB. */
-const creditLumpBytes = windowBytes / 2
+/** A window grows by this factor each time half of it was consumed. */
+const windowGrowth = 4
 /** The protocol allows 1,024 open channels on a connection; both sides open without asking, so each gets its share. */
 export const maxHostChannels = 768
 export const maxGuestChannels = 256
+/** A guest opens far fewer by itself (50 a second, 512 at once): more is no honest one, and each costs the host work. */
+export const guestOpens = { burst: 2_048, perSecond: 200 } as const
 /** No honest receiver grants more than this at once. */
 const maxCreditBytes = 0xffff_ffff
 const lastHostChannel = 0xffff_ffff
@@ -45,13 +52,27 @@ export interface GuestOpen {
   onAbandoned(listener: () => void): void
 }
 
+export interface LinkOptions {
+  log?: GuestLog | undefined
+  token?: Buffer | undefined
+  /** Where the memory for unread bytes comes from. @default as much as all sandboxes may hold together */
+  held?: HeldAccount | undefined
+  /** @default performance.now */
+  monotonic?: (() => number) | undefined
+}
+
 export interface Link {
+  readonly held: HeldAccount
   readonly hello: Promise<Hello>
   readonly closed: Promise<void>
+  /** Channels that are open, both sides' together. */
+  readonly channels: number
   readonly error: GuestError | undefined
   open(writer: Writer, owner: ChannelOwner): Channel
   /** Takes the chunk over. Undefined when it is on its way, else a promise for when it is. */
   send(channel: Channel, chunk: Buffer): Promise<void> | undefined
+  /** The same with a copy, in memory that is used again when it is sent. */
+  sendCopy(channel: Channel, bytes: Buffer): Promise<void> | undefined
   /** No more DATA after what is queued. */
   sendEnd(channel: Channel): void
   /** The consumer has taken that many bytes. */
@@ -69,10 +90,10 @@ export interface Link {
 /** Frames over one stream: who may say what when, credit both ways, and the end of it all. Knows no operation. */
 export function createLink(
   stream: Duplex,
-  { log, token }: { log?: GuestLog | undefined; token?: Buffer | undefined },
+  { log, token, held = createHeldBytes().account(), monotonic = () => performance.now() }: LinkOptions = {},
 ): Link {
   const decoder = createFrameDecoder({ splitData: true })
-  const out = createOutbound(stream)
+  const out = createOutbound(stream, held)
   const channels = new Map<number, Channel>()
   const pings = new Map<number, { resolve(): void; reject(error: GuestError): void }>()
   const helloSettled = Promise.withResolvers<Hello>()
@@ -85,22 +106,64 @@ export function createLink(
   let lastGuestChannel = 0
   let hostChannels = 0
   let guestChannels = 0
+  const opens = createQuota(guestOpens, monotonic)
   let nextPing = 1
   let guestOpenHandler: ((open: GuestOpen) => void) | undefined
+  let startBytes = windowBytes
+  /** Of the windows of all channels. */
+  let windowsBytes = 0
+
+  // ── memory ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  const takeWindow = (channel: Channel): boolean => {
+    if (!held.take(startBytes)) return false
+    windowsBytes += startBytes
+    channel.windowBytes = startBytes
+    return true
+  }
+
+  const shrinkWindow = (channel: Channel, bytes: number): void => {
+    channel.windowBytes -= bytes
+    windowsBytes -= bytes
+    held.give(bytes)
+  }
+
+  /** What takes all it is sent may be sent more at once, while there is plenty of room; less where others want some. */
+  const fitWindow = (channel: Channel): number => {
+    const { windowBytes: now, consumedBytes } = channel
+    const more = Math.min(windowBytes, now * windowGrowth) - now
+    if (more > 0 && held.grow(more)) {
+      windowsBytes += more
+      channel.windowBytes += more
+      return more
+    }
+    if (!held.tight) return 0
+    const less = Math.max(0, Math.min(consumedBytes, now - Math.max(startWindowBytes, now / 2)))
+    shrinkWindow(channel, less)
+    return -less
+  }
+
+  /** Nothing more comes: memory is needed for what was not consumed yet, alone. */
+  const closeWindow = (channel: Channel): void => {
+    if (error) return
+    const needed = Math.max(0, Math.min(channel.windowBytes, channel.unreadBytes))
+    shrinkWindow(channel, channel.windowBytes - needed)
+  }
+
+  const noMemory = (): GuestError =>
+    new GuestError(
+      'limit',
+      'The server holds as much as it may for this sandbox; wait until something has ended or was read.',
+    )
 
   // ── channels ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  const addChannel = (id: number, owner: ChannelOwner, state: Channel['state']): Channel => {
-    const channel = createChannel(id, owner, state)
-    channels.set(id, channel)
-    return channel
-  }
 
   const removeChannel = (channel: Channel): void => {
     if (!channels.delete(channel.id)) return
     if (channel.id % 2 === 1) hostChannels -= 1
     else guestChannels -= 1
     channel.state = 'closed'
+    closeWindow(channel)
   }
 
   /** A reply at a time of our own choosing. */
@@ -117,6 +180,7 @@ export function createLink(
   const onHello = (frame: Frame): void => {
     if (frame.type !== frameTypes.hello || frame.channel !== 0) throw violation('the first frame is not HELLO')
     const hello = readHello(createReader(frame.payload))
+    if ((hello.features & startsSmall) !== 0n) startBytes = startWindowBytes
     saidHello = true
     helloSettled.resolve(hello)
   }
@@ -139,6 +203,7 @@ export function createLink(
     if (frame.channel % 2 === 1) throw violation('the guest opens an odd channel')
     if (frame.channel <= lastGuestChannel) throw violation('the guest uses a channel number twice')
     lastGuestChannel = frame.channel
+    if (!opens.take()) throw violation('the guest opens channels without end')
     if (guestChannels >= maxGuestChannels) throw violation(`the guest opens more than ${maxGuestChannels} channels`)
     const reader = createReader(frame.payload)
     const op = reader.u8('op')
@@ -150,18 +215,24 @@ export function createLink(
     guestChannels += 1
     // Until it is answered the channel exists: what the guest sends ahead is counted, and refused by the empty list of streams.
     let abandoned = ignore
-    const channel = addChannel(channelId, { streams: [], closed: ignore, failed: () => abandoned() }, 'opening')
+    const unanswered = { streams: [], closed: ignore, failed: () => abandoned() }
+    const channel = createChannel(channelId, unanswered, 'opening', startBytes)
+    channels.set(channelId, channel)
     guestOpenHandler({
       op,
       reader,
       accept(owner) {
         if (channel.state !== 'opening') throw new GuestError('canceled', 'The guest has given this connection up.')
+        if (!takeWindow(channel)) throw noMemory()
         channel.owner = owner
         channel.state = 'open'
         reply(encodeFrame(frameTypes.opened, channelId))
         // An answer too many has ended everything.
         if (channel.state !== 'open') return channel
-        if (channel.peerEnded) owner.ended?.()
+        if (channel.peerEnded) {
+          closeWindow(channel)
+          owner.ended?.()
+        }
         return channel
       },
       refuse(code, message) {
@@ -183,8 +254,9 @@ export function createLink(
     const tooSoon = channel.state === 'opening'
     removeChannel(channel)
     if (canceled) return
-    if (code !== 0) return failChannel(channel, guestErrorFrom(code, message))
-    if (channel.queue.length > 0) dropOutgoing(channel, new GuestError('canceled', 'The guest closed the channel.'))
+    if (code !== 0) return failChannel(channel, guestErrorFrom(code, message), held)
+    if (channel.queue.length > 0)
+      dropOutgoing(channel, new GuestError('canceled', 'The guest closed the channel.'), held)
     try {
       if (tooSoon) throw violation('CLOSE with success before OPENED')
       channel.owner.closed(reader)
@@ -213,6 +285,7 @@ export function createLink(
       case frameTypes.end:
         if (channel.peerEnded) throw violation('END twice')
         channel.peerEnded = true
+        closeWindow(channel)
         if (channel.state === 'open') channel.owner.ended?.()
         return
       case frameTypes.close:
@@ -222,7 +295,7 @@ export function createLink(
         const message = 'The guest gave it up.'
         removeChannel(channel)
         out.putReply(createWriter().u16(guestErrorNumber('canceled')).str(message).frame(frameTypes.close, channel.id))
-        return failChannel(channel, new GuestError('canceled', message))
+        return failChannel(channel, new GuestError('canceled', message), held)
       }
       default:
         throw violation(`frame type ${frame.type} from a guest`)
@@ -262,6 +335,7 @@ export function createLink(
 
   const fail = (reason: GuestError): void => {
     if (error) return
+    held.give(windowsBytes)
     error = reason
     out.stop()
     stream.destroy()
@@ -273,7 +347,7 @@ export function createLink(
     for (const channel of open) {
       const told = channel.state === 'canceled'
       channel.state = 'closed'
-      if (!told) failChannel(channel, reason)
+      if (!told) failChannel(channel, reason, held)
     }
     closedSettled.resolve()
   }
@@ -287,16 +361,20 @@ export function createLink(
     )
   }
 
-  stream.on('data', onChunk)
+  readInPlace(stream, onChunk)
   stream.on('end', () => lost())
   stream.on('close', () => lost())
   stream.on('error', lost)
   if (stream.destroyed) queueMicrotask(lost)
-  out.put(writeHello(token).frame(frameTypes.hello, 0))
+  out.put(writeHello(token, startsSmall).frame(frameTypes.hello, 0))
 
   return {
+    held,
     hello: helloSettled.promise,
     closed: closedSettled.promise,
+    get channels() {
+      return channels.size
+    },
     get error() {
       return error
     },
@@ -314,18 +392,32 @@ export function createLink(
         )
       }
       const id = nextChannel
-      out.putRequest(writer.frame(frameTypes.open, id))
+      const channel = createChannel(id, owner, owner.opened ? 'opening' : 'open', startBytes)
+      if (owner.data && !takeWindow(channel)) throw noMemory()
+      try {
+        out.putRequest(writer.frame(frameTypes.open, id))
+      } catch (cause) {
+        closeWindow(channel)
+        throw cause
+      }
       nextChannel += 2
       hostChannels += 1
-      return addChannel(id, owner, owner.opened ? 'opening' : 'open')
+      channels.set(id, channel)
+      return channel
     },
     send: out.send,
+    sendCopy: (channel, bytes) => out.send(channel, copyToBlock(bytes)),
     sendEnd: out.sendEnd,
     consumed(channel, bytes) {
+      if (error) return
+      channel.unreadBytes -= bytes
+      if (channel.state !== 'open' || channel.peerEnded) return closeWindow(channel)
       channel.consumedBytes += bytes
-      if (channel.consumedBytes < creditLumpBytes || channel.state !== 'open' || channel.peerEnded || error) return
-      const given = channel.consumedBytes
+      // In lumps: a small write wakes the guest and costs as much as reading tens of KiB.
+      if (channel.consumedBytes < channel.windowBytes / 2) return
+      const given = channel.consumedBytes + fitWindow(channel)
       channel.consumedBytes = 0
+      if (given === 0) return
       channel.receiveAllowed += given
       reply(encodeCredit(channel.id, given))
     },
@@ -335,14 +427,16 @@ export function createLink(
     cancel(channel, reason = new GuestError('canceled', 'The call was canceled.')) {
       if (channel.state === 'closed' || channel.state === 'canceled') return
       channel.state = 'canceled'
+      channel.unreadBytes = 0
+      closeWindow(channel)
       out.put(encodeFrame(frameTypes.cancel, channel.id))
-      failChannel(channel, reason)
+      failChannel(channel, reason, held)
     },
     closeAccepted(channel, code, message) {
       if (channel.state === 'closed') return
       removeChannel(channel)
       reply(closeFrame(channel.id, code, message))
-      if (code !== undefined) failChannel(channel, new GuestError(code, message))
+      if (code !== undefined) failChannel(channel, new GuestError(code, message), held)
     },
     ping() {
       if (error) throw error
@@ -376,7 +470,9 @@ function receiveData(channel: Channel, { payload, continues }: Frame): void {
   if (channel.state === 'opening') throw violation('DATA before OPENED')
   const { owner } = channel
   if (!owner.data || !owner.streams.includes(stream)) throw violation(`DATA on stream ${stream}`)
-  if (bytes > 0) owner.data(stream, offset, raw)
+  if (bytes === 0) return
+  channel.unreadBytes += bytes
+  owner.data(stream, offset, owner.borrows ? raw : Buffer.from(raw))
 }
 
 /** Notes where the raw bytes belong, for this piece of the frame and those that continue it. */

@@ -1,7 +1,9 @@
+import { giveBlock } from './blocks.ts'
 import { takesData, violation } from './channel.ts'
 import { encodeDataHeader, encodeFrame, frameTypes, maxDataBytes } from './codec.ts'
 import { GuestError } from './errors.ts'
 import type { Duplex } from 'node:stream'
+import type { HeldAccount } from '../kernel/held-bytes.ts'
 import type { Channel } from './channel.ts'
 
 /** Written but not yet taken by the socket: above this DATA waits; other frames still go. */
@@ -29,13 +31,17 @@ export interface Outbound {
   stop(): void
 }
 
-export function createOutbound(stream: Duplex): Outbound {
+export function createOutbound(stream: Duplex, held: HeldAccount): Outbound {
   let pending: Buffer[] = []
   let pendingBytes = 0
+  /** Chunks whose last piece is pending. */
+  let spent: Buffer[] = []
   let flushScheduled = false
   let flushLater: NodeJS.Immediate | undefined
   let unreadReplyBytes = 0
   let stopped = false
+  /** Of what was written, what the socket has not taken; as it was when it was last looked at. */
+  let unsentBytes = 0
   const round: Channel[] = []
 
   /** Bytes on this side of the kernel. `writableLength` counts only where a 'drain' is sure to follow. */
@@ -65,16 +71,32 @@ export function createOutbound(stream: Duplex): Outbound {
     if (stopped) return
     const batch = pending
     const bytes = pendingBytes
+    const sent = spent
     pending = []
     pendingBytes = 0
-    if (batch.length === 1) stream.write(batch[0]!)
-    else if (batch.length > 1 && bytes <= copiedBytes) stream.write(Buffer.concat(batch, bytes))
+    spent = []
+    // What the kernel may still read when the stream breaks is left to the garbage collector.
+    const onWritten = (failure?: Error | null): void => {
+      if (!failure) sent.forEach(giveBlock)
+    }
+    if (batch.length === 1) stream.write(batch[0]!, onWritten)
+    else if (batch.length > 1 && bytes <= copiedBytes) stream.write(Buffer.concat(batch, bytes), onWritten)
     else if (batch.length > 1) {
+      const last = batch.pop()!
       stream.cork()
       for (const piece of batch) stream.write(piece)
+      stream.write(last, onWritten)
       stream.uncork()
     }
+    countUnsent()
     pump()
+  }
+
+  const countUnsent = (): void => {
+    const now = stream.writableNeedDrain && !stopped ? stream.writableLength : 0
+    if (now > unsentBytes) held.keep(now - unsentBytes)
+    else if (now < unsentBytes) held.giveKept(unsentBytes - now)
+    unsentBytes = now
   }
 
   /** One frame a channel in turn, while the socket takes them. */
@@ -95,8 +117,10 @@ export function createOutbound(stream: Duplex): Outbound {
     putData(channel, head.chunk.subarray(head.sent, head.sent + bytes))
     head.sent += bytes
     channel.queuedBytes -= bytes
+    held.giveKept(bytes)
     if (head.sent < head.chunk.length) return
     channel.queue.shift()
+    spent.push(head.chunk)
     head.resolve()
   }
 
@@ -121,6 +145,7 @@ export function createOutbound(stream: Duplex): Outbound {
   stream.on('drain', () => {
     // Looked at only while replies are put, a stream that is always busy would seem never to have been read.
     unreadReplyBytes = 0
+    countUnsent()
     pump()
   })
 
@@ -144,6 +169,7 @@ export function createOutbound(stream: Duplex): Outbound {
       const free = channel.queue.length === 0 && channel.sendCredit >= chunk.length
       if (free && chunk.length <= maxDataBytes && queuedBytes() < congestedBytes) {
         putData(channel, chunk)
+        spent.push(chunk)
         return undefined
       }
       if (channel.queue.length > 0 && channel.queuedBytes + chunk.length > maxChannelQueueBytes) {
@@ -152,6 +178,7 @@ export function createOutbound(stream: Duplex): Outbound {
       return new Promise((resolve, reject) => {
         channel.queue.push({ chunk, sent: 0, resolve, reject })
         channel.queuedBytes += chunk.length
+        held.keep(chunk.length)
         enlist(channel)
         pump()
       })
@@ -167,9 +194,11 @@ export function createOutbound(stream: Duplex): Outbound {
     },
     stop() {
       stopped = true
+      countUnsent()
       if (flushLater) clearImmediate(flushLater)
       pending = []
       pendingBytes = 0
+      spent = []
       round.length = 0
     },
   }

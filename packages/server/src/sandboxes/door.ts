@@ -3,15 +3,26 @@ import type { GuestConnection } from '../guest/client.ts'
 /** Whoever asks; `kernel`'s Caller fits. Another account's sandbox looks like one that does not exist. */
 export interface DoorCaller {
   accountId: string
+  /** Of a list, only these are shown. @default all of the account's */
+  only?: readonly string[]
+  /** An agent sees of the computers of agents its own and those of agents below it. @default nobody in particular */
+  actorId?: string
+  /** Of an agent: those above it, from the first down. */
+  above?: readonly string[]
+  /** Those that its token names, where it names any. */
+  sandboxes?: readonly string[]
 }
 
 /** What exec and files need to know of a sandbox. */
 export interface OpenSandbox {
   id: string
-  /** The sandbox's own variables; an exec's `env` goes on top. */
-  env: Readonly<Record<string, string>>
+  /** The sandbox's own variables; an exec's `env` goes on top. Null where they can not be read: what needs them must not run. */
+  env: Readonly<Record<string, string>> | null
   template: string
   memoryMb: number
+  /** Where commands run and as whom, unless they say so; what its template says. */
+  cwd?: string | undefined
+  user?: string | undefined
 }
 
 export interface OpenDoor {

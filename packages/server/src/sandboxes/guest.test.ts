@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test } from 'vitest'
+import { createBox } from '../access/secrets.ts'
 import { createProcessDriver, type ProcessDriver } from '../drivers/testing/process.ts'
 import type { GuestConnection } from '../guest/client.ts'
 import { systemClock } from '../kernel/clock.ts'
@@ -9,6 +10,8 @@ import { silentLogger } from '../kernel/log.ts'
 import { sandboxMigrations } from './migrations.ts'
 import { createSandboxSchema } from './schema.ts'
 import { createSandboxes, type Sandboxes } from './service.ts'
+import type { Seal } from './store.ts'
+import { testSeal } from './testing.ts'
 
 const caller = { accountId: 'acc_a' }
 const wish = (fields: object = {}) => createSandboxSchema.parse(fields)
@@ -19,8 +22,8 @@ testDatabases('sandboxes with a real guest', (open) => {
     for (const each of cleanUp.splice(0).toReversed()) await each()
   })
 
-  async function serve(world: { database: Database; driver: ProcessDriver }): Promise<Sandboxes> {
-    const sandboxes = createSandboxes({ ...world, clock: systemClock, log: silentLogger })
+  async function serve(world: { database: Database; driver: ProcessDriver; seal?: Seal }): Promise<Sandboxes> {
+    const sandboxes = createSandboxes({ seal: testSeal, ...world, clock: systemClock, log: silentLogger })
     const { reconciled } = await sandboxes.start()
     cleanUp.push(() => sandboxes.stop('leave'))
     await reconciled
@@ -69,6 +72,39 @@ testDatabases('sandboxes with a real guest', (open) => {
     expect(data.at(-2)).toMatchObject({ from: 'running', to: 'stopping', reason: 'guest_died' })
   })
 
+  test('under another SECRET_KEY sandboxes live on, and those with variables say that they can not be read', async () => {
+    const { sandboxes, ...world } = await start()
+    const secret = await sandboxes.create(wish({ env: { DBPW: 'x' } }), caller)
+    const plain = await sandboxes.create(wish(), caller)
+    await sandboxes.stop('leave')
+
+    const later = await serve({ ...world, seal: createBox(Buffer.alloc(32, 1)) })
+    const envOf = async (id: string) => (await later.door.open(id, caller)).sandbox.env
+    expect(await envOf(plain.id)).toEqual({})
+    expect(await envOf(secret.id)).toBeNull()
+    await later.stopSandbox(secret.id, caller)
+    expect((await later.startSandbox(secret.id, caller)).state).toBe('running')
+    expect(await envOf(secret.id)).toBeNull()
+    await later.stop('leave')
+
+    // The key was only mislaid.
+    const last = await serve(world)
+    expect((await last.door.open(secret.id, caller)).sandbox.env).toEqual({ DBPW: 'x' })
+  })
+
+  test('variables that an earlier version stored in clear are sealed when the server starts', async () => {
+    const { sandboxes, ...world } = await start()
+    const { id } = await sandboxes.create(wish(), caller)
+    await sandboxes.stop('leave')
+    const rows = world.database.of<{ sandboxes: { env: string } }>()
+    await rows.run(rows.sql.updateTable('sandboxes').set({ env: '{"DBPW":"planted"}' }).compile())
+
+    const later = await serve(world)
+    expect((await later.door.open(id, caller)).sandbox.env).toEqual({ DBPW: 'planted' })
+    const [row] = await rows.all(rows.sql.selectFrom('sandboxes').select('env').compile())
+    expect(row!.env).not.toMatch(/DBPW|planted|\{/)
+  })
+
   test('a server that comes back finds guest and execs as they were', async () => {
     const { sandboxes, ...world } = await start()
     const { id } = await sandboxes.create(wish(), caller)
@@ -92,6 +128,7 @@ testDatabases('sandboxes with a real guest', (open) => {
       const driver = await createProcessDriver({ guest: process.execPath, args: ['-e', 'setInterval(() => {}, 1000)'] })
       cleanUp.push(() => driver.close())
       const sandboxes = createSandboxes({
+        seal: testSeal,
         database,
         driver,
         clock: systemClock,
@@ -112,7 +149,7 @@ testDatabases('sandboxes with a real guest', (open) => {
         net.createServer((socket) => socket.on('error', () => {}).end(Buffer.alloc(200, 0x41))).listen({ fd: 3 })`
       const driver = await createProcessDriver({ guest: process.execPath, args: ['-e', liar] })
       cleanUp.push(() => driver.close())
-      const sandboxes = createSandboxes({ database, driver, clock: systemClock, log: silentLogger })
+      const sandboxes = createSandboxes({ seal: testSeal, database, driver, clock: systemClock, log: silentLogger })
       await sandboxes.start()
       cleanUp.push(() => sandboxes.stop('leave'))
       await expect(sandboxes.create(wish(), caller)).rejects.toMatchObject({ code: 'guest_protocol_error' })

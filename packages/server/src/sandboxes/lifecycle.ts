@@ -1,5 +1,5 @@
 import type { Duplex } from 'node:stream'
-import type { Box, BoxSpec, BoxStatus, Driver } from '../drivers/driver.ts'
+import type { Box, BoxSpec, BoxStatus, DeathCause, Driver } from '../drivers/driver.ts'
 import { type ConnectOptions, type EgressRequest, type GuestConnection, GuestError } from '../guest/client.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
@@ -10,10 +10,14 @@ import type { OpenDoor } from './door.ts'
 import type { Entries, Entry, Link } from './entries.ts'
 import type { SandboxEvents } from './events.ts'
 import type { Gate } from './gate.ts'
+import type { Activity } from './idle.ts'
+import type { SandboxMeter } from './meter.ts'
 import { planMending, sortFound } from './reconcile.ts'
-import { type Change, moved, specOf } from './records.ts'
-import { type SandboxAction, type SandboxState, steps, type TransitionReason } from './states.ts'
+import { boxIdOf, type Change, isWorkspaceUpper, moved, specOf } from './records.ts'
+import { holdsBox, type SandboxAction, type SandboxState, steps, type TransitionReason } from './states.ts'
 import type { SandboxRecord, SandboxStore } from './store.ts'
+import type { Lease } from '../workspaces/service.ts'
+import type { SandboxWorkspaces } from './workspaces.ts'
 
 export type ConnectGuest = (stream: Duplex, options: ConnectOptions) => Promise<GuestConnection>
 
@@ -28,6 +32,9 @@ export interface LifecycleDeps {
   events: Events<SandboxEvents>
   entries: Entries
   deadlines: Deadlines
+  /** When it is looked whether anybody still uses it. */
+  idles: Deadlines
+  activity: Activity
   gate: Gate
   endGate: Gate
   /** What takes the connections that programs in the sandbox want to the outside. */
@@ -36,6 +43,10 @@ export interface LifecycleDeps {
   helloTimeoutMs: number
   /** Gives up what is kept for later where a caller finds no room now. True when trying again may help. */
   makeRoom: () => Promise<boolean>
+  /** Whose disk a sandbox with a workspace runs on. */
+  workspaces: SandboxWorkspaces
+  /** Who pays for boxes. */
+  meter: SandboxMeter
   /** Throws once the server is stopping, so that nothing new is made meanwhile. */
   refuseWhenStopping: () => void
 }
@@ -49,6 +60,8 @@ export interface Phase {
 export interface Remains {
   boxId: string | null
   upperId: string
+  /** The workspace it held, which is let go once the box is gone. */
+  hold?: { workspaceId: string; sandboxId: string; snapshot?: 'stop' } | undefined
 }
 
 /** Settling an interrupted operation and asking again: twice is what it takes, more means that something else goes on. */
@@ -61,7 +74,22 @@ export type Lifecycle = ReturnType<typeof createLifecycle>
  * called wherever the call makes or ends something, so that a crash in between leaves a row that tells what to look for.
  */
 export function createLifecycle(deps: LifecycleDeps) {
-  const { store, driver, clock, log, events, entries, deadlines, gate, endGate, helloTimeoutMs } = deps
+  const {
+    store,
+    driver,
+    clock,
+    log,
+    events,
+    entries,
+    deadlines,
+    idles,
+    activity,
+    gate,
+    endGate,
+    helloTimeoutMs,
+    workspaces,
+    meter,
+  } = deps
   /** Sandboxes of which row and box may differ, because something failed half-way. The janitor mends them. */
   const uneasy = new Set<string>()
   /** What is left of sandboxes that are over, by sandbox id or, for strays, by its own. */
@@ -95,6 +123,13 @@ export function createLifecycle(deps: LifecycleDeps) {
   function arm(record: SandboxRecord): void {
     if (record.state === 'running' && record.endAt !== null) deadlines.set(record.id, record.endAt - clock.now())
     else deadlines.clear(record.id)
+    if (record.state === 'running' && record.idleTimeoutMs !== null) {
+      activity.note(record.id)
+      idles.set(record.id, record.idleTimeoutMs)
+    } else {
+      idles.clear(record.id)
+      activity.forget(record.id)
+    }
   }
 
   /** A new connection to a box's guest, which has said hello. */
@@ -135,8 +170,9 @@ export function createLifecycle(deps: LifecycleDeps) {
   }
 
   function attach(entry: Entry, guest: GuestConnection): Link {
-    const { id, boxId, env, template, memoryMb } = entry.record
-    const door: OpenDoor = { guest, sandbox: { id, env, template, memoryMb } }
+    const { id, boxId, env, template, origin, memoryMb } = entry.record
+    const own = origin ? { cwd: origin.cwd, user: origin.user } : {}
+    const door: OpenDoor = { guest, sandbox: { id, env, template: origin?.name ?? template, memoryMb, ...own } }
     const link: Link = { boxId: boxId!, guest, door: Promise.resolve(door) }
     entry.link = link
     void guest.closed.then(() => {
@@ -173,14 +209,14 @@ export function createLifecycle(deps: LifecycleDeps) {
   }
 
   async function create(entry: Entry): Promise<Phase[]> {
-    const { boxId, upperId } = entry.record
+    const what = remainsOf(entry.record)
     try {
-      const { timings, userNamespace } = await make(entry, true)
+      const { timings, userNamespace } = await make(entry, entry.record.workspaceId === null)
       await move(entry, { to: 'running', reason: 'created', userNamespace })
       return timings
     } catch (cause) {
       dropLink(entry)
-      await clear(entry.record.id, { boxId, upperId }).catch(() => undefined)
+      await clear(entry.record.id, what).catch(() => undefined)
       const failure = failureOf(cause)
       await move(entry, { to: 'failed', reason: 'create_failed', detail: failure.message, failure }).catch((error) =>
         log.error('sandbox_row_left_behind', { sandboxId: entry.record.id, error }),
@@ -190,7 +226,12 @@ export function createLifecycle(deps: LifecycleDeps) {
   }
 
   async function start(entry: Entry, reason: TransitionReason): Promise<void> {
-    await entries.withRoom(() => move(entry, { to: 'starting', reason }))
+    const { id } = entry.record
+    const lease = await leaseFor(entry)
+    await entries
+      .withRoom(() => move(entry, { to: 'starting', reason, lease }))
+      .catch((error: unknown) => undoLease(lease, entry, error))
+      .catch((error: unknown) => unpaid(id, error))
     try {
       const { userNamespace } = await make(entry, false)
       await move(entry, { to: 'running', reason: 'started', userNamespace })
@@ -204,6 +245,26 @@ export function createLifecycle(deps: LifecycleDeps) {
     }
   }
 
+  /** Paid for first: nothing has changed where that is refused. */
+  async function leaseFor({ record }: Entry): Promise<Lease | undefined> {
+    const { id, accountId, workspaceId, starts } = record
+    await meter.begin({ ...record, boxId: boxIdOf(id, starts + 1) })
+    if (workspaceId === null) return undefined
+    return workspaces.acquire(accountId, workspaceId, id).catch((error: unknown) => unpaid(id, error))
+  }
+
+  /** Its box was not made: what was held for it is given back. */
+  async function unpaid(sandboxId: string, error: unknown): Promise<never> {
+    await meter.end(sandboxId)
+    throw error
+  }
+
+  /** It was not started after all. Where it is not known whether the row says so, the row decides when it is mended. */
+  async function undoLease(lease: Lease | undefined, { record }: Entry, error: unknown): Promise<never> {
+    if (lease && !uneasy.has(record.id)) await workspaces.release(lease.workspaceId, record.id)
+    throw error
+  }
+
   async function pause(entry: Entry, reason: TransitionReason): Promise<void> {
     await uneasily(entry, async () => {
       await driver.freeze(entry.record.boxId!)
@@ -212,6 +273,7 @@ export function createLifecycle(deps: LifecycleDeps) {
   }
 
   async function resume(entry: Entry, reason: TransitionReason): Promise<void> {
+    await meter.resume(entry.record.id)
     await uneasily(entry, async () => {
       await driver.thaw(entry.record.boxId!)
       await move(entry, { to: 'running', reason })
@@ -226,31 +288,45 @@ export function createLifecycle(deps: LifecycleDeps) {
   /** Brings what was cut short to the nearest state of rest. */
   async function settle(entry: Entry, detail?: string): Promise<void> {
     await uneasily(entry, async () => {
-      const { state, reason, boxId, upperId, id } = entry.record
+      const { state, reason, boxId, id } = entry.record
       dropLink(entry)
       if (state === 'creating') {
-        await clear(id, { boxId, upperId })
+        await clear(id, remainsOf(entry.record))
         await move(entry, { to: 'failed', reason: 'create_failed', detail })
         return
       }
+      await meter.end(id)
       if (boxId) await driver.end(boxId, { keepUpper: true })
+      await letGo(entry.record)
       await move(entry, { to: 'stopped', reason: state === 'starting' ? 'start_failed' : reason, detail })
     })
   }
 
   async function kill(entry: Entry, reason: TransitionReason): Promise<void> {
-    const { id, boxId, upperId } = entry.record
+    const { id } = entry.record
+    const what = remainsOf(entry.record)
     await move(entry, { to: 'killed', reason })
+    await meter.end(id)
     dropLink(entry)
     uneasy.delete(id)
-    await clear(id, { boxId, upperId })
+    await clear(id, what)
+  }
+
+  /** The workspace of a sandbox whose box has ended is anybody's again. What a box wrote is snapshotted; where none ran, nothing is new. */
+  async function letGo({ id, state, reason, workspaceId }: SandboxRecord): Promise<void> {
+    if (workspaceId === null) return
+    const snapshot = state === 'starting' || state === 'creating' ? undefined : reason === 'idle' ? 'idle' : 'stop'
+    await workspaces.release(workspaceId, id, { snapshot })
   }
 
   /** Removes a box and its disk. What cannot be removed now is remembered and tried again. */
   async function clear(key: string, what: Remains): Promise<void> {
     remains.set(key, what)
-    if (what.boxId) await driver.end(what.boxId, { keepUpper: false })
-    await driver.dropUpper(what.upperId)
+    const keepUpper = isWorkspaceUpper(what.upperId)
+    if (what.boxId) await driver.end(what.boxId, { keepUpper })
+    if (!keepUpper) await driver.dropUpper(what.upperId)
+    if (what.hold)
+      await workspaces.release(what.hold.workspaceId, what.hold.sandboxId, { snapshot: what.hold.snapshot })
     remains.delete(key)
   }
 
@@ -310,10 +386,10 @@ export function createLifecycle(deps: LifecycleDeps) {
   }
 
   /** A box ended by itself: its processes are gone, its disk is kept. */
-  async function buryDead(entry: Entry, boxId: string, oom: boolean): Promise<void> {
+  async function buryDead(entry: Entry, boxId: string, cause: DeathCause): Promise<void> {
     const { record } = entry
     if (record.boxId !== boxId || (record.state !== 'running' && record.state !== 'paused')) return
-    await stop(entry, oom ? 'out_of_memory' : 'guest_died')
+    await stop(entry, cause)
   }
 
   async function reread(entry: Entry): Promise<void> {
@@ -333,8 +409,11 @@ export function createLifecycle(deps: LifecycleDeps) {
     const early = moves.filter(({ to }) => to === 'stopping')
     for (const change of early) await move(entry, change)
     if (end || dropUpper) dropLink(entry)
+    if (end) await meter.end(id)
     if (end) await driver.end(end.boxId, { keepUpper: end.keepUpper })
     if (dropUpper) await driver.dropUpper(dropUpper)
+    const last = moves.at(-1)?.to ?? record.state
+    if (!holdsBox(last)) await letGo(entry.record)
     for (const change of moves.filter((each) => !early.includes(each))) await move(entry, change)
     uneasy.delete(id)
     remains.delete(id)
@@ -385,6 +464,13 @@ export function createLifecycle(deps: LifecycleDeps) {
     remains,
     ...doubtful,
   }
+}
+
+/** What must go with a sandbox. A workspace keeps what was written, as a snapshot of its own. */
+function remainsOf({ id, state, boxId, upperId, workspaceId }: SandboxRecord): Remains {
+  if (workspaceId === null) return { boxId, upperId }
+  const ran = state !== 'creating' && state !== 'starting' && state !== 'stopped'
+  return { boxId, upperId, hold: { workspaceId, sandboxId: id, ...(ran && { snapshot: 'stop' }) } }
 }
 
 const shortages: readonly string[] = ['capacity_exhausted', 'disk_full']

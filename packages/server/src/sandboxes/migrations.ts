@@ -88,7 +88,47 @@ export const sandboxMigrations: Migration[] = [
     ],
   },
   {
+    name: 'sandboxes-workspaces-1',
+    up: () => [
+      'alter table sandboxes add column workspace_id text',
+      'alter table sandboxes add column idle_timeout_ms bigint',
+    ],
+  },
+  {
     name: 'sandboxes-warm-pool-1',
     up: () => ['create table sandbox_pool (one integer primary key check (one = 1), since bigint not null)'],
+  },
+  { name: 'sandboxes-4-volumes', up: () => [`alter table sandboxes add column volumes text not null default '[]'`] },
+  { name: 'sandboxes-5-origin', up: () => ['alter table sandboxes add column origin text'] },
+  {
+    name: 'sandboxes-6-agents',
+    up: () => [
+      'alter table sandboxes add column agent_id text',
+      `alter table sandboxes add column agent_line text not null default ''`,
+      'create index sandboxes_by_agent on sandboxes (agent_id, created_at, id)',
+    ],
+  },
+  {
+    name: 'sandboxes-7-metering',
+    up: () => [
+      // Without references: a hold is paid whatever has become of the sandbox.
+      `create table sandbox_windows (
+        hold_id text primary key,
+        sandbox_id text not null,
+        account_id text not null,
+        box_id text not null,
+        held bigint not null,
+        with_cpu integer not null,
+        since bigint not null,
+        cpu_micros bigint not null,
+        memory_bytes bigint not null
+      )`,
+      `create table sandbox_hours (
+        account_id text not null,
+        period text not null,
+        running_ms bigint not null,
+        primary key (account_id, period)
+      )`,
+    ],
   },
 ]

@@ -1,4 +1,5 @@
 import type { BoxStatus } from '../drivers/driver.ts'
+import { isWorkspaceUpper, sandboxIdOf } from './records.ts'
 import type { SandboxRecord } from './store.ts'
 import type { SandboxState, TransitionReason } from './states.ts'
 
@@ -48,14 +49,15 @@ export function planMending(row: SandboxRecord, { box, hasUpper }: Found): Mendi
     case 'stopped':
       break
   }
-  if (!hasUpper) return remove(row, box, hasUpper, [{ to: 'killed', reason: 'disk_lost' }])
+  // A workspace's disk is the workspace's affair: it is made again where it is gone.
+  if (!hasUpper && row.workspaceId === null) return remove(row, box, hasUpper, [{ to: 'killed', reason: 'disk_lost' }])
   return { ...(end && { end }), moves: toStopped(row.state, box) }
 }
 
 function toStopped(state: SandboxState, box: BoxStatus | undefined): Move[] {
   if (state === 'stopped') return []
   if (state === 'starting' || state === 'stopping') return [{ to: 'stopped', reason: 'server_restarted' }]
-  const reason = box?.state === 'dead' ? 'guest_died' : 'box_lost'
+  const reason = box?.state === 'dead' ? (box.cause ?? 'guest_died') : 'box_lost'
   return [
     { to: 'stopping', reason },
     { to: 'stopped', reason },
@@ -64,8 +66,8 @@ function toStopped(state: SandboxState, box: BoxStatus | undefined): Move[] {
 
 function remove(row: SandboxRecord, box: BoxStatus | undefined, hasUpper: boolean, moves: Move[]): Mending {
   return {
-    ...(box && { end: { boxId: box.boxId, keepUpper: false } }),
-    ...(hasUpper && { dropUpper: row.upperId }),
+    ...(box && { end: { boxId: box.boxId, keepUpper: row.workspaceId !== null } }),
+    ...(hasUpper && row.workspaceId === null && { dropUpper: row.upperId }),
     moves,
   }
 }
@@ -78,18 +80,27 @@ export interface Sorted {
   strayUppers: string[]
 }
 
-/** Tells what belongs to which row. A box belongs to the row whose disk it uses. */
+/**
+ * Tells what belongs to which row. A box belongs to the row whose disk it uses; on the disk of a workspace, which several rows have used, to the
+ * row that it was made for. Disks of workspaces are left to them.
+ */
 export function sortFound(rows: SandboxRecord[], listed: { boxes: BoxStatus[]; upperIds: string[] }): Sorted {
-  const byUpper = new Map(rows.map((row) => [row.upperId, row]))
+  const own = rows.filter(({ workspaceId }) => workspaceId === null)
+  const byUpper = new Map(own.map((row) => [row.upperId, row]))
+  const byId = new Map(rows.map((row) => [row.id, row]))
   const upperIds = new Set(listed.upperIds)
   const found = new Map<string, Found>(
     rows.map((row) => [row.id, { box: undefined, hasUpper: upperIds.has(row.upperId) }]),
   )
   const strayBoxes: BoxStatus[] = []
   for (const box of listed.boxes) {
-    const row = byUpper.get(box.upperId)
+    const row = isWorkspaceUpper(box.upperId) ? byId.get(sandboxIdOf(box.boxId)) : byUpper.get(box.upperId)
     if (row) found.set(row.id, { box, hasUpper: true })
     else strayBoxes.push(box)
   }
-  return { found, strayBoxes, strayUppers: listed.upperIds.filter((upperId) => !byUpper.has(upperId)) }
+  return {
+    found,
+    strayBoxes,
+    strayUppers: listed.upperIds.filter((upperId) => !byUpper.has(upperId) && !isWorkspaceUpper(upperId)),
+  }
 }

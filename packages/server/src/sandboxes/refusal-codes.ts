@@ -17,9 +17,21 @@ export const ofChange: readonly ErrorCode[] = [
   'too_many_requests',
 ]
 
+/** Nobody can pay for it. */
+export const unpaid: readonly ErrorCode[] = [
+  'balance_too_low',
+  'account_owes',
+  'plan_limit_reached',
+  'purse_not_found',
+  'purse_archived',
+  'meter_not_priced',
+  'ledger_full',
+]
+
 /** Making a box, fresh or on its old disk. */
 export const ofStart: readonly ErrorCode[] = [
   ...ofChange,
+  ...unpaid,
   'sandbox_start_failed',
   'capacity_exhausted',
   'runtime_not_available',
@@ -28,8 +40,18 @@ export const ofStart: readonly ErrorCode[] = [
   'not_supported',
   'disk_full',
   'pool_read_only',
+  'volume_not_found',
   'guest_unreachable',
   'guest_protocol_error',
+  // On a workspace
+  'workspace_not_found',
+  'workspace_in_use',
+  'workspace_conflict',
+  'snapshot_lost',
+  'disk_not_found',
+  'disk_exists',
+  'layer_invalid',
+  'layer_too_large',
 ]
 
 /** Whatever is asked of what runs inside: it may have to be started first, and it may break off or lie. */

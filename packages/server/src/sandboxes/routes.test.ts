@@ -10,7 +10,7 @@ import { createMetrics } from '../kernel/metrics.ts'
 import { sandboxMigrations } from './migrations.ts'
 import { addSandboxRoutes, sandboxesFeature } from './routes.ts'
 import { createSandboxes } from './service.ts'
-import { silentGuest } from './testing.ts'
+import { silentGuest, testSeal } from './testing.ts'
 
 type Json = Record<string, unknown>
 
@@ -19,16 +19,23 @@ testDatabases('the routes of sandboxes', (open) => {
     const database = await open(sandboxMigrations)
     const driver = createModelDriver()
     const clock = manualClock(1_789_000_000_000)
-    const sandboxes = createSandboxes({ database, driver, clock, log: silentLogger, connectGuest: silentGuest })
+    const sandboxes = createSandboxes({
+      seal: testSeal,
+      database,
+      driver,
+      clock,
+      log: silentLogger,
+      connectGuest: silentGuest,
+    })
     await sandboxes.start()
     const api = createApi()
     api.use('*', async (c, next) => {
       c.set('requestId', 'req_test')
-      c.set('caller', { accountId: c.req.header('x-account') ?? 'acc_default', keyId: 'key_test' })
+      c.set('caller', { accountId: c.req.header('x-account') ?? 'acc_default', actorId: 'key_test' })
       await next()
     })
     addSandboxRoutes(api, sandboxes)
-    api.onError((error, c) => answerError(error, c as ApiContext, silentLogger))
+    api.onError((error, c) => answerError(error, c as ApiContext, { log: silentLogger }))
     const isDocumented = createDocumentCheck(api)
     const call = async (method: string, path: string, body?: unknown, headers: Record<string, string> = {}) => {
       const text = typeof body === 'string' ? body : JSON.stringify(body)
@@ -133,6 +140,8 @@ testDatabases('the routes of sandboxes', (open) => {
       ['more environment than fits', { env: { A: 'x'.repeat(70_000) } }],
       ['too many labels', { metadata: Object.fromEntries(Array.from({ length: 65 }, (_, n) => [`k${n}`, 'v'])) }],
       ['a label that is no text', { metadata: { a: 1 } }],
+      ['a NUL in the name of a workspace', { workspace: 'a\0b' }],
+      ['a NUL in the name of a volume', { volumes: [{ volume: 'a\0b', path: '/data' }] }],
       ['a list', []],
       ['null', null],
     ]
@@ -258,6 +267,7 @@ testDatabases('the routes of sandboxes', (open) => {
       'patchSandbox',
       'pauseSandbox',
       'resumeSandbox',
+      'rollbackSandbox',
       'startSandbox',
       'stopSandbox',
     ])

@@ -1,13 +1,14 @@
-import { createRoute } from '@hono/zod-openapi'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Api, ApiContext, Feature } from '../kernel/http/api.ts'
-import { json } from '../kernel/http/document.ts'
+import { answerMade, json } from '../kernel/http/document.ts'
+import { createRoute } from '../kernel/http/route.ts'
 import {
   createSandboxSchema,
   idempotencyHeaderSchema,
   listQuerySchema,
   logsQuerySchema,
   patchSandboxSchema,
+  rollbackSandboxSchema,
   sandboxIdParamSchema,
   sandboxLimits,
   sandboxListSchema,
@@ -15,7 +16,8 @@ import {
   sandboxMetricsSchema,
   sandboxSchema,
 } from './schema.ts'
-import { database, ofChange, ofKnown, ofStart } from './refusal-codes.ts'
+import { checkReachOf } from './egress/reach.ts'
+import { database, ofChange, ofKnown, ofStart, unpaid } from './refusal-codes.ts'
 import type { Sandboxes } from './service.ts'
 
 const tags = ['sandboxes']
@@ -25,20 +27,31 @@ const createRouteOf = createRoute({
   method: 'post',
   path: '/v1/sandboxes',
   operationId: 'createSandbox',
+  needs: { right: 'write:sandboxes', resource: 'sandbox' },
   tags,
-  refuses: [...ofStart, 'idempotency_conflict', 'idempotency_in_progress'],
-  summary: 'Make a sandbox',
+  refuses: [
+    ...ofStart,
+    'snapshot_not_found',
+    'template_build_failed',
+    'idempotency_conflict',
+    'idempotency_in_progress',
+  ],
+  summary: 'Make a sandbox, or join the one that runs on its workspace',
   request: {
     headers: idempotencyHeaderSchema,
     body: { content: { 'application/json': { schema: createSandboxSchema } } },
   },
-  responses: { 201: json('It runs', sandboxSchema) },
+  responses: {
+    200: json('It ran already: the one that holds the workspace', sandboxSchema),
+    201: json('It runs', sandboxSchema),
+  },
 })
 
 const listRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes',
   operationId: 'listSandboxes',
+  needs: { right: 'read:sandboxes', resource: 'sandbox' },
   tags,
   refuses: database,
   summary: 'List sandboxes, newest first',
@@ -52,6 +65,7 @@ const getRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}',
   operationId: 'getSandbox',
+  needs: { right: 'read:sandboxes', resource: 'sandbox' },
   tags,
   refuses: ofKnown,
   summary: 'Look at a sandbox',
@@ -63,6 +77,7 @@ const patchRoute = createRoute({
   method: 'patch',
   path: '/v1/sandboxes/{id}',
   operationId: 'patchSandbox',
+  needs: { right: 'write:sandboxes', resource: 'sandbox' },
   tags,
   refuses: [...ofKnown, 'sandbox_state_conflict', 'too_many_requests'],
   summary: 'Give a sandbox more time, or other labels',
@@ -74,6 +89,7 @@ const killRoute = createRoute({
   method: 'delete',
   path: '/v1/sandboxes/{id}',
   operationId: 'killSandbox',
+  needs: { right: 'write:sandboxes', resource: 'sandbox' },
   tags,
   refuses: ofChange,
   summary: 'Kill a sandbox and remove its disk',
@@ -85,6 +101,7 @@ const metricsRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/metrics',
   operationId: 'getSandboxMetrics',
+  needs: { right: 'read:sandboxes', resource: 'sandbox' },
   tags,
   refuses: ofChange,
   summary: 'What a sandbox uses',
@@ -96,6 +113,7 @@ const logsRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/logs',
   operationId: 'getSandboxLogs',
+  needs: { right: 'read:sandboxes', resource: 'sandbox' },
   tags,
   refuses: ofKnown,
   summary: 'What happened to a sandbox, oldest first',
@@ -108,8 +126,9 @@ function actionRoute(action: 'pause' | 'resume' | 'stop' | 'start', summary: str
     method: 'post',
     path: `/v1/sandboxes/{id}/${action}`,
     operationId: `${action}Sandbox`,
+    needs: { right: 'write:sandboxes', resource: 'sandbox' },
     tags,
-    refuses: action === 'start' ? ofStart : ofChange,
+    refuses: action === 'start' ? ofStart : action === 'resume' ? [...ofChange, ...unpaid] : ofChange,
     summary,
     request: { params },
     responses: { 200: json('The sandbox as it is now', sandboxSchema) },
@@ -121,14 +140,30 @@ const resumeRoute = actionRoute('resume', 'Let a paused sandbox go on')
 const stopRoute = actionRoute('stop', 'End all processes of a sandbox; its disk is kept')
 const startRoute = actionRoute('start', 'Start a stopped sandbox on its disk')
 
+const rollbackRoute = createRoute({
+  method: 'post',
+  path: '/v1/sandboxes/{id}/rollback',
+  operationId: 'rollbackSandbox',
+  needs: { right: 'write:sandboxes', resource: 'sandbox' },
+  tags,
+  refuses: [...ofStart, 'snapshot_not_found'],
+  summary: 'Stop a sandbox, bring its workspace back to a snapshot, and start it again',
+  description: 'What changed since the last snapshot becomes one first, unless the workspace has `autoSnapshot` off.',
+  request: { params, body: { content: { 'application/json': { schema: rollbackSandboxSchema } }, required: true } },
+  responses: { 200: json('The sandbox as it is now', sandboxSchema) },
+})
+
 export function addSandboxRoutes(api: Api, sandboxes: Sandboxes): void {
   api.openapi(createRouteOf, async (c) => {
     const idempotencyKey = c.req.valid('header')['idempotency-key']
-    return c.json(await sandboxes.create(c.req.valid('json'), c.var.caller, { idempotencyKey }), 201)
+    const wish = c.req.valid('json')
+    checkReachOf(c.var.caller)(wish.network.egress, 'none')
+    const { sandbox, joined } = await sandboxes.createOrJoin(wish, c.var.caller, { idempotencyKey })
+    return joined ? c.json(sandbox, 200) : answerMade(c, sandbox, 201)
   })
   api.openapi(listRoute, async (c) => {
-    const { state, limit, cursor } = c.req.valid('query')
-    const filter = { states: state, metadata: metadataOf(c), limit, cursor }
+    const { state, agentId, limit, cursor } = c.req.valid('query')
+    const filter = { states: state, agentId, metadata: metadataOf(c), limit, cursor }
     return c.json(await sandboxes.list(c.var.caller, filter), 200)
   })
   api.openapi(getRoute, async (c) => c.json(await sandboxes.get(c.req.valid('param').id, c.var.caller), 200))
@@ -143,6 +178,10 @@ export function addSandboxRoutes(api: Api, sandboxes: Sandboxes): void {
   api.openapi(resumeRoute, async (c) => c.json(await sandboxes.resume(c.req.valid('param').id, c.var.caller), 200))
   api.openapi(stopRoute, async (c) => c.json(await sandboxes.stopSandbox(c.req.valid('param').id, c.var.caller), 200))
   api.openapi(startRoute, async (c) => c.json(await sandboxes.startSandbox(c.req.valid('param').id, c.var.caller), 200))
+  api.openapi(rollbackRoute, async (c) => {
+    const { snapshotId } = c.req.valid('json')
+    return c.json(await sandboxes.rollback(c.req.valid('param').id, snapshotId, c.var.caller), 200)
+  })
   api.openapi(metricsRoute, async (c) => c.json(await sandboxes.metrics(c.req.valid('param').id, c.var.caller), 200))
   api.openapi(logsRoute, async (c) =>
     c.json(await sandboxes.logs(c.req.valid('param').id, c.var.caller, c.req.valid('query')), 200),

@@ -1,4 +1,6 @@
 import { z } from '@hono/zod-openapi'
+import { idempotencyHeader, pageQuery } from '../kernel/http/request-shapes.ts'
+import { mountsSchema } from '../workspaces/volumes/schema.ts'
 import { networkSchema, setNetworkSchema } from './egress/schema.ts'
 import { sandboxStates } from './states.ts'
 
@@ -16,7 +18,7 @@ export const sandboxLimits = {
   envNameChars: 256,
   /** All names and values together, in UTF-8. The kernel gives a process 128 KiB for one variable and far more for all. */
   envTotalBytes: 65_536,
-  idempotencyKeyChars: 255,
+  idleTimeoutMs: { min: 1_000, max: 86_400_000 },
   listLimit: { max: 500, default: 50 },
   logsLimit: { max: 1_000, default: 100 },
 } as const
@@ -61,11 +63,19 @@ const timeoutSchema = z
   .max(sandboxLimits.timeoutMs.max)
   .openapi({ description: 'Milliseconds of running until `onTimeout` happens' })
 
+const idleTimeoutSchema = z.int().min(sandboxLimits.idleTimeoutMs.min).max(sandboxLimits.idleTimeoutMs.max).openapi({
+  description:
+    'Milliseconds without a command, file access, terminal or request to a port, after which it stops as if asked to; the next one starts it again',
+})
+
 export const createSandboxSchema = z
   .strictObject({
     template: z
       .string()
-      .regex(/^[a-z0-9][a-z0-9._-]{0,63}$/, 'a template name is 1 to 64 of a-z 0-9 . _ -')
+      .regex(
+        /^[a-z0-9][a-z0-9._-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9._-]{0,63}|@[1-9][0-9]{0,8})?$/,
+        'a template is named by 1 to 64 of a-z 0-9 . _ -, perhaps with :tag or @version, or by its id or that of a snapshot',
+      )
       .default(defaultTemplate),
     timeoutMs: timeoutSchema.default(sandboxLimits.timeoutMs.default),
     onTimeout: z.enum(onTimeoutActions).default('kill'),
@@ -94,10 +104,25 @@ export const createSandboxSchema = z
       .max(sandboxLimits.processes.max)
       .default(sandboxLimits.processes.default)
       .openapi({ description: 'Most processes and threads at once' }),
+    volumes: mountsSchema.default([]),
     runtime: z
       .enum(runtimes)
       .optional()
       .openapi({ description: 'How it is isolated; the server’s configured runtime where it is left out' }),
+    workspace: z
+      .string()
+      .min(1)
+      .max(64)
+      .refine((text) => !text.includes('\0'), { message: 'must not contain NUL characters' })
+      .optional()
+      .openapi({
+        description:
+          'Id or name of the workspace whose files it works on, one sandbox at a time. Template and disk size are then the workspace’s',
+      }),
+    ifHeld: z.enum(['refuse', 'join']).optional().openapi({
+      description: '`join`: where a sandbox runs on the workspace already, the answer is that one, with 200',
+    }),
+    idleTimeoutMs: idleTimeoutSchema.optional(),
   })
   .openapi('CreateSandbox')
 export type CreateSandbox = z.output<typeof createSandboxSchema>
@@ -108,6 +133,7 @@ export const patchSandboxSchema = z
     onTimeout: z.enum(onTimeoutActions).optional(),
     autoResume: z.boolean().optional(),
     metadata: metadataSchema.optional().openapi({ description: 'Replaces all of it' }),
+    idleTimeoutMs: idleTimeoutSchema.nullable().optional().openapi({ description: 'Null: it never idles out' }),
   })
   .openapi('PatchSandbox')
 export type PatchSandbox = z.output<typeof patchSandboxSchema>
@@ -143,7 +169,14 @@ export const sandboxSchema = z
     timeoutMs: z.int(),
     onTimeout: z.enum(onTimeoutActions),
     autoResume: z.boolean(),
+    workspaceId: z
+      .string()
+      .nullable()
+      .openapi({ description: 'The workspace it works on; null: its disk goes with it' }),
+    idleTimeoutMs: z.int().nullable(),
+    agentId: z.string().nullable().openapi({ description: 'The agent whose computer it is, who pays for it' }),
     network: networkSchema,
+    volumes: z.array(z.object({ volumeId: z.string(), path: z.string(), readOnly: z.boolean() })),
     createdAt: z.iso.datetime(),
     startedAt: z.iso.datetime().nullable(),
     endAt: z.iso.datetime().nullable().openapi({ description: 'When `onTimeout` happens; null unless it runs' }),
@@ -162,6 +195,10 @@ export const sandboxSchema = z
   .openapi('Sandbox')
 export type Sandbox = z.output<typeof sandboxSchema>
 
+export const rollbackSandboxSchema = z
+  .strictObject({ snapshotId: z.string().min(1).max(64) })
+  .openapi('RollbackSandbox')
+
 export const sandboxListSchema = z
   .object({ data: z.array(sandboxSchema), nextCursor: z.string().nullable() })
   .openapi('SandboxList')
@@ -173,8 +210,10 @@ export const sandboxMetricsSchema = z
     memoryPeakBytes: z.number(),
     memoryLimitBytes: z.number(),
     processes: z.int(),
-    diskBytes: z.number().nullable().openapi({ description: 'Null where the pool keeps no quota' }),
-    diskLimitBytes: z.number(),
+    diskBytes: z.number().nullable().openapi({
+      description: 'Written since the last snapshot of its disk and still held; null where the pool keeps no quota',
+    }),
+    diskLimitBytes: z.number().openapi({ description: 'How many these may be' }),
     oomKills: z.int(),
     uptimeMs: z.number(),
   })
@@ -197,23 +236,6 @@ export const sandboxLogsSchema = z
   .object({ data: z.array(sandboxLogSchema), nextCursor: z.string().nullable() })
   .openapi('SandboxLogs')
 
-/** A whole number in a query; absent is the default. `Number('')`, `1e3` and `0x10` are not what anybody means. */
-function queryInt(name: string, { max, default: fallback }: { max: number; default: number }) {
-  return z
-    .string()
-    .regex(/^[0-9]{1,9}$/, `${name} is a whole number`)
-    .transform(Number)
-    .pipe(z.int().min(1).max(max))
-    .default(fallback)
-    .openapi({ param: { name, in: 'query' }, type: 'integer', minimum: 1, maximum: max, default: fallback })
-}
-
-const cursorSchema = z
-  .string()
-  .max(200)
-  .optional()
-  .openapi({ param: { name: 'cursor', in: 'query' }, description: 'The `nextCursor` of the page before' })
-
 export const listQuerySchema = z.object({
   state: z
     .string()
@@ -222,23 +244,21 @@ export const listQuerySchema = z.object({
     .pipe(z.array(z.enum(sandboxStates)).min(1))
     .optional()
     .openapi({ param: { name: 'state', in: 'query' }, type: 'string', example: 'running,paused' }),
+  agentId: z
+    .string()
+    .max(64)
+    .optional()
+    .openapi({ param: { name: 'agentId', in: 'query' }, description: 'Only computers of this agent' }),
   ...pageQuery(sandboxLimits.listLimit),
 })
-
-/** What a page of a list is asked for by. */
-export function pageQuery(limit: { max: number; default: number }) {
-  return { limit: queryInt('limit', limit), cursor: cursorSchema }
-}
 
 export const logsQuerySchema = z.object(pageQuery(sandboxLimits.logsLimit))
 
 export { sandboxIdParamSchema } from '../access/schema.ts'
 
-export const idempotencyHeaderSchema = z.object({
-  'idempotency-key': z.string().min(1).max(sandboxLimits.idempotencyKeyChars).optional().openapi({
-    description: 'Asking again with the same key and body gives the first answer instead of a second sandbox',
-  }),
-})
+export const idempotencyHeaderSchema = idempotencyHeader(
+  'Asking again with the same key and body gives the first answer instead of a second sandbox',
+)
 
 function envBytes(env: Record<string, string>): number {
   return Object.entries(env).reduce((sum, [name, value]) => sum + name.length + Buffer.byteLength(value) + 2, 0)

@@ -11,7 +11,7 @@ import { type CreateSandbox, createSandboxSchema, type Sandbox } from './schema.
 import { createSandboxes, type Sandboxes } from './service.ts'
 import { sandboxStates, type SandboxState } from './states.ts'
 import { createSandboxStore } from './store.ts'
-import { silentGuest, withFaults } from './testing.ts'
+import { silentGuest, withFaults, testSeal } from './testing.ts'
 
 const caller = { accountId: 'acc_a' }
 
@@ -33,6 +33,7 @@ async function serve(
 ) {
   const { faults, ...rest } = options
   const sandboxes = createSandboxes({
+    seal: testSeal,
     database: faults ? withFaults(database, faults) : database,
     driver: faults ? faults.wrap(driver, { except: ['onDeath', 'room'] }) : driver,
     clock,
@@ -47,7 +48,11 @@ async function serve(
 
 /** The rows, boxes and disks agree, and nothing is half-way. */
 async function expectAtRest({ database, driver }: World): Promise<void> {
-  const rows = await createSandboxStore(database).list({ accountId: caller.accountId, metadata: {}, limit: 500 })
+  const rows = await createSandboxStore(database, testSeal).list({
+    accountId: caller.accountId,
+    metadata: {},
+    limit: 500,
+  })
   const boxes = new Map(Array.from(driver.boxes.values(), (box) => [box.upperId, box]))
   const upperIds = new Set(driver.upperIds)
   for (const { id, state, boxId, upperId } of rows) {
@@ -111,6 +116,50 @@ testDatabases('sandboxes', (open) => {
     expect(driver.boxes.size).toBe(1)
     const { timings: _, ...rest } = sandbox
     expect(await sandboxes.get(sandbox.id, caller)).toEqual(rest)
+  })
+
+  describe('an agent', () => {
+    const bot = { ...caller, actorId: 'agt_bot', above: ['agt_main'] }
+    const code = (work: Promise<unknown>) =>
+      work.then(
+        () => 'done',
+        (error: DeltaError) => error.code,
+      )
+
+    test('pays for what it makes, and those above it see it', async () => {
+      const { sandboxes } = await start()
+      const { id, agentId } = await sandboxes.create(wish(), bot)
+      expect(agentId).toBe('agt_bot')
+      const of = (actorId: string) => code(sandboxes.get(id, { ...caller, actorId }))
+      expect([await of('agt_main'), await of('agt_other'), await of('key_a')]).toEqual([
+        'done',
+        'sandbox_not_found',
+        'done',
+      ])
+      await sandboxes.stopSandbox(id, bot)
+      await sandboxes.startSandbox(id, bot)
+    })
+
+    test('looks at what the account pays for and works in it, and neither changes it nor makes it run', async () => {
+      const { sandboxes } = await start()
+      const { id } = await sandboxes.create(wish(), caller)
+      expect((await sandboxes.get(id, bot)).agentId).toBeNull()
+      await sandboxes.door.open(id, bot)
+      const acts = [
+        () => sandboxes.patch(id, wish({ timeoutMs: 9_000_000 }), bot),
+        () => sandboxes.pause(id, bot),
+        () => sandboxes.stopSandbox(id, bot),
+        () => sandboxes.kill(id, bot),
+        () => sandboxes.setNetwork(id, { egress: 'all' }, bot),
+      ]
+      for (const act of acts) expect(await code(act())).toBe('forbidden')
+      await sandboxes.stopSandbox(id, caller)
+      expect(await code(sandboxes.startSandbox(id, bot))).toBe('forbidden')
+      expect(await code(Promise.resolve(sandboxes.door.open(id, bot)))).toBe('sandbox_not_running')
+      const named = { ...bot, sandboxes: [id] }
+      await sandboxes.door.open(id, named)
+      await sandboxes.kill(id, named)
+    })
   })
 
   test('a sandbox says what keeps it apart, and forgets its uids with its box', async () => {
@@ -273,7 +322,7 @@ testDatabases('sandboxes', (open) => {
     driver.loseUpper(disk!)
     await expect(sandboxes.startSandbox(id, caller)).rejects.toMatchObject({ code: 'driver_failed' })
     expect(await sandboxes.get(id, caller)).toMatchObject({ state: 'stopped', reason: 'start_failed' })
-    ;(driver.upperIds as Set<string>).add(disk!)
+    await driver.makeUpper({ upperId: disk!, from: 'host', diskMb: 4_096 })
     expect((await sandboxes.startSandbox(id, caller)).state).toBe('running')
     await expectAtRest(world)
   })
@@ -483,24 +532,24 @@ testDatabases('sandboxes', (open) => {
   })
 
   describe('a box that dies', () => {
-    test.each([
-      { oom: false, reason: 'guest_died' },
-      { oom: true, reason: 'out_of_memory' },
-    ])('leaves a stopped sandbox ($reason) whose disk starts again', async ({ oom, reason }) => {
-      const { sandboxes, driver, world } = await start()
-      const { id } = await sandboxes.create(wish(), caller)
-      driver.die([...driver.boxes.keys()][0]!, { oom })
-      await expect.poll(async () => (await sandboxes.get(id, caller)).state).toBe('stopped')
-      const { data } = await sandboxes.logs(id, caller, { limit: 100 })
-      expect(data.slice(-2)).toMatchObject([
-        { to: 'stopping', reason },
-        { to: 'stopped', reason },
-      ])
-      expect((await sandboxes.get(id, caller)).reason).toBe(reason)
-      await sandboxes.door.open(id, caller)
-      expect((await sandboxes.get(id, caller)).state).toBe('running')
-      await expectAtRest(world)
-    })
+    test.each(['guest_died', 'out_of_memory', 'locks_exceeded'] as const)(
+      'leaves a stopped sandbox (%s) whose disk starts again',
+      async (reason) => {
+        const { sandboxes, driver, world } = await start()
+        const { id } = await sandboxes.create(wish(), caller)
+        driver.die([...driver.boxes.keys()][0]!, reason)
+        await expect.poll(async () => (await sandboxes.get(id, caller)).state).toBe('stopped')
+        const { data } = await sandboxes.logs(id, caller, { limit: 100 })
+        expect(data.slice(-2)).toMatchObject([
+          { to: 'stopping', reason },
+          { to: 'stopped', reason },
+        ])
+        expect((await sandboxes.get(id, caller)).reason).toBe(reason)
+        await sandboxes.door.open(id, caller)
+        expect((await sandboxes.get(id, caller)).state).toBe('running')
+        await expectAtRest(world)
+      },
+    )
 
     test('before the news of it arrives, is noticed by whoever opens the door', async () => {
       const { sandboxes, driver, world } = await start()
@@ -656,7 +705,7 @@ testDatabases('sandboxes', (open) => {
   test('every transition is told to who listens, after it is on disk', async () => {
     const { sandboxes, database } = await start()
     const seen: string[] = []
-    const store = createSandboxStore(database)
+    const store = createSandboxStore(database, testSeal)
     const checks: Promise<void>[] = []
     sandboxes.events.on('sandbox.changed', ({ sandboxId, from, to }) => {
       seen.push(`${from}→${to}`)
@@ -807,7 +856,7 @@ function attempt<T>(work: Promise<T>): Promise<T | undefined> {
 }
 
 async function rowsOf({ database }: World) {
-  return createSandboxStore(database).list({ accountId: caller.accountId, metadata: {}, limit: 500 })
+  return createSandboxStore(database, testSeal).list({ accountId: caller.accountId, metadata: {}, limit: 500 })
 }
 
 async function callsOfALife(database: Database): Promise<number> {

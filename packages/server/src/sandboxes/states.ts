@@ -31,21 +31,48 @@ export const transitionReasons = {
   started: 'The box was made again on its disk',
   start_failed: 'The box could not be made again; its disk is kept',
   timeout: 'Its time ran out',
+  idle: 'Nobody asked anything of it for its idle time',
   guest_died: 'Its first process ended by itself',
   out_of_memory: 'Its first process was killed for memory',
+  locks_exceeded: 'It was ended because it held more locks of files than any program needs',
   box_lost: 'Its box was gone when the server came back (the machine restarted, or the runtime was killed)',
   disk_lost: 'Its disk was gone when the server came back',
   server_stopped: 'The server was stopped together with its sandboxes',
   found_frozen: 'The box was found frozen when the server came back',
   found_running: 'The box was found running when the server came back',
+  out_of_tokens: 'Nobody could pay for more of its time; its disk is kept',
+  plan_limit: 'The sandbox hours of the plan are used up for this month; its disk is kept',
   kill_requested: 'Somebody killed it',
 } as const
 export type TransitionReason = keyof typeof transitionReasons
 
+/** What to do about a reason that does not say it by itself. */
+export const transitionDetails: Partial<Record<TransitionReason, string>> = {
+  locks_exceeded:
+    'Its programs held more than 16,384 locks of files (flock, fcntl) at once, which the host keeps in memory that it counts for nobody. ' +
+    'Its disk is kept: start it again, and let the program lock fewer files or ranges, or a whole file at once.',
+  out_of_tokens:
+    'What was held for it was nearly used up, and no more could be held. Its processes have ended and its disk is kept as it was. ' +
+    'Give tokens to the agent it belongs to, or to the account, and start it again; a command or file access does that too.',
+  plan_limit:
+    'The plan of the account has no more sandbox hours this month. Its disk is kept: start it again next month, or with a larger plan.',
+}
+
 type Moves = Partial<Record<SandboxState, readonly TransitionReason[]>>
 
 /** What leads to a stop stays the reason of the stopped sandbox, since that is what whoever finds it so asks. */
-const stops = ['stop_requested', 'timeout', 'guest_died', 'out_of_memory', 'box_lost', 'server_stopped'] as const
+const stops = [
+  'stop_requested',
+  'timeout',
+  'idle',
+  'guest_died',
+  'out_of_memory',
+  'locks_exceeded',
+  'box_lost',
+  'server_stopped',
+  'out_of_tokens',
+  'plan_limit',
+] as const
 const ended = ['kill_requested', 'timeout', 'disk_lost'] as const
 
 export const transitions: Record<SandboxState, Moves> = {
@@ -61,7 +88,7 @@ export const transitions: Record<SandboxState, Moves> = {
   },
   paused: {
     running: ['resume_requested', 'auto_resumed', 'found_running'],
-    stopping: stops.filter((reason) => reason !== 'timeout'),
+    stopping: stops.filter((reason) => reason !== 'timeout' && reason !== 'idle'),
     killed: ended,
   },
   stopping: {

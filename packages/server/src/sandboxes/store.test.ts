@@ -1,14 +1,15 @@
 import { describe, expect, test } from 'vitest'
+import { createBox } from '../access/secrets.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
 import { sandboxMigrations } from './migrations.ts'
 import { moved } from './records.ts'
 import { createSandboxStore, type SandboxRecord } from './store.ts'
-import { testId, testRecord } from './testing.ts'
+import { testId, testRecord, testSeal } from './testing.ts'
 
 testDatabases('the store of sandboxes', (open) => {
   async function start() {
     const database = await open(sandboxMigrations)
-    return createSandboxStore(database)
+    return createSandboxStore(database, testSeal)
   }
 
   async function startWithTen() {
@@ -38,6 +39,76 @@ testDatabases('the store of sandboxes', (open) => {
     expect(await store.insert(record)).toBe(true)
     expect(await store.get(record.id)).toEqual(record)
     expect(await store.get(testId(2))).toBeUndefined()
+  })
+
+  describe('variables', () => {
+    const env = { DBPW: 'planted' }
+    const [one, other] = [testRecord(testId(1), { env }), testRecord(testId(2), { env })]
+    type Columns = { sandboxes: { id: string; env: string } }
+
+    async function startSealed() {
+      const opened = await open(sandboxMigrations)
+      const database = opened.of<Columns>()
+      const store = createSandboxStore(opened, testSeal)
+      for (const record of [one, other, testRecord(testId(3))]) await store.insert(record)
+      const write = (id: string, text: string) =>
+        database.run(database.sql.updateTable('sandboxes').set({ env: text }).where('id', '=', id).compile())
+      const stored = async () =>
+        (await database.all(database.sql.selectFrom('sandboxes').select('env').orderBy('id').compile())).map(
+          (row) => row.env,
+        )
+      return { opened, store, write, stored }
+    }
+
+    test('are sealed in the row, and still so after a transition and a change', async () => {
+      const { store, stored } = await startSealed()
+      const first = await stored()
+      expect(first.join()).not.toMatch(/planted|DBPW/)
+      expect(first[0]).not.toBe(first[1])
+      const running = moved(one, { to: 'running', reason: 'created' }, 2_000)
+      await store.move(one, running)
+      await store.patch(running, { ...running, timeoutMs: 7 })
+      expect(await stored()).toEqual(first)
+      expect((await store.get(one.id))?.env).toEqual(env)
+    })
+
+    test('are read of their own sandbox alone', async () => {
+      const { store, write, stored } = await startSealed()
+      await write(one.id, (await stored())[1]!)
+      expect((await store.get(one.id))?.env).toBeNull()
+      expect((await store.get(other.id))?.env).toEqual(env)
+    })
+
+    test('under a SECRET_KEY that is lost can not be read, and stay as they are; where there are none, nothing is missed', async () => {
+      const { opened, stored } = await startSealed()
+      const before = await stored()
+      const later = createSandboxStore(opened, createBox(Buffer.alloc(32, 1)))
+      expect(await later.sealPlain()).toBe(0)
+      const record = (await later.get(one.id))!
+      expect(record.env).toBeNull()
+      const running = moved(record, { to: 'running', reason: 'created' }, 2_000)
+      expect(await later.move(record, running)).toBe(true)
+      expect(await stored()).toEqual(before)
+      expect((await later.list({ accountId: 'acc_a', metadata: {}, limit: 10 })).map((each) => each.env)).toEqual([
+        {},
+        null,
+        null,
+      ])
+    })
+
+    test('of an earlier version are read in clear, and sealed once', async () => {
+      const { store, write, stored } = await startSealed()
+      const many = Array.from({ length: 450 }, (_, index) => testRecord(testId(100 + index)))
+      for (const record of [one, ...many]) {
+        if (record !== one) await store.insert(record)
+        await write(record.id, JSON.stringify({ DBPW: `planted ${record.id}` }))
+      }
+      expect((await store.get(one.id))?.env).toEqual({ DBPW: `planted ${one.id}` })
+      expect(await store.sealPlain()).toBe(451)
+      expect((await stored()).join()).not.toMatch(/planted|DBPW/)
+      for (const { id } of [one, many.at(-1)!]) expect((await store.get(id))?.env).toEqual({ DBPW: `planted ${id}` })
+      expect(await store.sealPlain()).toBe(0)
+    })
   })
 
   test('a transition changes the row and is logged, both or neither', async () => {

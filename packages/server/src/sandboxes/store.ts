@@ -1,5 +1,7 @@
 import type { CompiledQuery } from 'kysely'
+import type { BoxVolume } from '../drivers/driver.ts'
 import type { BatchStep, Database } from '../kernel/db/database.ts'
+import type { Place } from '../kernel/http/cursors.ts'
 import type { Network } from './egress/schema.ts'
 import type { OnTimeout } from './schema.ts'
 import type { SandboxState, TransitionReason } from './states.ts'
@@ -14,7 +16,10 @@ export interface SandboxRecord {
   detail: string | null
   /** Of a failed creation: what a repeated request with the same key is told. */
   failure: { code: string; message: string } | null
+  /** As the driver knows it. */
   template: string
+  /** What its template says, where that is one of the account's. */
+  origin: { name: string; cwd?: string; user?: string } | null
   runtime: string
   cpuMilli: number
   memoryMb: number
@@ -24,9 +29,18 @@ export interface SandboxRecord {
   onTimeout: OnTimeout
   autoResume: boolean
   metadata: Record<string, string>
-  env: Record<string, string>
+  /** Null where it was sealed under a SECRET_KEY that is lost. It never changes. */
+  env: Record<string, string> | null
   network: Network
+  volumes: BoxVolume[]
   upperId: string
+  /** The workspace that its disk belongs to. */
+  workspaceId: string | null
+  idleTimeoutMs: number | null
+  /** Whose computer it is, who pays for it; null: the account's own. */
+  agentId: string | null
+  /** That agent and those above it, from the first down: agents see the sandboxes of these alone. It never changes. */
+  agentLine: readonly string[]
   /** Set from before the box is made until it is known to be gone. */
   boxId: string | null
   /** The host's uids of its box, as `first+count`, while it has one and they are known. */
@@ -39,6 +53,13 @@ export interface SandboxRecord {
   startedAt: number | null
   endAt: number | null
   changedAt: number
+}
+
+/** What only this installation reads, bound to the place where it lies. */
+export interface Seal {
+  seal(text: string, place: string): string
+  /** Undefined for whatever was not sealed by the present SECRET_KEY for this place. */
+  open(sealed: string, place: string): string | undefined
 }
 
 export interface TransitionRecord {
@@ -64,10 +85,15 @@ export interface WantedRequest {
 
 export interface SandboxFilter {
   accountId: string
+  only?: readonly string[] | undefined
+  /** Of this agent alone. */
+  agentId?: string | undefined
+  /** Those that this agent may know of. */
+  seenBy?: string | undefined
   states?: readonly SandboxState[] | undefined
   metadata: Readonly<Record<string, string>>
   limit: number
-  before?: { createdAt: number; id: string } | undefined
+  before?: Place | undefined
 }
 
 interface SandboxesTable {
@@ -78,6 +104,7 @@ interface SandboxesTable {
   detail: string | null
   failure: string | null
   template: string
+  origin: string | null
   runtime: string
   cpu_milli: number
   memory_mb: number
@@ -87,9 +114,16 @@ interface SandboxesTable {
   on_timeout: OnTimeout
   auto_resume: number
   metadata: string
+  /** JSON if it is empty, else sealed: base64url never begins with a brace. */
   env: string
   network: string
+  volumes: string
   upper_id: string
+  workspace_id: string | null
+  idle_timeout_ms: number | null
+  agent_id: string | null
+  /** Ids, each between spaces. */
+  agent_line: string
   box_id: string | null
   user_namespace: string | null
   starts: number
@@ -126,10 +160,12 @@ interface Tables {
 
 /** Rows one clean-up statement removes at most, so that it never holds the database for long. */
 const purgeRows = 1_000
+/** Rows of an earlier version that are sealed in one commit. */
+const sealRows = 200
 
 export type SandboxStore = ReturnType<typeof createSandboxStore>
 
-export function createSandboxStore(database: Database) {
+export function createSandboxStore(database: Database, seal: Seal) {
   const db = database.of<Tables>()
   const sql = db.sql
   const sandboxInsert = compiledOnce((row: SandboxesTable) => sql.insertInto('sandboxes').values(row).compile())
@@ -166,11 +202,27 @@ export function createSandboxStore(database: Database) {
           .compile()
         steps.push({ query, mustChange: 1 })
       }
-      steps.push({ query: sandboxInsert(toRow(became ?? record)), mustChange: 1 })
+      const env = sealedEnv(record.id, JSON.stringify(record.env))
+      steps.push({ query: sandboxInsert({ ...toRow(became ?? record), env }), mustChange: 1 })
       steps.push(...metadataInsert(record))
       steps.push(transition(record, null))
       if (became) steps.push(transition(became, record.state))
       return (await db.batch(steps)).applied
+    },
+
+    /** Takes back an `insert` of which nobody was told: neither the sandbox nor its key was ever there. */
+    async withdraw({ id, accountId }: SandboxRecord, request?: WantedRequest): Promise<void> {
+      const steps: BatchStep[] = [{ query: sql.deleteFrom('sandboxes').where('id', '=', id).compile() }]
+      if (request) {
+        const query = sql
+          .deleteFrom('sandbox_requests')
+          .where('account_id', '=', accountId)
+          .where('idempotency_key', '=', request.key)
+          .where('sandbox_id', '=', id)
+          .compile()
+        steps.push({ query })
+      }
+      await db.batch(steps)
     },
 
     /** Moves `before` to `after` and records it. False when the row is no longer as `before` says. */
@@ -195,6 +247,7 @@ export function createSandboxStore(database: Database) {
           on_timeout: after.onTimeout,
           auto_resume: Number(after.autoResume),
           metadata: JSON.stringify(after.metadata),
+          idle_timeout_ms: after.idleTimeoutMs,
           network: JSON.stringify(after.network),
           end_at: after.endAt,
         })
@@ -216,8 +269,25 @@ export function createSandboxStore(database: Database) {
     },
 
     /** Newest first. */
-    async list({ accountId, states, metadata, limit, before }: SandboxFilter): Promise<SandboxRecord[]> {
+    async list({
+      accountId,
+      only,
+      agentId,
+      seenBy,
+      states,
+      metadata,
+      limit,
+      before,
+    }: SandboxFilter): Promise<SandboxRecord[]> {
       let query = sql.selectFrom('sandboxes').selectAll().where('account_id', '=', accountId)
+      if (only?.length === 0) return []
+      if (only) query = query.where('id', 'in', only)
+      if (agentId !== undefined) query = query.where('agent_id', '=', agentId)
+      if (seenBy !== undefined) {
+        query = query.where((where) =>
+          where.or([where('agent_id', 'is', null), where('agent_line', 'like', `% ${seenBy} %`)]),
+        )
+      }
       if (states) query = query.where('state', 'in', states)
       for (const [name, value] of Object.entries(metadata)) {
         query = query.where((where) =>
@@ -247,6 +317,47 @@ export function createSandboxStore(database: Database) {
     async unfinished(): Promise<SandboxRecord[]> {
       const query = sql.selectFrom('sandboxes').selectAll().where('state', 'not in', ['killed', 'failed']).compile()
       return (await db.all(query)).map(toRecord)
+    },
+
+    /** Of all accounts, those of agents that are not over. */
+    async ofAgents(): Promise<{ sandboxId: string; agentId: string }[]> {
+      const query = sql
+        .selectFrom('sandboxes')
+        .select(['id as sandboxId', 'agent_id as agentId'])
+        .where('agent_id', 'is not', null)
+        .where('state', 'not in', ['killed', 'failed'])
+        .$narrowType<{ agentId: string }>()
+      return db.all(query.compile())
+    },
+
+    /** Seals variables that an earlier version wrote in clear. Returns of how many sandboxes they were. */
+    async sealPlain(): Promise<number> {
+      let sealed = 0
+      let after = ''
+      for (;;) {
+        const query = sql
+          .selectFrom('sandboxes')
+          .select(['id', 'env'])
+          .where('id', '>', after)
+          .where('env', 'like', '{%')
+          .where('env', '!=', '{}')
+          .orderBy('id')
+          .limit(sealRows)
+          .compile()
+        const rows = await db.all(query)
+        if (rows.length === 0) return sealed
+        const steps = rows.map(({ id, env }) => ({
+          query: sql
+            .updateTable('sandboxes')
+            .set({ env: sealedEnv(id, env) })
+            .where('id', '=', id)
+            .where('env', '=', env)
+            .compile(),
+        }))
+        await db.batch(steps)
+        sealed += rows.length
+        after = rows.at(-1)!.id
+      }
     },
 
     /** Whether no box was ever made for this database, or all were long over. */
@@ -334,6 +445,15 @@ export function createSandboxStore(database: Database) {
     },
   }
 
+  function sealedEnv(sandboxId: string, json: string): string {
+    return json === '{}' ? json : seal.seal(json, placeOf(sandboxId))
+  }
+
+  function toRecord(row: SandboxesTable): SandboxRecord {
+    const json = row.env.startsWith('{') ? row.env : seal.open(row.env, placeOf(row.id))
+    return recordOf(row, json === undefined ? null : (JSON.parse(json) as Record<string, string>))
+  }
+
   function transition(after: SandboxRecord, from: SandboxState | null): BatchStep {
     const query = transitionInsert({
       sandbox_id: after.id,
@@ -367,7 +487,12 @@ function compiledOnce<Row extends object>(compile: (row: Row) => CompiledQuery):
   }
 }
 
-function toRow(record: SandboxRecord): SandboxesTable {
+function placeOf(sandboxId: string): string {
+  return `env ${sandboxId}`
+}
+
+/** All but the variables, which are written once. */
+function toRow(record: SandboxRecord): Omit<SandboxesTable, 'env'> {
   return {
     id: record.id,
     account_id: record.accountId,
@@ -376,6 +501,7 @@ function toRow(record: SandboxRecord): SandboxesTable {
     detail: record.detail,
     failure: record.failure && JSON.stringify(record.failure),
     template: record.template,
+    origin: record.origin && JSON.stringify(record.origin),
     runtime: record.runtime,
     cpu_milli: record.cpuMilli,
     memory_mb: record.memoryMb,
@@ -385,9 +511,13 @@ function toRow(record: SandboxRecord): SandboxesTable {
     on_timeout: record.onTimeout,
     auto_resume: Number(record.autoResume),
     metadata: JSON.stringify(record.metadata),
-    env: JSON.stringify(record.env),
     network: JSON.stringify(record.network),
+    volumes: JSON.stringify(record.volumes),
     upper_id: record.upperId,
+    workspace_id: record.workspaceId,
+    idle_timeout_ms: record.idleTimeoutMs,
+    agent_id: record.agentId,
+    agent_line: record.agentLine.length === 0 ? '' : ` ${record.agentLine.join(' ')} `,
     box_id: record.boxId,
     user_namespace: record.userNamespace,
     starts: record.starts,
@@ -399,7 +529,7 @@ function toRow(record: SandboxRecord): SandboxesTable {
   }
 }
 
-function toRecord(row: SandboxesTable): SandboxRecord {
+function recordOf(row: SandboxesTable, env: SandboxRecord['env']): SandboxRecord {
   return {
     id: row.id,
     accountId: row.account_id,
@@ -408,6 +538,7 @@ function toRecord(row: SandboxesTable): SandboxRecord {
     detail: row.detail,
     failure: row.failure === null ? null : (JSON.parse(row.failure) as { code: string; message: string }),
     template: row.template,
+    origin: row.origin === null ? null : (JSON.parse(row.origin) as SandboxRecord['origin']),
     runtime: row.runtime,
     cpuMilli: row.cpu_milli,
     memoryMb: row.memory_mb,
@@ -417,9 +548,14 @@ function toRecord(row: SandboxesTable): SandboxRecord {
     onTimeout: row.on_timeout,
     autoResume: row.auto_resume === 1,
     metadata: JSON.parse(row.metadata) as Record<string, string>,
-    env: JSON.parse(row.env) as Record<string, string>,
+    env,
     network: JSON.parse(row.network) as Network,
+    volumes: JSON.parse(row.volumes) as BoxVolume[],
     upperId: row.upper_id,
+    workspaceId: row.workspace_id,
+    idleTimeoutMs: row.idle_timeout_ms,
+    agentId: row.agent_id,
+    agentLine: row.agent_line === '' ? [] : row.agent_line.trim().split(' '),
     boxId: row.box_id,
     userNamespace: row.user_namespace,
     starts: row.starts,

@@ -1,10 +1,15 @@
+import { randomBytes } from 'node:crypto'
 import type { Duplex } from 'node:stream'
+import { createBox } from '../access/secrets.ts'
 import type { Faults } from '../drivers/testing/faults.ts'
 import type { GuestConnection } from '../guest/client.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { createSandboxSchema } from './schema.ts'
 import { newRecord } from './records.ts'
 import type { SandboxRecord } from './store.ts'
+
+/** One for all, as the servers of an installation have it. */
+export const testSeal = createBox(randomBytes(32))
 
 /** Records for tests, made as the service makes them. */
 export function testRecord(id: string, changes: Partial<SandboxRecord> = {}): SandboxRecord {
@@ -23,6 +28,8 @@ export async function silentGuest(stream: Duplex): Promise<GuestConnection> {
   const guest = {
     bootId: 'b007',
     features: 0n,
+    channels: 0,
+    execs: async () => [],
     closed,
     error: undefined,
     setMemory: async () => undefined,

@@ -10,7 +10,7 @@ let guest: Awaited<ReturnType<typeof openTestGuest>>
 let server: Awaited<ReturnType<typeof startTerminalServer>>
 let id: string
 const held = new Set<(reason: AccessEnd) => void>()
-const access: Pick<AccessDoor, 'verify' | 'hold'> = {
+const tokens: Pick<AccessDoor, 'verify' | 'hold'> = {
   verify: (token, { sandboxId, scope }) =>
     token === 'dat_good.token' && scope === 'terminal'
       ? { sandboxId, accountId: 'acc_default', expiresAt: 1, generation: 0 }
@@ -28,7 +28,7 @@ afterAll(() => guest.close())
 beforeEach(async () => {
   // Looked at often, so that what is closed for its silence is closed within the test.
   const timing = { pingEveryMs: 50, stalledMs: 500, silentMs: 5_000 }
-  server = await startTerminalServer(guest.door, { access, timing })
+  server = await startTerminalServer(guest.door, { tokens, timing })
   id = await server.create({ user: testUser, cwd: guest.folder, env: { PS1: '$ ' }, cmd: ['/bin/cat'] })
 })
 afterEach(async () => {

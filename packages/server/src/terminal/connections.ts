@@ -2,16 +2,16 @@ import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { WebSocketServer } from 'ws'
 import type { WebSocket } from 'ws'
-import type { Access, AccessDoor, AccessEnd } from '../access/door.ts'
+import type { AccessDoor, AccessEnd, CallerDoor, CallerEnd } from '../access/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Caller } from '../kernel/http/api.ts'
+import { authorizationOf } from '../kernel/http/authorization.ts'
 import { refuseUpgrade } from '../kernel/http/front.ts'
 import type { Front } from '../kernel/http/front.ts'
 import { parse } from '../kernel/http/validate.ts'
 import type { Logger } from '../kernel/log.ts'
-import type { DoorCaller } from '../sandboxes/door.ts'
-import { chosenProtocol, closeCodes, credentialOf, originAllowed } from './rules.ts'
+import { chosenProtocol, closeCodes, credentialOf, isReadOnly, originAllowed } from './rules.ts'
 import type { Credential } from './rules.ts'
 import { connectQuerySchema, terminalLimits } from './schema.ts'
 import type { ConnectQuery } from './schema.ts'
@@ -24,8 +24,10 @@ const FRAME_MOST_BYTES = 1024 * 1024
 
 export interface ConnectionsDeps {
   terminals: Terminals
-  authenticate(credentials: { authorization: string | undefined }): Caller | null | Promise<Caller | null>
-  access: Pick<AccessDoor, 'verify' | 'hold'>
+  access: Pick<CallerDoor, 'authenticate' | 'admit' | 'hold' | 'isOver'>
+  tokens: Pick<AccessDoor, 'verify' | 'hold'>
+  /** The sandbox of an agent, which it has from then on. @default no agent has one */
+  computerOf?: (agentId: string, caller: Caller) => Promise<string>
   /** Whether the server goes by the name in a Host header. */
   goesBy(host: string | undefined): boolean
   /** Pages of other sites may connect with the API key; for development. */
@@ -43,16 +45,18 @@ export interface Connections {
 }
 
 interface Target {
+  /** Of an agent's own computer, which is found once it is known who asks. */
+  agentId?: string
   sandboxId: string
   terminalId: string
   url: URL
 }
 
-const path = /^\/v1\/sandboxes\/([A-Za-z0-9_-]{1,64})\/terminals\/([A-Za-z0-9_-]{1,64})\/connect$/
+const path = /^\/v1\/(sandboxes|agents)\/([A-Za-z0-9_-]{1,64})\/terminals\/([A-Za-z0-9_-]{1,64})\/connect$/
 
 /** The WebSockets of all viewers. */
 export function createConnections(deps: ConnectionsDeps): Connections {
-  const { terminals, clock, log, timing = terminalLimits } = deps
+  const { terminals, clock, log, timing = terminalLimits, computerOf = noComputer } = deps
   const sockets = new Set<TerminalSocket>()
   let stopped = false
   const server = new WebSocketServer({
@@ -76,29 +80,27 @@ export function createConnections(deps: ConnectionsDeps): Connections {
     const credential = credentialFor(deps, request, target)
     // Between looking at a token and holding on to it nothing else may run, least of all its revocation.
     const entry =
-      credential.kind === 'token' ? byToken(deps, credential, target) : await byKey(deps, credential, request)
+      credential.kind === 'token' ? byToken(deps, credential, target) : await byKey(deps, credential, request, target)
+    // Whoever has lost what let them in while it was opened hears of it as soon as they are held.
+    const sandboxId = target.agentId === undefined ? target.sandboxId : await computerOf(target.agentId, entry.caller)
     if (stopped) throw new DeltaError('shutting_down', 'The server is stopping')
     if (sockets.size >= terminalLimits.viewers) {
       throw new DeltaError('too_many_requests', `${terminalLimits.viewers} viewers watch terminals already`)
     }
     if (socket.destroyed) return
-    server.handleUpgrade(request, socket, head, (ws) => void serve(ws, entry, target))
+    server.handleUpgrade(request, socket, head, (ws) => void serve(ws, entry, { ...target, sandboxId }))
   }
 
-  async function serve(
-    ws: WebSocket,
-    { caller, access }: Entry,
-    { sandboxId, terminalId, url }: Target,
-  ): Promise<void> {
+  async function serve(ws: WebSocket, { caller, hold }: Entry, { sandboxId, terminalId, url }: Target): Promise<void> {
     const socket = createTerminalSocket(ws, { clock, timing })
     sockets.add(socket)
-    const letGo = access && deps.access.hold(access, (reason) => socket.refuse(accessEnded(reason)))
+    const letGo = hold((error) => socket.refuse(error))
     void socket.closed.then(() => {
       sockets.delete(socket)
-      letGo?.()
+      letGo()
     })
     try {
-      const query: ConnectQuery = parse(connectQuerySchema, Object.fromEntries(url.searchParams), 'query')
+      const query: ConnectQuery = parse(connectQuerySchema, queryOf(url), 'query')
       socket.serve(await terminals.watch(sandboxId, caller, terminalId, { socket, query }))
     } catch (error) {
       if (!(error instanceof DeltaError)) log.error('terminal_failed', { error, sandboxId, terminalId })
@@ -133,25 +135,38 @@ export function createConnections(deps: ConnectionsDeps): Connections {
   }
 }
 
+function noComputer(agentId: string): Promise<string> {
+  return Promise.reject(new DeltaError('agent_not_found', `There is no agent ${agentId}`))
+}
+
 function targetOf({ url }: IncomingMessage): Target | undefined {
   if (url === undefined || !URL.canParse(url, 'http://localhost')) return undefined
   const parsed = new URL(url, 'http://localhost')
-  const [, sandboxId, terminalId] = path.exec(parsed.pathname) ?? []
-  return sandboxId && terminalId ? { sandboxId, terminalId, url: parsed } : undefined
+  const [, kind, id, terminalId] = path.exec(parsed.pathname) ?? []
+  if (!id || !terminalId) return undefined
+  return kind === 'agents'
+    ? { agentId: id, sandboxId: '', terminalId, url: parsed }
+    : { sandboxId: id, terminalId, url: parsed }
 }
 
-/** Who connects, and the token that lets them, where it was one. */
+/** Of a name that is there twice the last counts, for the decision and for what is then done alike. */
+function queryOf({ searchParams }: URL): Record<string, string> {
+  return Object.fromEntries(searchParams)
+}
+
+/** Who connects, and how to hear when what lets them in has ended. */
 interface Entry {
-  caller: DoorCaller
-  access?: Access
+  caller: Caller
+  hold(onEnd: (error: DeltaError) => void): () => void
 }
 
-function credentialFor({ goesBy }: ConnectionsDeps, { headers }: IncomingMessage, { url }: Target): Credential {
+function credentialFor({ goesBy }: ConnectionsDeps, request: IncomingMessage, { url }: Target): Credential {
+  const { headers } = request
   if (!goesBy(headers.host)) {
     throw new DeltaError('host_not_allowed', 'The server does not go by the name in the Host header')
   }
   const credential = credentialOf({
-    authorization: headers.authorization,
+    authorization: authorizationOf(request),
     protocols: headers['sec-websocket-protocol'],
     token: url.searchParams.get('token'),
   })
@@ -160,30 +175,47 @@ function credentialFor({ goesBy }: ConnectionsDeps, { headers }: IncomingMessage
 }
 
 /** A token was made to be handed to a page, so it is good for any. */
-function byToken({ access: door }: ConnectionsDeps, { token }: { token: string }, { sandboxId }: Target): Entry {
-  const access = door.verify(token, { sandboxId, scope: 'terminal' })
+function byToken({ tokens }: ConnectionsDeps, { token }: { token: string }, { sandboxId }: Target): Entry {
+  const access = tokens.verify(token, { sandboxId, scope: 'terminal' })
   if (access === null)
     throw new DeltaError('unauthorized', 'The access token is not valid for terminals of this sandbox')
-  return { caller: { accountId: access.accountId }, access }
+  return {
+    // Of nobody in particular: whoever was handed the token.
+    caller: { accountId: access.accountId, actorId: 'access-token' },
+    hold: (onEnd) => tokens.hold(access, (reason) => onEnd(accessEnded(reason))),
+  }
 }
 
 async function byKey(
-  { authenticate, anyOrigin }: ConnectionsDeps,
+  { access, anyOrigin }: ConnectionsDeps,
   { authorization }: { authorization: string },
   { headers }: IncomingMessage,
+  { agentId, sandboxId, url }: Target,
 ): Promise<Entry> {
   if (!anyOrigin && !originAllowed(headers.origin, headers.host)) {
     throw new DeltaError('origin_not_allowed', 'A page of another origin may not open a terminal with the API key')
   }
-  const caller = await authenticate({ authorization })
-  if (caller === null) throw new DeltaError('unauthorized', 'The API key is not valid')
-  return { caller }
+  const known = await access.authenticate({ authorization })
+  if (known === null) throw new DeltaError('unauthorized', 'The API key or token is not valid')
+  const right = isReadOnly(queryOf(url)['readOnly']) ? 'read:exec' : 'write:exec'
+  const caller =
+    agentId === undefined
+      ? access.admit<Caller>(known, { right, resource: 'sandbox' }, sandboxId)
+      : access.admit<Caller>(known, { right, resource: 'agent' }, agentId)
+  return { caller, hold: (onEnd) => access.hold(caller, (reason) => onEnd(callerEnded(reason))) }
 }
 
 const endings: Record<AccessEnd, string> = {
   expired: 'The access token has expired',
   revoked: 'The access token was revoked',
   killed: 'The sandbox was killed',
+}
+
+function callerEnded(reason: CallerEnd): DeltaError {
+  return new DeltaError(
+    'unauthorized',
+    reason === 'expired' ? 'The key or token has expired' : 'The key or token was revoked',
+  )
 }
 
 function accessEnded(reason: AccessEnd): DeltaError {

@@ -1,6 +1,8 @@
-import { expect, test } from 'vitest'
+import { afterEach, expect, test, vi } from 'vitest'
 import type { ExecOutput } from '../guest/client.ts'
 import { DeltaError } from '../kernel/errors.ts'
+import { createHeldBytes } from '../kernel/held-bytes.ts'
+import type { HeldAccount } from '../kernel/held-bytes.ts'
 import type { ExecSummary } from '../sandboxes/execs/schema.ts'
 import type { AttachedExec } from '../sandboxes/execs/service.ts'
 import { createHub } from './hub.ts'
@@ -17,7 +19,11 @@ async function settled(): Promise<void> {
 }
 
 /** A program that writes when the test says so, as fast as it is let. */
-function program({ history = Buffer.alloc(0), historyStart = 0 } = {}) {
+function program({
+  history = Buffer.alloc(0),
+  historyStart = 0,
+  held = createHeldBytes().account(),
+}: { history?: Buffer; historyStart?: number; held?: HeldAccount } = {}) {
   let onOutput: ((chunk: ExecOutput) => void | Promise<void>) | undefined
   const end = Promise.withResolvers<ExecSummary>()
   let at = history.length
@@ -25,6 +31,7 @@ function program({ history = Buffer.alloc(0), historyStart = 0 } = {}) {
   let written = ''
   const attached: AttachedExec & { detached: boolean } = {
     pid: 7,
+    held,
     detached: false,
     consume(listener) {
       onOutput = listener
@@ -286,7 +293,7 @@ test('a sandbox that fails is told to all, with the error', async () => {
   expect(hub.ended).toBe(true)
 })
 
-test('of many sizes at once the program gets the first and the last, before what is typed next', () => {
+test('of many sizes at once the program gets the first and the last, before what is typed next', async () => {
   const { join, source } = open()
   const [one, other] = [viewer(), viewer()]
   const { resize, write } = join(one)
@@ -297,7 +304,7 @@ test('of many sizes at once the program gets the first and the last, before what
     [1, 5],
     [100, 5],
   ])
-  expect(other.notices.at(-1)).toEqual({ type: 'resized', cols: 100, rows: 5 })
+  await expect.poll(() => other.notices.at(-1)).toEqual({ type: 'resized', cols: 100, rows: 5 })
   expect(one.notices.filter(({ type }) => type === 'resized')).toEqual([])
 })
 
@@ -314,4 +321,94 @@ test('one viewer too many is refused, and the others stay', () => {
   for (let i = 0; i < viewersPerTerminal; i++) join(viewer())
   expect(() => join(viewer())).toThrow(/watch this terminal already/)
   expect(hub.viewers).toBe(viewersPerTerminal)
+})
+
+afterEach(() => void vi.useRealTimers())
+
+/** Timers go when the test says so; what is settled by turns of the event loop goes on. */
+const holdTimers = () => vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+
+test('a viewer that resizes without end tells the others so a few times a second, also where it types in between', async () => {
+  holdTimers()
+  const { join } = open()
+  const [one, other] = [viewer(), viewer()]
+  const { resize, write } = join(one)
+  join(other)
+  const resized = () => other.notices.filter(({ type }) => type === 'resized')
+  for (let cols = 1; cols <= 10_000; cols++) {
+    resize({ cols: (cols % 500) + 1, rows: 5 })
+    if (cols % 2 === 0) void write(Buffer.from('x'))
+  }
+  expect(resized().length).toBe(1)
+  await vi.advanceTimersByTimeAsync(terminalLimits.resizedEveryMs)
+  expect(resized().slice(1)).toEqual([{ type: 'resized', cols: 1, rows: 5 }])
+})
+
+test('a lone viewer that never confirms holds the program for a minute, then it is one that fell behind', async () => {
+  holdTimers()
+  const { hub, join, source } = open()
+  const careful = viewer()
+  const { taken } = join(careful, { aheadBytes: 64 * 1024 })
+  const said = await flood(source, 2 * mib)
+  expect(said).toBeLessThan(mib)
+  await vi.advanceTimersByTimeAsync(terminalLimits.unconfirmedMs - 1)
+  expect(await flood(source, mib)).toBeLessThan(mib)
+  await vi.advanceTimersByTimeAsync(1)
+  expect(await flood(source, 3 * mib)).toBe(3 * mib)
+  expect(careful.bytes.length).toBeLessThanOrEqual(64 * 1024)
+  expect(hub.viewers).toBe(1)
+  taken(careful.bytes.length)
+  await settled()
+  const gap = careful.notices.find(({ type }) => type === 'gap')
+  expect(gap).toMatchObject({ type: 'gap' })
+  // It is waited for again.
+  expect(await flood(source, 3 * mib)).toBeLessThan(3 * mib)
+})
+
+test('a viewer that confirms now and then is waited for', async () => {
+  holdTimers()
+  const { join, source } = open()
+  const careful = viewer()
+  const { taken } = join(careful, { aheadBytes: 64 * 1024 })
+  await flood(source, mib)
+  for (let minutes = 0; minutes < 3; minutes++) {
+    await vi.advanceTimersByTimeAsync(terminalLimits.unconfirmedMs - 1)
+    taken(careful.bytes.length)
+    await settled()
+  }
+  expect(careful.notices.filter(({ type }) => type === 'gap')).toEqual([])
+})
+
+test('windows and queues of viewers come from the memory of the sandbox, and go back with the last viewer', async () => {
+  const held = createHeldBytes({ bytes: 2 * mib, guaranteedBytes: 0 })
+  const source = program({ held: held.account() })
+  const { join } = open(0, source)
+  const fast = viewer()
+  const slow = [viewer({ reads: false }), viewer({ reads: false }), viewer({ reads: false })]
+  const watching = [fast, ...slow].map((one) => join(one))
+  expect(await flood(source, 5 * mib)).toBe(5 * mib)
+  await settled()
+  expect(fast.bytes.length).toBe(5 * mib)
+  const queued = slow.reduce((sum, { mostQueued }) => sum + mostQueued, 0)
+  expect(queued).toBeLessThanOrEqual(held.bytes)
+  expect(held.bytes).toBeLessThanOrEqual(mib)
+  for (const { leave } of watching) leave()
+  expect(held.bytes).toBe(0)
+})
+
+test('the fastest viewer misses nothing where the window can not grow', async () => {
+  const account = createHeldBytes({ bytes: 128 * 1024, guaranteedBytes: 0 }).account()
+  const { join, source } = open(0, program({ held: account }))
+  const one = viewer()
+  join(one)
+  for (let said = 0; said < mib; said += 64 * 1024) await source.say(pattern(64 * 1024))
+  await settled()
+  expect(one.bytes.equals(pattern(mib))).toBe(true)
+  expect(account.bytes).toBeLessThanOrEqual(64 * 1024)
+})
+
+test('a viewer for whom there is no memory is refused', () => {
+  const { join } = open(0, program({ held: createHeldBytes({ bytes: 80 * 1024, guaranteedBytes: 0 }).account() }))
+  join(viewer())
+  expect(() => join(viewer())).toThrow('holds as much as it may')
 })

@@ -1,15 +1,16 @@
 import { DeltaError } from '../kernel/errors.ts'
+import type { Source } from '../kernel/held-bytes.ts'
 import type { AttachedExec } from '../sandboxes/execs/service.ts'
 import type { ExecSummary } from '../sandboxes/execs/schema.ts'
 import { errorNotice, exitNotice } from './notices.ts'
 import { closeCodeOf, closeCodes } from './rules.ts'
 import { terminalLimits } from './schema.ts'
 import type { TerminalSize } from './schema.ts'
-import { createSeat } from './viewer.ts'
+import { createSeat, firstQueueBytes } from './viewer.ts'
 import type { Seat, ViewerSocket } from './viewer.ts'
-import { createOutputWindow } from './window.ts'
+import { createOutputWindow, firstWindowBytes } from './window.ts'
 
-const { windowBytes, paceBytes, resizeEveryMs, viewersPerTerminal } = terminalLimits
+const { windowBytes, paceBytes, resizeEveryMs, resizedEveryMs, viewersPerTerminal } = terminalLimits
 
 export interface HubDeps {
   terminalId: string
@@ -39,6 +40,8 @@ export interface Watching {
   write(bytes: Buffer): Promise<void> | undefined
   resize(size: TerminalSize): void
   taken(offset: number): void
+  /** What brings input pauses while the sandbox holds too much of it. Returns how to leave. */
+  addSource(source: Source): () => void
   leave(): void
 }
 
@@ -58,7 +61,12 @@ export interface Hub {
  */
 export function createHub(deps: HubDeps): Hub {
   const { terminalId, attached, openHistory, onEmpty } = deps
-  const window = createOutputWindow(deps.from, windowBytes)
+  const { held } = attached
+  if (!held.take(firstWindowBytes)) {
+    attached.detach()
+    throw noMemory()
+  }
+  const window = createOutputWindow(deps.from, windowBytes, held)
   const viewers = new Map<ViewerSocket, Seat>()
   let exit: ExecSummary | undefined
   let failure: DeltaError | undefined
@@ -67,32 +75,40 @@ export function createHub(deps: HubDeps): Hub {
 
   const tooFarAhead = (): boolean => {
     if (viewers.size === 0) return false
-    let fastest = 0
-    for (const { position } of viewers.values()) fastest = Math.max(fastest, position)
-    return window.end - fastest >= paceBytes
+    let fastest: number | undefined
+    for (const { position, stale } of viewers.values()) if (!stale) fastest = Math.max(fastest ?? 0, position)
+    if (fastest === undefined) return false
+    const ahead = window.end - fastest
+    if (ahead >= paceBytes) return true
+    while (ahead >= window.size / 2) if (!window.widen()) return true
+    return false
   }
 
   const onProgress = (): void => {
     if (goOn === undefined || tooFarAhead()) return
-    const held = goOn
+    const resume = goOn
     goOn = undefined
-    held()
+    resume()
   }
 
   const pumpAll = (): void => {
     for (const seat of viewers.values()) seat.pump()
   }
 
-  const sizes = createSizes(deps.size, ({ cols, rows }) => {
+  const sizes = createSizes(deps.size, resizeEveryMs, ({ cols, rows }) => {
     if (exit === undefined && failure === undefined) attached.resize(cols, rows)
+  })
+  let resizedBy: ViewerSocket | undefined
+  const told = createSizes(undefined, resizedEveryMs, ({ cols, rows }) => {
+    for (const socket of viewers.keys()) if (socket !== resizedBy) socket.send({ type: 'resized', cols, rows })
   })
 
   const resize = (size: TerminalSize, by?: ViewerSocket): void => {
     sizes.set(size)
     deps.onSize(size)
-    for (const socket of viewers.keys()) {
-      if (socket !== by) socket.send({ type: 'resized', cols: size.cols, rows: size.rows })
-    }
+    // Who set the one before and was not told must hear of this one.
+    resizedBy = by
+    told.set(size)
   }
 
   const remove = (socket: ViewerSocket): void => {
@@ -102,6 +118,8 @@ export function createHub(deps: HubDeps): Hub {
     if (viewers.size > 0) return
     closed = true
     sizes.stop()
+    told.stop()
+    window.close()
     attached.detach()
     onEmpty()
   }
@@ -120,11 +138,20 @@ export function createHub(deps: HubDeps): Hub {
     remove(socket)
   }
 
-  const consumed = attached.consume(({ offset, bytes }) => {
-    window.append(offset, bytes)
-    pumpAll()
-    return tooFarAhead() ? new Promise<void>((resolve) => (goOn = resolve)) : undefined
-  })
+  /** In pieces of which the window, as small as it may be, holds two: so it has what the fastest viewer has yet to get. */
+  const take = ({ offset, bytes }: { offset: number; bytes: Buffer }): void | Promise<void> => {
+    for (let at = 0; at < bytes.length;) {
+      if (closed) return
+      const piece = bytes.subarray(at, at + window.size / 2)
+      window.append(offset + at, piece)
+      at += piece.length
+      pumpAll()
+      if (!tooFarAhead()) continue
+      const letGo = new Promise<void>((resolve) => (goOn = resolve))
+      return letGo.then(() => take({ offset: offset + at, bytes: bytes.subarray(at) }))
+    }
+  }
+  const consumed = attached.consume(take)
   consumed.then(
     (summary) => {
       exit = summary
@@ -145,6 +172,7 @@ export function createHub(deps: HubDeps): Hub {
           context: { limit: viewersPerTerminal },
         })
       }
+      if (!held.take(firstQueueBytes)) throw noMemory()
       const { cols, rows } = sizes.current ?? { cols: null, rows: null }
       const ready = {
         terminalId,
@@ -157,7 +185,7 @@ export function createHub(deps: HubDeps): Hub {
       }
       socket.send({ type: 'ready', ...ready })
       const onEnd = (): void => sayGoodbye(socket)
-      const seat = createSeat({ socket, window, from, aheadBytes, openHistory, onProgress, onEnd })
+      const seat = createSeat({ socket, window, from, aheadBytes, memory: held, openHistory, onProgress, onEnd })
       viewers.set(socket, seat)
       if (failure) fail(socket, failure)
       else seat.pump()
@@ -173,6 +201,7 @@ export function createHub(deps: HubDeps): Hub {
           resize(size, socket)
         },
         taken: seat.taken,
+        addSource: (source) => held.addSource(source),
         leave: () => remove(socket),
       }
     },
@@ -192,12 +221,16 @@ export function createHub(deps: HubDeps): Hub {
   }
 }
 
+function noMemory(): DeltaError {
+  return new DeltaError('too_many_requests', 'The server holds as much as it may for this sandbox')
+}
+
 function readOnlyRefusal(): DeltaError {
   return new DeltaError('invalid_request', 'This viewer only watches', { cause: 'connect without `readOnly` to type' })
 }
 
 /** A window that is dragged asks for a hundred sizes a second; each would wake the program. The first goes at once, then the latest. */
-function createSizes(first: TerminalSize | undefined, apply: (size: TerminalSize) => void) {
+function createSizes(first: TerminalSize | undefined, everyMs: number, apply: (size: TerminalSize) => void) {
   let current = first
   let waiting = false
   let timer: NodeJS.Timeout | undefined
@@ -213,7 +246,7 @@ function createSizes(first: TerminalSize | undefined, apply: (size: TerminalSize
   }
   const start = (): void => {
     apply(current!)
-    timer = setTimeout(rest, resizeEveryMs)
+    timer = setTimeout(rest, everyMs)
     timer.unref()
   }
   return {

@@ -1,9 +1,9 @@
-import { createRoute, z } from '@hono/zod-openapi'
+import { z } from '@hono/zod-openapi'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Api, ApiContext, Feature } from '../kernel/http/api.ts'
 import { json } from '../kernel/http/document.ts'
-import { limits } from '../kernel/limits.ts'
-
+import { createRoute } from '../kernel/http/route.ts'
+import { idempotencyHeader } from '../kernel/http/request-shapes.ts'
 import { ofGuest, sandboxIdParamSchema } from '../sandboxes/schema.ts'
 import type { Connections } from './connections.ts'
 import {
@@ -24,23 +24,27 @@ const params = sandboxIdParamSchema.extend({
     .max(64)
     .openapi({ param: { name: 'terminalId', in: 'path' }, example: 'exe_p2m8c1d0z4q7v9k3x5b6' }),
 })
-const idempotencyHeader = z.object({
-  'idempotency-key': z.string().min(1).max(limits.idempotencyKeyChars).optional().openapi({
-    description: 'The same key and body answer with the same terminal, as long as the sandbox runs',
-  }),
-})
+const repeatable = idempotencyHeader('The same key and body answer with the same terminal, as long as the sandbox runs')
 
 const createRouteOf = createRoute({
   method: 'post',
   path: '/v1/sandboxes/{id}/terminals',
   operationId: 'createTerminal',
+  needs: { right: 'write:exec', resource: 'sandbox' },
   tags,
-  refuses: [...ofGuest, 'exec_start_failed', 'exec_limit_reached', 'user_not_found', 'idempotency_conflict'],
+  refuses: [
+    ...ofGuest,
+    'sandbox_env_unreadable',
+    'exec_start_failed',
+    'exec_limit_reached',
+    'user_not_found',
+    'idempotency_conflict',
+  ],
   summary: 'Open a terminal',
   description: `Starts a login shell, or \`cmd\`, on a terminal and answers at once. It runs until it ends or is deleted, whoever watches. A sandbox has at most ${terminalLimits.perSandbox}.`,
   request: {
     params: sandboxIdParamSchema,
-    headers: idempotencyHeader,
+    headers: repeatable,
     body: { required: true, content: { 'application/json': { schema: createTerminalSchema } } },
   },
   responses: { 201: json('It runs', terminalSchema) },
@@ -50,6 +54,7 @@ const listRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/terminals',
   operationId: 'listTerminals',
+  needs: { right: 'read:exec', resource: 'sandbox' },
   tags,
   refuses: ofGuest,
   summary: 'Terminals that run, and those that ended within the hour',
@@ -61,6 +66,7 @@ const resizeRoute = createRoute({
   method: 'patch',
   path: '/v1/sandboxes/{id}/terminals/{terminalId}',
   operationId: 'resizeTerminal',
+  needs: { right: 'write:exec', resource: 'sandbox' },
   tags,
   refuses: ofTerminal,
   summary: 'Change the size of a terminal',
@@ -72,6 +78,7 @@ const endRoute = createRoute({
   method: 'delete',
   path: '/v1/sandboxes/{id}/terminals/{terminalId}',
   operationId: 'endTerminal',
+  needs: { right: 'write:exec', resource: 'sandbox' },
   tags,
   refuses: ofTerminal,
   summary: 'End a terminal',
@@ -84,6 +91,7 @@ const connectRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/terminals/{terminalId}/connect',
   operationId: 'connectTerminal',
+  needs: { right: 'read:exec', resource: 'sandbox' },
   tags,
   refuses: [...ofTerminal, 'websocket_required', 'origin_not_allowed'],
   summary: 'Watch a terminal and type into it (WebSocket)',

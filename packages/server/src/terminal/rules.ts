@@ -37,6 +37,11 @@ export function placeOf(
   return { ok: true, from }
 }
 
+/** Of the query's `readOnly`: such a viewer sees and does not type. */
+export function isReadOnly(value: string | undefined): boolean {
+  return value === '1' || value === 'true'
+}
+
 /** A browser tells which page opens a WebSocket; one of another site may not, whoever the browser belongs to. */
 export function originAllowed(origin: string | undefined, host: string | undefined): boolean {
   if (origin === undefined) return true

@@ -25,8 +25,6 @@ export const terminalLimits = {
   outputFrameBytes: 64 * kib,
   /** What a viewer may ask to be sent before it confirms. */
   ahead: { min: 64 * kib, max: 16 * mib },
-  /** Older output is fetched from the sandbox in such pieces. */
-  historyBytes: 256 * kib,
   /** What the guest keeps of one terminal. */
   scrollbackBytes: { default: 256 * kib, max: 4 * mib },
   inputFrameBytes: 256 * kib,
@@ -40,12 +38,16 @@ export const terminalLimits = {
   stalledMs: 60_000,
   /** And one that takes, but sends not even a pong, after this. */
   silentMs: 300_000,
+  /** A viewer that was sent all it wants ahead and confirms none of it holds the program back for so long, and then no more. */
+  unconfirmedMs: 60_000,
   /** For the closing handshake. */
   closeMs: 1_000,
   /** Between HUP and KILL. */
   killAfterMs: 2_000,
-  /** Sizes are passed on no more often than this; the last one always is. */
+  /** Sizes are passed on to the program no more often than this; the last one always is. */
   resizeEveryMs: 25,
+  /** And to the other viewers: one that drags its window must not fill their sockets. */
+  resizedEveryMs: 100,
 } as const
 
 const side = z
@@ -60,7 +62,8 @@ export const createTerminalSchema = z
     cols: side.default(terminalLimits.defaultSize.cols),
     rows: side.default(terminalLimits.defaultSize.rows),
     cmd: execFields.cmd.optional().openapi({
-      description: 'A text is run by `/bin/bash -l -c`, an array as it is; without it a login shell',
+      description:
+        'A text is run by `/bin/bash -l -c` (`/bin/sh` where there is no bash), an array as it is; without it a login shell',
     }),
     user: execFields.user,
     cwd: execFields.cwd,

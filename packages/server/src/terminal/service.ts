@@ -1,17 +1,16 @@
 import { DeltaError } from '../kernel/errors.ts'
 import type { DoorCaller } from '../sandboxes/door.ts'
+import { loginShell } from '../sandboxes/execs/schema.ts'
 import type { ExecSummary } from '../sandboxes/execs/schema.ts'
 import type { Execs, KnownExec } from '../sandboxes/execs/service.ts'
 import { createHub } from './hub.ts'
 import type { Hub, Watching } from './hub.ts'
-import { placeOf } from './rules.ts'
+import { isReadOnly, placeOf } from './rules.ts'
 import { terminalLimits } from './schema.ts'
 import type { ConnectQuery, CreateTerminal, Terminal, TerminalSize } from './schema.ts'
 import type { ViewerSocket } from './viewer.ts'
 
 const { perSandbox, killAfterMs } = terminalLimits
-/** A login shell, as `ssh` and a console give it. */
-const SHELL = ['/bin/bash', '-l']
 /** Sizes are remembered for so many terminals; of older ones the size is not known until it is set again. */
 const REMEMBERED_SIZES = 10_000
 
@@ -117,7 +116,7 @@ export function createTerminals({ execs, killAfterMs: patienceMs = killAfterMs }
     async create(
       sandboxId: string,
       caller: DoorCaller,
-      { cols, rows, cmd = SHELL, ...rest }: CreateTerminal,
+      { cols, rows, cmd = loginShell, ...rest }: CreateTerminal,
       { key }: CreateOptions = {},
     ): Promise<Terminal> {
       return withRoom(sandboxId, caller, async () => {
@@ -184,7 +183,7 @@ export function createTerminals({ execs, killAfterMs: patienceMs = killAfterMs }
         })
       }
       const hub = await hubOf(sandboxId, caller, known, place.from)
-      const readOnly = query.readOnly === '1' || query.readOnly === 'true'
+      const readOnly = isReadOnly(query.readOnly)
       const watching = hub.join(socket, { from: place.from, end: kept.end, readOnly, aheadBytes: query.ahead })
       const { cols, rows } = query
       if (cols !== undefined && rows !== undefined && !readOnly) watching.resize({ cols, rows })

@@ -26,6 +26,7 @@ function viewerOfBusyProgram() {
     write: () => new Promise<void>((resolve) => taken.push(resolve)),
     resize() {},
     taken() {},
+    addSource: () => () => {},
     leave() {},
   })
   Object.assign(calls, { pauses: 0, resumes: 0 })

@@ -36,6 +36,8 @@ export function createTerminalSocket(
   let pausedMs: number | undefined
   let ending: NodeJS.Timeout | undefined
   let watch: NodeJS.Timeout | undefined
+  let sourcePaused = false
+  let leaveSources: (() => void) | undefined
 
   ws.pause()
 
@@ -87,7 +89,7 @@ export function createTerminalSocket(
         if (pausedMs === undefined || inputBytes > inputQueueBytes / 2 || ending !== undefined) return
         pausedMs = undefined
         heardMs = clock.monotonic()
-        ws.resume()
+        if (!sourcePaused) ws.resume()
       })
   }
 
@@ -128,12 +130,15 @@ export function createTerminalSocket(
   ws.on('close', () => {
     clearTimeout(ending)
     clearInterval(watch)
+    leaveSources?.()
     watching?.leave()
     closed.resolve()
   })
 
   const look = (): void => {
     const nowMs = clock.monotonic()
+    // It is not read: that nothing was heard is not its fault.
+    if (sourcePaused) heardMs = nowMs
     if (pausedMs !== undefined) {
       if (nowMs - pausedMs >= timing.silentMs) close(closeCodes.tooSlow, 'the program does not read what is typed')
       return
@@ -162,7 +167,17 @@ export function createTerminalSocket(
       watching = served
       if (ws.readyState === ws.CLOSED) return served.leave()
       watch = setInterval(look, timing.pingEveryMs)
-      if (ending === undefined) ws.resume()
+      leaveSources = served.addSource({
+        pause() {
+          sourcePaused = true
+          if (ending === undefined) ws.pause()
+        },
+        resume() {
+          sourcePaused = false
+          if (pausedMs === undefined) ws.resume()
+        },
+      })
+      if (ending === undefined && !sourcePaused) ws.resume()
     },
     closed: closed.promise,
   }

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { WebSocket } from 'ws'
 import type { ClientOptions } from 'ws'
+import { testDoor, testKeyPrincipal } from '../access/testing.ts'
 import { createApp } from '../app.ts'
 import { systemClock } from '../kernel/clock.ts'
 import { createHostCheck } from '../kernel/http/host-check.ts'
@@ -24,17 +25,16 @@ export async function startTerminalServer(
     killAfterMs = 2_000,
     port = 0,
     ...more
-  }: Partial<Omit<ConnectionsDeps, 'terminals' | 'authenticate'>> & { killAfterMs?: number; port?: number } = {},
+  }: Partial<Omit<ConnectionsDeps, 'terminals' | 'access'>> & { killAfterMs?: number; port?: number } = {},
 ) {
   const execs = createExecs({ door, newExecId: () => newId('exe') })
   const terminals = createTerminals({ execs, killAfterMs })
   const settings = { host: '127.0.0.1', hosts: [] }
-  const authenticate = ({ authorization }: { authorization: string | undefined }) =>
-    authorization === `Bearer ${testKey}` ? { accountId: 'acc_default', keyId: 'key_test' } : null
+  const access = testDoor({ [testKey]: testKeyPrincipal() })
   const connections = createConnections({
     terminals,
-    authenticate,
-    access: { verify: () => null, hold: () => () => {} },
+    access,
+    tokens: { verify: () => null, hold: () => () => {} },
     goesBy: createHostCheck(settings),
     anyOrigin: false,
     clock: systemClock,
@@ -44,7 +44,7 @@ export async function startTerminalServer(
   const feature = terminalsFeature(terminals, connections)
   const app = createApp({
     features: [feature],
-    authenticate: async (credentials) => authenticate(credentials),
+    access,
     log: silentLogger,
     clock: systemClock,
     metrics: createMetrics(),

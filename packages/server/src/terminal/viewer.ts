@@ -1,11 +1,14 @@
 import { DeltaError } from '../kernel/errors.ts'
+import type { HeldAccount } from '../kernel/held-bytes.ts'
 import type { AttachedExec } from '../sandboxes/execs/service.ts'
 import { errorNotice } from './notices.ts'
 import { terminalLimits } from './schema.ts'
 import type { Notice } from './schema.ts'
 import type { OutputWindow } from './window.ts'
 
-const { viewerQueueBytes, outputFrameBytes, afterGapBytes, historyBytes } = terminalLimits
+const { viewerQueueBytes, outputFrameBytes, afterGapBytes, unconfirmedMs } = terminalLimits
+/** Memory a seat has at least; it grows up to `viewerQueueBytes`. */
+export const firstQueueBytes = 16 * 1024
 /** A viewer that comes back this far behind and still does not reach the present is as slow as any other. */
 const HISTORY_ROUNDS = 64
 const HISTORY_MS = 10_000
@@ -27,6 +30,8 @@ export interface SeatDeps {
   from: number
   /** Output it may be sent before it says that it has taken some; undefined: as much as the socket takes. */
   aheadBytes: number | undefined
+  /** `firstQueueBytes` of it are taken already. */
+  memory: Pick<HeldAccount, 'grow' | 'give'>
   /** Another channel to the same output, for what the window does not hold any more. */
   openHistory(from: number): Promise<AttachedExec>
   /** The viewer has taken something. */
@@ -35,8 +40,10 @@ export interface SeatDeps {
   onEnd(): void
 }
 
-/** One viewer's place in the output. It is never given more than its socket takes, so it costs the same however slow it is. */
+/** One viewer's place in the output. It is never given more than its socket takes and its memory holds, so it costs the same however slow it is. */
 export interface Seat {
+  /** It was sent all it wants ahead, and has confirmed none of it for long: nobody waits for it any more. */
+  readonly stale: boolean
   /** Output up to here was given to the socket. */
   readonly position: number
   /** Gives it what there is and it has room for. */
@@ -46,18 +53,38 @@ export interface Seat {
   leave(): void
 }
 
-export function createSeat({ socket, window, from, aheadBytes = Infinity, ...deps }: SeatDeps): Seat {
+export function createSeat({ socket, window, from, aheadBytes = Infinity, memory, ...deps }: SeatDeps): Seat {
   const { openHistory, onProgress, onEnd } = deps
   let position = from
   let takenUpTo = from
   let left = false
+  let queueBytes = firstQueueBytes
+  let stale = false
+  let confirming: NodeJS.Timeout | undefined
   let behind = from < window.base
   let onRoom: (() => void) | undefined
 
   const isLagging = (): boolean => !left && position < window.base
 
-  const room = (queueBytes = viewerQueueBytes): boolean =>
-    socket.queuedBytes < queueBytes && position - takenUpTo < aheadBytes
+  const mayBeSent = (): boolean => position - takenUpTo < aheadBytes
+
+  const room = (queued = queueBytes): boolean => socket.queuedBytes < queued && mayBeSent()
+
+  /** More memory for its queue, where there is plenty. */
+  const grow = (): boolean => {
+    const more = Math.min(queueBytes, viewerQueueBytes - queueBytes)
+    if (more === 0 || !memory.grow(more)) return false
+    queueBytes += more
+    return true
+  }
+
+  const awaitConfirmation = (): void => {
+    confirming ??= setTimeout(() => {
+      stale = true
+      onProgress()
+    }, unconfirmedMs)
+    confirming.unref()
+  }
 
   const send = (bytes: Buffer): void => {
     position += bytes.length
@@ -66,7 +93,7 @@ export function createSeat({ socket, window, from, aheadBytes = Infinity, ...dep
 
   const onTaken = (): void => {
     if (left) return
-    if (room(viewerQueueBytes / 2)) onRoom?.()
+    if (room(queueBytes / 2)) onRoom?.()
     pump()
     onProgress()
   }
@@ -81,18 +108,20 @@ export function createSeat({ socket, window, from, aheadBytes = Infinity, ...dep
 
   const pump = (): void => {
     if (left || behind) return
-    while (room()) {
+    while (room() || (mayBeSent() && position < window.end && grow())) {
       if (position < window.base) jump(Math.max(window.base, window.end - afterGapBytes))
       if (position >= window.end) break
-      send(window.read(position, outputFrameBytes))
+      send(window.read(position, Math.min(outputFrameBytes, queueBytes - socket.queuedBytes)))
     }
+    if (!mayBeSent()) awaitConfirmation()
     if (position >= window.end) onEnd()
   }
 
   /** What was said before the window begins comes from the guest, in pieces, so that it holds back nobody else. */
   const catchUp = async (): Promise<void> => {
     for (let round = 0; round < HISTORY_ROUNDS && isLagging(); round++) {
-      const target = Math.min(window.base, position + historyBytes)
+      while (grow());
+      const target = Math.min(window.base, position + queueBytes / 2)
       for (const { offset, bytes } of await readHistory(openHistory, position, target)) {
         if (offset >= target || left) break
         if (offset > position) jump(offset)
@@ -100,7 +129,8 @@ export function createSeat({ socket, window, from, aheadBytes = Infinity, ...dep
       }
       // Overwritten inside meanwhile.
       if (position < target) break
-      if (!left && !room()) await new Promise<void>((resolve) => (onRoom = resolve))
+      if (!mayBeSent()) awaitConfirmation()
+      if (!left && !room(queueBytes / 2)) await new Promise<void>((resolve) => (onRoom = resolve))
     }
     if (left) return
     if (position < window.base) jump(window.base)
@@ -122,16 +152,28 @@ export function createSeat({ socket, window, from, aheadBytes = Infinity, ...dep
   }
 
   return {
+    get stale() {
+      return stale
+    },
     get position() {
       return position
     },
     pump,
     taken(offset) {
-      takenUpTo = Math.max(takenUpTo, Math.min(offset, position))
+      const before = takenUpTo
+      takenUpTo = Math.max(before, Math.min(offset, position))
+      if (takenUpTo > before) {
+        clearTimeout(confirming)
+        confirming = undefined
+        stale = false
+      }
       onTaken()
     },
     leave() {
+      if (left) return
       left = true
+      clearTimeout(confirming)
+      memory.give(queueBytes)
       onRoom?.()
     },
   }

@@ -1,6 +1,9 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { createOutputWindow } from './window.ts'
+import { createHeldBytes } from '../kernel/held-bytes.ts'
+import { createOutputWindow, firstWindowBytes } from './window.ts'
+
+const plenty = () => createHeldBytes().account()
 
 const mostBytes = 64 * 1024
 
@@ -10,7 +13,7 @@ describe('the window of a terminal', () => {
     const start = fc.integer({ min: 0, max: 2 ** 40 })
     fc.assert(
       fc.property(start, fc.array(piece, { maxLength: 20 }), (from, pieces) => {
-        const window = createOutputWindow(from, mostBytes)
+        const window = createOutputWindow(from, mostBytes, plenty())
         let all = Buffer.alloc(0)
         let at = from
         for (const [index, { length, hole }] of pieces.entries()) {
@@ -37,7 +40,7 @@ describe('the window of a terminal', () => {
   })
 
   test('what was read stays as it is when the window moves on', () => {
-    const window = createOutputWindow(0, 4)
+    const window = createOutputWindow(0, 4, plenty())
     window.append(0, Buffer.from('abcd'))
     const read = window.read(0, 4)
     window.append(4, Buffer.from('wxyz'))
@@ -45,7 +48,19 @@ describe('the window of a terminal', () => {
   })
 
   test('there is nothing to read at its end', () => {
-    const window = createOutputWindow(9, 4)
+    const window = createOutputWindow(9, 4, plenty())
     expect(window.read(9, 10).length).toBe(0)
+  })
+
+  test('where there is no memory to grow it keeps the last of what it has room for, and gives back what it took', () => {
+    const held = createHeldBytes({ bytes: 8 * firstWindowBytes, guaranteedBytes: 0 }).account()
+    held.take(firstWindowBytes)
+    const window = createOutputWindow(0, 1024 * 1024, held)
+    const all = Buffer.from(Array.from({ length: 100_000 }, (_, index) => index % 251))
+    window.append(0, all)
+    expect([window.size, window.end, held.bytes]).toEqual([firstWindowBytes, 100_000, firstWindowBytes])
+    expect(window.read(window.base, 1024 * 1024).equals(all.subarray(-firstWindowBytes))).toBe(true)
+    window.close()
+    expect(held.bytes).toBe(0)
   })
 })

@@ -1,18 +1,33 @@
+import type { HeldAccount } from '../kernel/held-bytes.ts'
+
 /** The latest output of a terminal, numbered as the guest numbers it, in memory that is bounded whatever the pieces were. */
 export interface OutputWindow {
+  /** How much it keeps at the moment. */
+  readonly size: number
   /** The oldest offset kept. */
   readonly base: number
   readonly end: number
+  /** Keeps twice as much from now on; false where there is no memory for it, or it is as large as it may be. */
+  widen(): boolean
   /** Bytes right after `end`, or further on: then what came before is given up, since nobody may read over a hole. */
   append(offset: number, bytes: Buffer): void
   /** A copy: what a socket is given must stay as it is while it waits there. `from` lies within the window. */
   read(from: number, most: number): Buffer
+  /** Gives its memory back. */
+  close(): void
 }
 
-const firstBytes = 16 * 1024
+/** What it keeps at least. */
+export const firstWindowBytes = 16 * 1024
 
-export function createOutputWindow(start: number, mostBytes: number): OutputWindow {
+/** Grows up to `mostBytes` where the memory lets it. `firstWindowBytes` of it are taken already. */
+export function createOutputWindow(
+  start: number,
+  mostBytes: number,
+  memory: Pick<HeldAccount, 'grow' | 'give'>,
+): OutputWindow {
   let ring = Buffer.alloc(0)
+  let held = Math.min(firstWindowBytes, mostBytes)
   let base = start
   let end = start
 
@@ -32,28 +47,40 @@ export function createOutputWindow(start: number, mostBytes: number): OutputWind
     return copy
   }
 
+  const widenTo = (size: number): boolean => {
+    if (size <= held || !memory.grow(size - held)) return false
+    held = size
+    return true
+  }
+
   const makeRoom = (bytes: number): void => {
     const wanted = Math.min(mostBytes, end - base + bytes)
     if (wanted <= ring.length) return
-    let size = Math.max(firstBytes, ring.length)
+    let size = Math.max(firstWindowBytes, ring.length)
     while (size < wanted) size *= 2
-    const larger = Buffer.allocUnsafeSlow(Math.min(size, mostBytes))
+    widenTo(Math.min(size, mostBytes))
+    if (held <= ring.length) return
+    const larger = Buffer.allocUnsafeSlow(held)
     if (end > base) put(larger, base, slice(base, end - base))
     ring = larger
   }
 
   return {
+    get size() {
+      return held
+    },
     get base() {
       return base
     },
     get end() {
       return end
     },
+    widen: () => widenTo(Math.min(2 * held, mostBytes)),
     append(offset, bytes) {
       if (offset !== end) base = end = offset
-      const kept = bytes.length > mostBytes ? bytes.subarray(bytes.length - mostBytes) : bytes
+      makeRoom(bytes.length)
+      const kept = bytes.length > ring.length ? bytes.subarray(bytes.length - ring.length) : bytes
       if (kept !== bytes) base = end = offset + bytes.length - kept.length
-      makeRoom(kept.length)
       put(ring, end, kept)
       end += kept.length
       base = Math.max(base, end - ring.length)
@@ -61,6 +88,10 @@ export function createOutputWindow(start: number, mostBytes: number): OutputWind
     read(from, most) {
       const count = Math.min(most, end - from)
       return count <= 0 ? Buffer.alloc(0) : slice(from, count)
+    },
+    close() {
+      memory.give(held)
+      held = 0
     },
   }
 }

@@ -17,7 +17,8 @@ export interface Peer {
   expectOpen(op: number): Promise<{ channel: number; reader: Reader }>
   /** Frames of the host not yet asked for. */
   readonly waiting: readonly Frame[]
-  hello(): void
+  /** @default 0: a guest of before there were features */
+  hello(features?: number): void
   send(type: keyof typeof frameTypes, channel: number, writer?: Writer): void
   data(channel: number, stream: number, offset: number, bytes: Buffer | string): void
   close(channel: number, code?: number, message?: string, fields?: (writer: Writer) => void): void
@@ -30,7 +31,8 @@ export function createPeer(stream: Duplex): Peer {
   let wake: (() => void) | undefined
   stream.on('error', () => {})
   stream.on('data', (chunk: Buffer) => {
-    waiting.push(...decoder.push(chunk))
+    // A copy: once a write is called back, its memory is the writer's again.
+    waiting.push(...decoder.push(Buffer.from(chunk)))
     wake?.()
   })
 
@@ -52,8 +54,8 @@ export function createPeer(stream: Duplex): Peer {
       if (said !== op) throw new Error(`the host opened op ${said}, not ${op}`)
       return { channel, reader }
     },
-    hello() {
-      peer.send('hello', 0, createWriter().str('DELTA1').u32(1).bytes(Buffer.alloc(16, 7)).u64(0).str(''))
+    hello(features = 0) {
+      peer.send('hello', 0, createWriter().str('DELTA1').u32(1).bytes(Buffer.alloc(16, 7)).u64(features).str(''))
     },
     send(type, channel, writer) {
       peer.raw(writer ? writer.frame(frameTypes[type], channel) : encodeFrame(frameTypes[type], channel))
@@ -74,12 +76,14 @@ export function createPeer(stream: Duplex): Peer {
 }
 
 /** A connection whose HELLOs are said, over an in-memory pair. */
-export async function connectPeer(
-  options: ConnectOptions = {},
-): Promise<{ guest: GuestConnection; peer: Peer; hostStream: Duplex }> {
+export async function connectPeer({ features, ...options }: ConnectOptions & { features?: number } = {}): Promise<{
+  guest: GuestConnection
+  peer: Peer
+  hostStream: Duplex
+}> {
   const [hostStream, peerStream] = duplexPair()
   const peer = createPeer(peerStream)
-  peer.hello()
+  peer.hello(features)
   const guest = await connectGuest(hostStream, options)
   await peer.expect('hello')
   return { guest, peer, hostStream }

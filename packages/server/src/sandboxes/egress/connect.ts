@@ -1,73 +1,73 @@
 import { connect } from 'node:net'
 import type { Socket } from 'node:net'
+import { connectInPlace } from '../../kernel/in-place.ts'
 import type { Address } from './addresses.ts'
 
 /** A further address is tried when the one before has not answered for this long (RFC 8305 has 250 ms). */
 const staggerMs = 250
 const mostTried = 6
 
-/** Begins to connect; tells of the rest by events. */
+/** Begins to connect; tells of the rest by events, and of what it reads to `readInPlace`. */
 export type ConnectSocket = (address: Address, port: number) => Socket
 
 export const connectSocket: ConnectSocket = ({ address, family }, port) =>
-  connect({ host: address, port, family, noDelay: true, keepAlive: true, allowHalfOpen: true })
+  connectInPlace({ host: address, port, family, noDelay: true, keepAlive: true, allowHalfOpen: true })
 
-export interface Connected {
-  socket: Socket
-  address: Address
+/** For readers of the server's own, who read it as any socket. */
+export const connectPlainly: ConnectSocket = ({ address, family }, port) =>
+  connect({ host: address, port, family, noDelay: true, keepAlive: true })
+
+/** Hears one of the two, once, and never before `connectFirst` has returned. */
+export interface ConnectListener {
+  connected(socket: Socket, address: Address): void
+  failed(error: unknown): void
 }
 
-/** Connects to whichever address answers first; each is tried when the one before failed or takes long. Exactly these are tried. */
+/**
+ * Connects to whichever address answers first; each is tried when the one before failed or takes long. Exactly these are tried. What it returns
+ * gives up: nothing is heard after that.
+ */
 export function connectFirst(
   connectTo: ConnectSocket,
   addresses: readonly Address[],
   port: number,
-  signal: AbortSignal,
-): Promise<Connected> {
-  return new Promise((resolve, reject) => {
-    const untried = inTurns(addresses).slice(0, mostTried)
-    const trying = new Set<Socket>()
-    let timer: NodeJS.Timeout | undefined
-    let lastError: unknown
+  listener: ConnectListener,
+): () => void {
+  const untried = (addresses.length > 1 ? inTurns(addresses) : [...addresses]).slice(0, mostTried)
+  const trying = new Set<Socket>()
+  let timer: NodeJS.Timeout | undefined
+  let lastError: unknown
 
-    const finish = (): void => {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', onAbort)
-      untried.length = 0
-      for (const socket of trying) socket.destroy()
-      trying.clear()
+  const finish = (): void => {
+    clearTimeout(timer)
+    untried.length = 0
+    for (const socket of trying) socket.destroy()
+    trying.clear()
+  }
+  const tryNext = (): void => {
+    clearTimeout(timer)
+    const address = untried.shift()
+    if (!address) {
+      if (trying.size === 0) listener.failed(lastError)
+      return
     }
-    const onAbort = (): void => {
+    const socket = connectTo(address, port)
+    trying.add(socket)
+    const onError = (error: Error): void => {
+      lastError = error
+      if (trying.delete(socket)) tryNext()
+    }
+    // Stays: an error event that nobody hears would end the server, and one that was given up may still tell of one.
+    socket.on('error', onError)
+    socket.once('connect', () => {
+      if (!trying.delete(socket)) return
       finish()
-      reject(signal.reason as Error)
-    }
-    const tryNext = (): void => {
-      clearTimeout(timer)
-      const address = untried.shift()
-      if (!address) {
-        if (trying.size > 0) return
-        finish()
-        return reject(lastError as Error)
-      }
-      const socket = connectTo(address, port)
-      trying.add(socket)
-      const onError = (error: Error): void => {
-        lastError = error
-        if (trying.delete(socket)) tryNext()
-      }
-      // Stays: an error event that nobody hears would end the server, and one that was given up may still tell of one.
-      socket.on('error', onError)
-      socket.once('connect', () => {
-        if (!trying.delete(socket)) return
-        finish()
-        resolve({ socket, address })
-      })
-      timer = setTimeout(tryNext, staggerMs)
-    }
-    if (signal.aborted) return onAbort()
-    signal.addEventListener('abort', onAbort, { once: true })
-    tryNext()
-  })
+      listener.connected(socket, address)
+    })
+    if (untried.length > 0) timer = setTimeout(tryNext, staggerMs)
+  }
+  tryNext()
+  return finish
 }
 
 /** Both kinds in turn, so that a machine without one of them gets to the other soon. */

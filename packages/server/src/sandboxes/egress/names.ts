@@ -29,6 +29,8 @@ export interface NamesDeps {
 }
 
 export interface Names {
+  /** What can be said without asking: of literal addresses, of names the operator stated or that were asked for lately. */
+  known(host: string): Address[] | undefined
   /** Every address of a name; for a literal address, itself. Owners take turns. */
   resolve(owner: string, host: string): Promise<Address[]>
 }
@@ -39,6 +41,9 @@ interface Queue {
 }
 
 export function createNames({ lookup, hosts, monotonic }: NamesDeps): Names {
+  const stated = new Map(
+    Array.from(hosts, ([host, addresses]) => [host, addressesOf(addresses.map((address) => ({ address, family: 0 })))]),
+  )
   const kept = new Map<string, { until: number; addresses: Address[] }>()
   const asked = new Map<string, Promise<Address[]>>()
   const queues = new Map<string, Queue>()
@@ -89,14 +94,21 @@ export function createNames({ lookup, hosts, monotonic }: NamesDeps): Names {
     }
   }
 
+  const lately = (host: string): Address[] | undefined => {
+    const entry = kept.get(host)
+    return entry && entry.until > monotonic() ? entry.addresses : undefined
+  }
+
+  const known = (host: string): Address[] | undefined => {
+    const literal = parseAddress(host)
+    return literal ? [literal] : (stated.get(host) ?? lately(host))
+  }
+
   return {
+    known,
     async resolve(owner, host) {
-      const literal = parseAddress(host)
-      if (literal) return [literal]
-      const stated = hosts.get(host)
-      if (stated) return addressesOf(stated.map((address) => ({ address, family: 0 })))
-      const known = kept.get(host)
-      if (known && known.until > monotonic()) return known.addresses
+      const there = known(host)
+      if (there) return there
       // By owner: nobody waits in another's queue.
       const key = `${owner} ${host}`
       const asking = asked.get(key) ?? ask(owner, host).finally(() => asked.delete(key))

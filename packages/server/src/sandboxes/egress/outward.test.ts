@@ -2,10 +2,11 @@ import { once } from 'node:events'
 import { type AddressInfo, createServer, type Server, Socket } from 'node:net'
 import { afterEach, describe, expect, test } from 'vitest'
 import { manualClock } from '../../kernel/clock.ts'
+import { readInPlace } from '../../kernel/in-place.ts'
 import { type Cidr, createAddressGuard } from './addresses.ts'
 import { type ConnectSocket, connectSocket } from './connect.ts'
 import { createNames } from './names.ts'
-import { createOutward, OutwardError } from './outward.ts'
+import { awaitOutward, createOutward, OutwardError } from './outward.ts'
 import { createUpstream } from './upstream.ts'
 
 const cleanUp: (() => void)[] = []
@@ -56,7 +57,8 @@ function start({ names = {}, allow = [loopback], connect = connectSocket, upstre
     clock,
     upstream: upstream && createUpstream({ host: '127.0.0.1', ...upstream }),
   })
-  const to = (host: string, port: number, signal = never) => connectOutward('sbx_a', { host, port }, signal)
+  const to = (host: string, port: number, signal = never) =>
+    awaitOutward(connectOutward, 'sbx_a', { host, port }, signal)
   const refusal = async (host: string, port = 443): Promise<OutwardError> => {
     const error = await to(host, port).catch((cause: unknown) => cause)
     expect(error).toBeInstanceOf(OutwardError)
@@ -73,7 +75,7 @@ describe('a connection', () => {
     cleanUp.push(() => socket.destroy())
     expect(address).toBe('127.0.0.1')
     expect(tried).toEqual([`127.0.0.1:${port}`])
-    expect(String((await once(socket, 'data'))[0])).toBe('hello')
+    expect(await new Promise((resolve) => readInPlace(socket, (bytes) => resolve(String(bytes))))).toBe('hello')
   })
 
   test.each(['10.0.0.1', '169.254.169.254', '127.0.0.2', '100.100.100.200', '192.168.1.1', 'fd00:ec2::254', '::1'])(

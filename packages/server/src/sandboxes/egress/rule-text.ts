@@ -4,7 +4,7 @@ import { parseAddress } from './addresses.ts'
 export const ruleLimits = { hosts: 256, ruleChars: 300, nameChars: 253 } as const
 
 /** Where a rule names no port. */
-const webPorts = [80, 443]
+export const webPorts: readonly number[] = [80, 443]
 
 /** One entry of a list of hosts. */
 export interface Rule {

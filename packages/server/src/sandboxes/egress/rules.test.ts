@@ -2,7 +2,16 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { presetNames, presets } from './presets.ts'
 import { formatRule, hostOf, parseRule } from './rule-text.ts'
-import { type EgressPolicy, isWithin, mayConnect, policyRefusal, shownPolicy, shownTarget, widened } from './rules.ts'
+import {
+  beyond,
+  type EgressPolicy,
+  isWithin,
+  mayConnect,
+  policyRefusal,
+  shownPolicy,
+  shownTarget,
+  widened,
+} from './rules.ts'
 
 const list = (...hosts: string[]): EgressPolicy => ({ hosts, presets: [] })
 const may = (policy: EgressPolicy, host: string, port: number) => mayConnect(policy, { host, port }).allowed
@@ -185,9 +194,22 @@ describe('one policy within another', () => {
     fc.assert(
       fc.property(policy, policy, name, fc.constantFrom(22, 80, 443, 9), (inner, outer, host, at) => {
         if (isWithin(inner, outer) && may(inner, host, at)) expect(may(outer, host, at)).toBe(true)
+        const more = beyond(inner, outer)
+        expect(more.length === 0).toBe(isWithin(inner, outer))
+        if (!may(inner, host, at) || may(outer, host, at)) return
+        expect(more.some((one) => one === host || (one.startsWith('*.') && host.endsWith(one.slice(1))))).toBe(true)
       }),
       { numRuns: 2_000 },
     )
+  })
+
+  test('names what one policy adds to another', () => {
+    expect(beyond('all', 'none')).toEqual(['*'])
+    expect(beyond('all', 'all')).toEqual([])
+    expect(beyond('none', 'none')).toEqual([])
+    expect(beyond(list('a.example', '*.b.example:22'), 'none')).toEqual(['a.example', '*.b.example'])
+    expect(beyond(list('a.example:22', 'a.example'), list('a.example'))).toEqual(['a.example'])
+    expect(beyond({ hosts: [], presets: ['packages'] }, { hosts: [], presets: ['packages'] })).toEqual([])
   })
 })
 
@@ -196,7 +218,7 @@ describe('a refusal', () => {
 
   test('names the target, the policy, the sandbox and the way to change it', () => {
     expect(policyRefusal({ host: 'pypi.org', port: 443 }, 'none', sandboxId, 'host')).toBe(
-      `Egress to pypi.org:443 is refused by the policy "none" of ${sandboxId}; allow it with PUT /v1/sandboxes/{id}/network or 'delta egress allow'`,
+      `Egress to pypi.org:443 is refused by the policy "none" of ${sandboxId}; allow it with 'delta egress allow', or ask with POST /v1/sandboxes/{id}/network/requests`,
     )
     expect(policyRefusal({ host: 'pypi.org', port: 22 }, list('pypi.org'), sandboxId, 'port')).toContain('other ports')
   })

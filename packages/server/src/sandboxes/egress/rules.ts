@@ -92,6 +92,15 @@ function covers(outer: Compiled, { host, wildcard, ports }: Rule): boolean {
   return ports !== 'any' && ports.every((port) => found.some(({ some }) => some.has(port)))
 }
 
+/** The hosts of which `after` allows what `before` does not, `*.name` for all below a name, `*` for every one. */
+export function beyond(after: EgressPolicy, before: EgressPolicy): string[] {
+  if (after === 'none' || before === 'all') return []
+  if (after === 'all') return ['*']
+  const compiled = compile(before === 'none' ? { hosts: [], presets: [] } : before)
+  const more = rulesOf(after).filter((rule) => !covers(compiled, rule))
+  return [...new Set(more.map(({ host, wildcard }) => (wildcard ? `*.${host}` : host)))]
+}
+
 /** The policy with more allowed. */
 export function widened(policy: EgressPolicy, more: HostList): EgressPolicy {
   if (policy === 'all') return 'all'
@@ -100,6 +109,23 @@ export function widened(policy: EgressPolicy, more: HostList): EgressPolicy {
     hosts: [...new Set([...before.hosts, ...more.hosts])],
     presets: [...new Set([...before.presets, ...more.presets])],
   }
+}
+
+/** The policy without what `may` does not say yes to, by host, `*.name` for all below a name and `*` for every one; the same object where that is nothing. */
+export function bounded(policy: EgressPolicy, may: (host: string) => boolean): EgressPolicy {
+  if (policy === 'none') return policy
+  if (policy === 'all') return may('*') ? policy : 'none'
+  const isFine = (text: string): boolean => {
+    const parsed = parseRule(text)
+    return parsed.ok && may(parsed.value.wildcard ? `*.${parsed.value.host}` : parsed.value.host)
+  }
+  const kept = policy.presets.filter((name) => presets[name].every(isFine))
+  const parts = policy.presets
+    .filter((name) => !kept.includes(name))
+    .flatMap((name): readonly string[] => presets[name])
+  const hosts = [...new Set([...policy.hosts, ...parts])].filter(isFine)
+  const isWhole = kept.length === policy.presets.length && hosts.length === policy.hosts.length
+  return isWhole ? policy : { hosts, presets: kept }
 }
 
 // ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,7 +160,7 @@ export function policyRefusal(
   const what = reason === 'port' ? ', which allows the host at other ports,' : ''
   return oneLine(
     `Egress to ${shownTarget(target)} is refused by the policy "${shownPolicy(policy)}" of ${sandboxId}${what}; ` +
-      `allow it with PUT /v1/sandboxes/{id}/network or 'delta egress allow'`,
+      `allow it with 'delta egress allow', or ask with POST /v1/sandboxes/{id}/network/requests`,
   )
 }
 

@@ -1,7 +1,8 @@
 import { z } from '@hono/zod-openapi'
 import { egressVias } from '../../guest/messages.ts'
+import { askFields } from '../../approvals/schema.ts'
 import { presetNames } from './presets.ts'
-import { formatRule, parseRule, ruleLimits } from './rule-text.ts'
+import { formatRule, parseRule, ruleLimits, webPorts } from './rule-text.ts'
 
 export const egressPageLimit = { max: 500, default: 100 } as const
 
@@ -63,6 +64,26 @@ export const allowSchema = hostListSchema
   .refine(({ hosts, presets }) => hosts.length + presets.length > 0, { message: 'name at least one host or preset' })
   .openapi('AllowEgress')
 export type AllowEgress = z.output<typeof allowSchema>
+
+/** One host and no pattern: a person decides on just that. */
+export const requestEgressSchema = z
+  .strictObject({
+    host: z
+      .string()
+      .min(1)
+      .transform((text, context) => {
+        const rule = parseRule(text)
+        if (rule.ok && !rule.value.wildcard && rule.value.ports === webPorts) return rule.value.host
+        const message = rule.ok ? 'names one host, without * and port' : rule.reason
+        context.addIssue({ code: 'custom', message, input: text })
+        return z.NEVER
+      })
+      .openapi({ type: 'string', description: 'A host name or a literal address', example: 'fonts.example.com' }),
+    port: z.int().min(1).max(65_535).optional().openapi({ description: 'Without it: 80 and 443' }),
+    ...askFields,
+  })
+  .openapi('RequestEgress')
+export type RequestEgress = z.output<typeof requestEgressSchema>
 
 export const egressOutcomes = ['allowed', 'refused', 'failed'] as const
 export type EgressOutcome = (typeof egressOutcomes)[number]

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
-import type { EgressRequest } from '../../guest/client.ts'
+import { type EgressRequest, GuestError } from '../../guest/client.ts'
 import { createReader, createWriter, frameTypes } from '../../guest/codec.ts'
 import { ops } from '../../guest/messages.ts'
 import { connectPeer } from '../../guest/testing/peer.ts'
@@ -10,6 +10,8 @@ import type { Database } from '../../kernel/db/database.ts'
 import { testDatabases } from '../../kernel/db/testing.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { sandboxMigrations } from '../migrations.ts'
+import { ledgerMigrations } from '../../ledger/migrations.ts'
+import { createTestLedger, type TestLedger } from '../metering/testing.ts'
 import { createAddressGuard } from './addresses.ts'
 import { connectSocket } from './connect.ts'
 import type { EgressEvents } from './events.ts'
@@ -50,11 +52,17 @@ testDatabases('egress', (open) => {
     clock: ManualClock
     egress: Egress
     ended: EgressEvents['egress.ended'][]
+    /** Where bytes are paid. */
+    ledger?: TestLedger | undefined
   }
 
-  async function start({ mostConnections }: { mostConnections?: number } = {}): Promise<World> {
-    const database = await open(sandboxMigrations)
+  async function start({
+    tokens,
+    ...bounds
+  }: { mostConnections?: number; mostSandboxes?: number; tokens?: number } = {}): Promise<World> {
+    const database: Database = await open([...sandboxMigrations, ...ledgerMigrations])
     const clock = manualClock(1_789_000_000_000)
+    const ledger = tokens === undefined ? undefined : await createTestLedger(database, clock, tokens)
     const connectOutward = createOutward({
       names: createNames({
         lookup: async () => [{ address: '127.0.0.1', family: 4 }],
@@ -73,12 +81,13 @@ testDatabases('egress', (open) => {
       clock,
       log: silentLogger,
       connectOutward,
-      ...(mostConnections && { mostConnections }),
+      ledger,
+      ...bounds,
     })
     const ended: EgressEvents['egress.ended'][] = []
     egress.events.on('egress.ended', (event) => ended.push(event))
     cleanUp.push(() => egress.stop())
-    return { database, clock, egress, ended }
+    return { database, clock, egress, ended, ledger }
   }
 
   /** A guest whose programs want connections. */
@@ -146,12 +155,41 @@ testDatabases('egress', (open) => {
     ])
   })
 
+  test('bytes are held for before they pass, and paid for as many as did', async () => {
+    const { port } = await origin()
+    const world = await start({ tokens: 100_000 })
+    const ledger = world.ledger!
+    const { ask, next, peer } = await box(world, { now: 'all' })
+    const channel = ask('a.example', port)
+    expect([await next(), await next()]).toEqual(['OPENED', 'hello '])
+    expect((await ledger.balances()).held).toBeGreaterThan(0)
+    peer.data(channel, 0, 0, 'world')
+    peer.send('end', channel)
+    expect([await next(), await next(), await next()]).toEqual(['world', 'END', 'CLOSE 0'])
+    await world.egress.stop()
+    expect(ledger.commits.map(({ lines }) => lines)).toEqual([[{ meter: 'egress_bytes', quantity: 16, cost: 1 }]])
+    expect((await ledger.balances()).balance).toBe(99_999)
+  })
+
+  test('where nobody pays a connection ends with a line that says how to get tokens, and no byte has passed', async () => {
+    const { port } = await origin()
+    const world = await start({ tokens: 0 })
+    const { ask, next } = await box(world, { now: 'all' })
+    ask('a.example', port)
+    const said = [await next()]
+    if (said[0] === 'OPENED') said.push(await next())
+    expect(said.at(-1)).toMatch(
+      /^CLOSE 6 Egress to a\.example:\d+ has ended \(balance_too_low\): nobody can pay .* tokens/,
+    )
+    expect(await logged(world)).toMatchObject([{ reason: 'out_of_tokens', bytesUp: 0, bytesDown: 0 }])
+  })
+
   test('a refused one names the policy, is logged, and no name is resolved for it', async () => {
     const world = await start()
     const { ask, next } = await box(world, { now: 'none' })
     ask('pypi.org', 443, 2)
     expect(await next()).toBe(
-      `CLOSE 6 Egress to pypi.org:443 is refused by the policy "none" of ${sandboxId}; allow it with PUT /v1/sandboxes/{id}/network or 'delta egress allow'`,
+      `CLOSE 6 Egress to pypi.org:443 is refused by the policy "none" of ${sandboxId}; allow it with 'delta egress allow', or ask with POST /v1/sandboxes/{id}/network/requests`,
     )
     await world.clock.advance(1)
     ask('a b\0c', 443)
@@ -193,8 +231,10 @@ testDatabases('egress', (open) => {
       database,
       clock,
       log: silentLogger,
-      connectOutward: (_owner, _target, signal) =>
-        new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error))),
+      connectOutward:
+        (_owner, _target, { failed }) =>
+        (reason) =>
+          failed(reason),
     })
     cleanUp.push(() => egress.stop())
     const policy: { now: EgressPolicy } = { now: 'all' }
@@ -204,6 +244,30 @@ testDatabases('egress', (open) => {
     policy.now = 'none'
     egress.enforce(sandboxId)
     expect(await next()).toMatch(/^CLOSE 6 Egress to slow.example:443 is refused by the policy "none"/)
+  })
+
+  test('what the guest can no longer take is refused, and the connection to the far side is closed', async () => {
+    const { port, sockets } = await origin()
+    const world = await start()
+    const refused = new Promise((resolve) => {
+      const handle = world.egress.handlerFor({ sandboxId, accountId, policy: () => 'all' })
+      handle({
+        host: 'a.example',
+        port,
+        via: 'connect',
+        join() {
+          throw new GuestError('limit', 'no memory')
+        },
+        refuse: (code, message) => resolve(`${code} ${message}`),
+        onAbandoned() {},
+      })
+    })
+    expect(await refused).toContain('limit Egress to a.example')
+    await expect.poll(() => sockets.length).toBe(1)
+    sockets[0]!.resume()
+    await expect.poll(() => sockets[0]!.closed).toBe(true)
+    expect(world.egress.open()).toBe(0)
+    expect(await logged(world)).toMatchObject([{ outcome: 'refused', reason: 'server_full' }])
   })
 
   test('the end of a box ends its connections, and those alone', async () => {
@@ -226,7 +290,7 @@ testDatabases('egress', (open) => {
 
   test('connections are bounded for a sandbox and for all', async () => {
     const { port } = await origin()
-    const world = await start({ mostConnections: 3 })
+    const world = await start({ mostConnections: 6, mostSandboxes: 1_000 })
     const { ask, next } = await box(world, { now: 'all' })
     for (let index = 0; index < 3; index++) ask('a.example', port)
     const said = []
@@ -234,6 +298,25 @@ testDatabases('egress', (open) => {
     expect(said.filter((word) => word === 'OPENED').length).toBe(3)
     ask('a.example', port)
     expect(await next()).toMatch(/^CLOSE 14 .*the server has as many/)
+  })
+
+  test('however many connections others hold, each sandbox has its part, and the first leaves half to the next', async () => {
+    const { port } = await origin()
+    const world = await start({ mostConnections: 40, mostSandboxes: 5 })
+    /** Asks until it is refused. Returns how many it got. */
+    const fill = async (id: string): Promise<number> => {
+      const { ask, next } = await box(world, { now: 'all' }, id)
+      for (let got = 0; ; got++) {
+        ask('a.example', port)
+        const word = await next()
+        if (word.startsWith('CLOSE 14 ')) return got
+        expect([word, await next()]).toEqual(['OPENED', 'hello '])
+      }
+    }
+    const got = []
+    for (const name of ['a', 'b', 'c', 'd', 'e']) got.push(await fill(`sbx_${name.repeat(20)}`))
+    expect(got).toEqual([14, 9, 6, 5, 5])
+    expect(world.egress.open()).toBeLessThanOrEqual(40)
   })
 
   test('a flood of new connections is held to a number a second', async () => {

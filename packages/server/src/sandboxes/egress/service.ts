@@ -1,26 +1,38 @@
-import type { Backlog, Bridge, BridgeEnd, EgressRequest, GuestErrorName } from '../../guest/client.ts'
+import type { Bridge, BridgeEnd, EgressRequest, GuestErrorName } from '../../guest/client.ts'
+import { GuestError } from '../../guest/client.ts'
 import type { Clock } from '../../kernel/clock.ts'
 import type { Database } from '../../kernel/db/database.ts'
-import { DeltaError } from '../../kernel/errors.ts'
 import { createEvents, type Events } from '../../kernel/events.ts'
+import { readCursor, writeCursor } from '../../kernel/http/cursors.ts'
+import { mayHold } from '../../kernel/held-bytes.ts'
+import { DeltaError } from '../../kernel/errors.ts'
 import { newId } from '../../kernel/ids.ts'
 import type { Logger } from '../../kernel/log.ts'
+import { createQuota, type Quota } from '../../kernel/quota.ts'
+import type { MeterCounts, MeterLedger } from '../metering/ledger.ts'
+import { type ConnectionCredit, createCredits } from './credit.ts'
 import type { EgressEvents } from './events.ts'
-import { type ConnectOutward, OutwardError } from './outward.ts'
-import { createQuota, type Quota } from './quota.ts'
+import { type ConnectOutward, type Outward, OutwardError } from './outward.ts'
 import { createRecorder } from './recorder.ts'
 import { hostOf } from './rule-text.ts'
 import { type EgressPolicy, mayConnect, oneLine, policyRefusal, shownTarget, type Target } from './rules.ts'
 import type { EgressConnectionView, EgressOutcome } from './schema.ts'
 import { createEgressStore, type EgressRecord } from './store.ts'
 
+export { checkHostOf, checkReachOf } from './reach.ts'
+export { bounded } from './rules.ts'
+
 export interface EgressDeps {
   database: Database
   clock: Clock
   log: Logger
   connectOutward: ConnectOutward
+  /** Where bytes are paid. Without it none is metered. */
+  ledger?: MeterLedger | undefined
   /** @default egressLimits.connections */
   mostConnections?: number
+  /** Sandboxes that there may be at once: each has its part of half of all connections. @default 1000 */
+  mostSandboxes?: number
 }
 
 /** What one sandbox, and all together, may do at once. */
@@ -34,17 +46,14 @@ export const egressLimits = {
   /** A row that stands for several is written this long after the first of them. */
   countedRowMs: 30_000,
   idleMs: 15 * 60_000,
-  /** Bytes that wait for far sides which do not read, of all connections of one sandbox. */
-  backlogBytes: 32 * 1024 * 1024,
-  /** The same of all sandboxes; while they hold more, each may hold no more than `backlogShareBytes`. */
-  backlogBytesOfAll: 96 * 1024 * 1024,
-  backlogShareBytes: 2 * 1024 * 1024,
 } as const
 
 /** Whose connections they are, and what they may do at the moment they are asked. */
 export interface EgressOwner {
   sandboxId: string
   accountId: string
+  /** The agent that pays; without one the account's reserve does. */
+  payer?: string | undefined
   policy: () => EgressPolicy
 }
 
@@ -64,6 +73,8 @@ export interface Egress {
   events: Events<EgressEvents>
   open(): number
   lostRows(): number
+  /** What became of the tokens that pay for bytes. */
+  meterCounts(): Readonly<MeterCounts> | undefined
   /** Ends every connection; what is to be logged is written. */
   stop(): Promise<void>
 }
@@ -77,8 +88,9 @@ interface Connection {
   startedMs: number
   address: string | null
   bridge: Bridge | undefined
+  credit: ConnectionCredit | undefined
   /** Ends what is not connected yet. */
-  giveUp: AbortController
+  giveUp: (reason: OutwardError) => void
   /** Why it was cut, where it was. */
   cutFor: string | undefined
 }
@@ -88,7 +100,6 @@ interface Box {
   live: Set<Connection>
   opens: Quota
   refusedRows: Quota
-  backlog: Backlog
   /** Refused and failed connections that got no row of their own yet; the last one tells of all. */
   uncounted: EgressRecord | undefined
 }
@@ -99,18 +110,18 @@ interface Ending {
 }
 
 export function createEgress(deps: EgressDeps): Egress {
-  const { clock, log, connectOutward, mostConnections = egressLimits.connections } = deps
+  const { clock, log, connectOutward, mostConnections = egressLimits.connections, mostSandboxes = 1_000 } = deps
   const store = createEgressStore(deps.database)
   const events: Events<EgressEvents> = createEvents({ log })
   const recorder = createRecorder({ store, clock, log })
+  const credits = deps.ledger && createCredits({ ledger: deps.ledger, clock, log })
   const boxes = new Map<string, Box>()
   const stopped = new AbortController()
-  const backlogOfAll = {
-    bytes: 0,
-    mostBytes: egressLimits.backlogBytesOfAll,
-    shareBytes: egressLimits.backlogShareBytes,
-  }
   let open = 0
+  /** Connections are divided as held bytes are: a part for each sandbox alone, and of the rest half of what the others leave. */
+  const part = Math.floor(mostConnections / 2 / mostSandboxes)
+  const shared = mostConnections - part * mostSandboxes
+  let borrowed = 0
 
   function boxOf(sandboxId: string): Box {
     const known = boxes.get(sandboxId)
@@ -119,7 +130,6 @@ export function createEgress(deps: EgressDeps): Egress {
       live: new Set(),
       opens: createQuota(egressLimits.opens, clock.monotonic),
       refusedRows: createQuota(egressLimits.refusedRows, clock.monotonic),
-      backlog: { bytes: 0, mostBytes: egressLimits.backlogBytes, all: backlogOfAll },
       uncounted: undefined,
     }
     boxes.set(sandboxId, box)
@@ -140,16 +150,14 @@ export function createEgress(deps: EgressDeps): Egress {
       startedMs: clock.monotonic(),
       address: null,
       bridge: undefined,
-      giveUp: new AbortController(),
+      credit: undefined,
+      giveUp: () => {},
       cutFor: undefined,
     }
     const refusal = limitRefusal(box, target) ?? policyRefusalOf(connection)
     if (refusal) return refuse(box, connection, refusal)
-    box.live.add(connection)
-    open += 1
-    void carry(box, connection).catch((error: unknown) => {
-      log.error('egress_failed', { sandboxId: owner.sandboxId, error })
-    })
+    enlist(box, connection)
+    carry(box, connection)
   }
 
   function limitRefusal(box: Box, target: Target): OutwardError | undefined {
@@ -162,36 +170,91 @@ export function createEgress(deps: EgressDeps): Egress {
     if (box.live.size >= egressLimits.connectionsPerSandbox) {
       return no('too_many_connections', `${egressLimits.connectionsPerSandbox} connections of this sandbox are open`)
     }
-    if (open >= mostConnections) return no('server_full', 'the server has as many connections as it may have')
+    const others = borrowed - Math.max(0, box.live.size - part)
+    if (box.live.size >= mayHold({ part, shared, others })) {
+      return no('server_full', 'the server has as many connections as it may have for this sandbox beside the others')
+    }
     return undefined
   }
 
-  async function carry(box: Box, connection: Connection): Promise<void> {
-    const { request, owner, target, giveUp } = connection
-    request.onAbandoned(() => giveUp.abort(new OutwardError('failed', 'given_up', 'canceled', 'Given up inside')))
-    try {
-      const { socket, address } = await connectOutward(owner.sandboxId, target, giveUp.signal)
-      connection.address = address
-      if (giveUp.signal.aborted) {
-        socket.destroy()
-        throw giveUp.signal.reason as Error
-      }
-      connection.bridge = request.join(socket, { idleMs: egressLimits.idleMs, backlog: box.backlog })
-    } catch (error) {
-      open -= 1
-      box.live.delete(connection)
-      refuse(box, connection, failureOf(target, error))
-      return
-    }
-    const how = await connection.bridge.ended
+  function enlist(box: Box, connection: Connection): void {
+    box.live.add(connection)
+    open += 1
+    if (box.live.size > part) borrowed += 1
+  }
+
+  function strike(box: Box, connection: Connection): void {
+    connection.credit?.leave()
+    if (box.live.size > part) borrowed -= 1
     open -= 1
     box.live.delete(connection)
-    end(box, connection, { outcome: 'allowed', reason: connection.cutFor ?? endings[how] })
+  }
+
+  function carry(box: Box, connection: Connection): void {
+    const { request, owner, target } = connection
+    const failed = (error: unknown): void => {
+      strike(box, connection)
+      refuse(box, connection, failureOf(target, error))
+    }
+    const connected = ({ socket, address }: Outward): void => {
+      connection.address = address
+      try {
+        connection.bridge = request.join(socket, { idleMs: egressLimits.idleMs, pay: payerOf(connection) })
+      } catch (error) {
+        socket.destroy()
+        return failed(error)
+      }
+      void connection.bridge.ended.then((how) => {
+        strike(box, connection)
+        end(box, connection, { outcome: 'allowed', reason: connection.cutFor ?? endings[how] })
+      })
+    }
+    request.onAbandoned(() => connection.giveUp(new OutwardError('failed', 'given_up', 'canceled', 'Given up inside')))
+    // Held while it connects.
+    connection.credit = credits?.join(owner)
+    connection.credit?.opened?.catch((error: unknown) => endUnpaid(connection, error))
+    connection.giveUp = connectOutward(owner.sandboxId, target, { connected, failed })
+  }
+
+  function payerOf(connection: Connection): ((bytes: number) => Promise<void> | undefined) | undefined {
+    if (!credits) return undefined
+    return (bytes) => {
+      const paid = connection.credit?.take(bytes)
+      paid?.catch((error: unknown) => endUnpaid(connection, error))
+      return paid
+    }
+  }
+
+  /** Nobody pays for what would pass. */
+  function endUnpaid(connection: Connection, error: unknown): void {
+    if (connection.cutFor !== undefined) return
+    const code = error instanceof DeltaError ? error.code : 'internal'
+    if (error instanceof DeltaError && error.status < 500) {
+      const message = `Egress to ${shownTarget(connection.target)} has ended (${code}): nobody can pay for more bytes. ${howToPay}`
+      cut(connection, 'out_of_tokens', 'permission_denied', message)
+    } else {
+      log.warn('egress_not_held', { sandboxId: connection.owner.sandboxId, error })
+      cut(
+        connection,
+        'unpaid',
+        'io',
+        `Egress to ${shownTarget(connection.target)} could not be paid just now: try again.`,
+      )
+    }
   }
 
   /** A bug of ours is told to the log, and to the program inside as no more than that. */
   function failureOf(target: Target, error: unknown): OutwardError {
     if (error instanceof OutwardError) return error
+    if (error instanceof GuestError) {
+      const reason = error.code === 'limit' ? 'server_full' : 'given_up'
+      return new OutwardError(
+        'refused',
+        reason,
+        'limit',
+        `Egress to ${shownTarget(target)} is refused for now: ${error.message}`,
+      )
+    }
     log.error('egress_failed', { host: target.host, port: target.port, error })
     return new OutwardError('failed', 'internal', 'connection_refused', `Egress to ${shownTarget(target)} failed`)
   }
@@ -234,7 +297,7 @@ export function createEgress(deps: EgressDeps): Egress {
   function cut(connection: Connection, reason: string, code: GuestErrorName, message: string): void {
     connection.cutFor = reason
     if (connection.bridge) connection.bridge.cut(code, message)
-    else connection.giveUp.abort(new OutwardError('refused', reason, code, message))
+    else connection.giveUp(new OutwardError('refused', reason, code, message))
   }
 
   function endAll(sandboxId: string, why: string): void {
@@ -262,19 +325,20 @@ export function createEgress(deps: EgressDeps): Egress {
     },
     async list(sandboxId, accountId, { limit, cursor }) {
       await recorder.flush()
-      const before = cursor === undefined ? undefined : readCursor(cursor)
+      const before = readCursor(cursor, ['egc'])
       // One more than asked tells whether there is a next page.
       const found = await store.list({ sandboxId, accountId, limit: limit + 1, before })
       const shown = found.slice(0, limit)
       const last = shown.at(-1)
       return {
         data: shown.map(viewOf),
-        nextCursor: found.length > limit && last ? writeCursor(last) : null,
+        nextCursor: found.length > limit && last ? writeCursor(`${last.at}.${last.id}`) : null,
       }
     },
     events,
     open: () => open,
     lostRows: recorder.lost,
+    meterCounts: () => credits?.counts(),
     async stop() {
       stopped.abort()
       const carried: Promise<unknown>[] = []
@@ -283,20 +347,20 @@ export function createEgress(deps: EgressDeps): Egress {
         endAll(sandboxId, 'server_stopped')
       }
       await Promise.all(carried)
-      // The ends of the others are a few turns away.
-      await new Promise((resolve) => setImmediate(resolve))
       for (const box of boxes.values()) writeUncounted(box)
+      await credits?.stop()
       await recorder.close()
     },
   }
 }
+
+const howToPay = 'Ask a person or the main agent for tokens (token-requests), or wait until the account is given some.'
 
 const endings: Record<BridgeEnd, string> = {
   closed: 'closed',
   reset: 'broken_off',
   guest: 'closed_inside',
   idle: 'idle',
-  backlog: 'too_much_waiting',
   cut: 'cut',
 }
 
@@ -321,18 +385,4 @@ function viewOf(record: EgressRecord): EgressConnectionView {
   const { id, at, host, port, address, via, outcome, reason, bytesUp, bytesDown, durationMs, count } = record
   const shown = { id, at: new Date(at).toISOString(), host, port, address, via, outcome, reason }
   return { ...shown, bytesUp, bytesDown, durationMs, count }
-}
-
-function writeCursor({ at, id }: EgressRecord): string {
-  return Buffer.from(`${at}.${id}`).toString('base64url')
-}
-
-function readCursor(cursor: string): { at: number; id: string } {
-  const [, at, id] = /^([0-9]{1,15})\.(egc_[a-z0-9]+)$/.exec(Buffer.from(cursor, 'base64url').toString('latin1')) ?? []
-  if (at === undefined || id === undefined) {
-    throw new DeltaError('invalid_request', 'The request is not valid at query.cursor', {
-      cause: 'query.cursor: not a cursor of this list',
-    })
-  }
-  return { at: Number(at), id }
 }

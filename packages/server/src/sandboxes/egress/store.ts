@@ -1,5 +1,6 @@
 import type { EgressTarget } from '../../guest/messages.ts'
 import type { BatchStep, Database } from '../../kernel/db/database.ts'
+import type { Place } from '../../kernel/http/cursors.ts'
 import type { EgressOutcome } from './schema.ts'
 
 /** One connection, or several that were refused, as it is stored. Times are unix milliseconds. */
@@ -47,7 +48,7 @@ export interface EgressFilter {
   sandboxId: string
   accountId: string
   limit: number
-  before?: { at: number; id: string } | undefined
+  before?: Place | undefined
 }
 
 export type EgressStore = ReturnType<typeof createEgressStore>
@@ -78,8 +79,8 @@ export function createEgressStore(database: Database) {
       if (before) {
         query = query.where((where) =>
           where.or([
-            where('at', '<', before.at),
-            where.and([where('at', '=', before.at), where('id', '<', before.id)]),
+            where('at', '<', before.createdAt),
+            where.and([where('at', '=', before.createdAt), where('id', '<', before.id)]),
           ]),
         )
       }

@@ -1,6 +1,11 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { createOutputBudget, createOutputKeeper, encodeOutput, incompleteTail, KEPT_END_BYTES } from './output.ts'
+import { createHeldBytes } from '../../kernel/held-bytes.ts'
+import { createOutputKeeper, encodeOutput, incompleteTail, KEPT_END_BYTES, outputBudgetOf } from './output.ts'
+
+/** Grows up to a quarter of what is shared. */
+const createOutputBudget = (bytes: number) =>
+  outputBudgetOf(createHeldBytes({ bytes: 4 * bytes, guaranteedBytes: 0 }).account())
 
 const generous = () => createOutputBudget(1e9)
 
@@ -40,7 +45,7 @@ describe('kept output', () => {
         most = Math.max(most, now)
         return true
       },
-      giveBack: (bytes) => (now -= bytes),
+      give: (bytes) => (now -= bytes),
     })
     const block = Buffer.alloc(64 * 1024, 'x')
     for (let i = 0; i < 16 * 1024; i++) keeper.add(block)

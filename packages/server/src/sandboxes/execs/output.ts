@@ -1,28 +1,19 @@
+import type { HeldAccount } from '../../kernel/held-bytes.ts'
+
 /** Bytes of each end of a stream that a JSON answer keeps. */
 export const KEPT_END_BYTES = 1024 * 1024
 /** What a stream may always keep, however much the others hold. */
 const GRANTED_BYTES = 16 * 1024
-/** Memory that all waiting requests together may hold for output, beyond what each is granted. */
-export const KEPT_TOTAL_BYTES = 64 * 1024 * 1024
 
-/** Memory shared by everyone who keeps output: a hundred floods at once must not cost a hundred times two streams of 2 MiB. */
+/** Memory for output beyond what each is granted: a hundred floods at once must not cost a hundred times two streams of 2 MiB. */
 export interface OutputBudget {
   take(bytes: number): boolean
-  giveBack(bytes: number): void
+  give(bytes: number): void
 }
 
-export function createOutputBudget(totalBytes = KEPT_TOTAL_BYTES): OutputBudget {
-  let left = totalBytes
-  return {
-    take(bytes) {
-      if (bytes > left) return false
-      left -= bytes
-      return true
-    },
-    giveBack(bytes) {
-      left += bytes
-    },
-  }
+/** Of the memory of a sandbox; what its channels need to go on comes first. */
+export function outputBudgetOf({ grow: take, give }: Pick<HeldAccount, 'grow' | 'give'>): OutputBudget {
+  return { take, give }
 }
 
 export interface KeptOutput {
@@ -117,7 +108,7 @@ export function createOutputKeeper(budget: OutputBudget, endBytes = KEPT_END_BYT
       return { bytes, cutAt: head, droppedBytes: lost + total - capacity }
     },
     release() {
-      budget.giveBack(borrowed)
+      budget.give(borrowed)
       borrowed = 0
       buffer = none
       total = 0

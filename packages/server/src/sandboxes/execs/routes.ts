@@ -1,13 +1,14 @@
-import { createRoute, z } from '@hono/zod-openapi'
+import { z } from '@hono/zod-openapi'
 import { nodeBody } from '../../kernel/http/body.ts'
 import { json } from '../../kernel/http/document.ts'
+import { createRoute } from '../../kernel/http/route.ts'
 import type { Api, ApiContext } from '../../kernel/http/api.ts'
 import { sendStream } from '../../kernel/http/stream.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { limits } from '../../kernel/limits.ts'
 import { ofGuest } from '../refusal-codes.ts'
 import { sandboxIdParamSchema } from '../schema.ts'
-import { eventStream, eventStreamHeaders } from './event-stream.ts'
+import { eventStream, eventStreamHeaders } from '../../kernel/http/event-stream.ts'
 import {
   codeBodySchema,
   execBodySchema,
@@ -23,6 +24,7 @@ const tags = ['execs']
 const ofExec = [...ofGuest, 'exec_not_found'] as const
 const ofNewExec = [
   ...ofGuest,
+  'sandbox_env_unreadable',
   'exec_start_failed',
   'exec_limit_reached',
   'user_not_found',
@@ -74,6 +76,7 @@ const createRouteOf = createRoute({
   method: 'post',
   path: '/v1/sandboxes/{id}/execs',
   operationId: 'createExec',
+  needs: { right: 'write:exec', resource: 'sandbox' },
   tags,
   refuses: ofNewExec,
   summary: 'Run a command',
@@ -91,6 +94,7 @@ const codeRoute = createRoute({
   method: 'post',
   path: '/v1/sandboxes/{id}/code',
   operationId: 'runCode',
+  needs: { right: 'write:exec', resource: 'sandbox' },
   tags,
   refuses: [...ofNewExec, 'interpreter_missing'],
   summary: 'Run source code',
@@ -107,6 +111,7 @@ const listRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/execs',
   operationId: 'listExecs',
+  needs: { right: 'read:exec', resource: 'sandbox' },
   tags,
   refuses: ofGuest,
   summary: 'Execs that run, and those that ended within the hour',
@@ -118,6 +123,7 @@ const getRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/execs/{execId}',
   operationId: 'getExec',
+  needs: { right: 'read:exec', resource: 'sandbox' },
   tags,
   refuses: ofExec,
   summary: 'An exec and the output kept of it',
@@ -131,6 +137,7 @@ const eventsRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/execs/{execId}/events',
   operationId: 'streamExec',
+  needs: { right: 'read:exec', resource: 'sandbox' },
   tags,
   refuses: ofExec,
   summary: 'Follow an exec from an offset on',
@@ -156,6 +163,7 @@ const stdinRoute = createRoute({
   method: 'post',
   path: '/v1/sandboxes/{id}/execs/{execId}/stdin',
   operationId: 'writeStdin',
+  needs: { right: 'write:exec', resource: 'sandbox' },
   tags,
   refuses: [...ofExec, 'exec_not_running', 'exec_stdin_closed'],
   summary: 'Write to the standard input of an exec',
@@ -174,6 +182,7 @@ const signalRoute = createRoute({
   method: 'post',
   path: '/v1/sandboxes/{id}/execs/{execId}/signal',
   operationId: 'signalExec',
+  needs: { right: 'write:exec', resource: 'sandbox' },
   tags,
   refuses: [...ofExec, 'exec_not_running'],
   summary: 'Send a signal',
@@ -188,6 +197,7 @@ const resizeRoute = createRoute({
   method: 'post',
   path: '/v1/sandboxes/{id}/execs/{execId}/resize',
   operationId: 'resizeExec',
+  needs: { right: 'write:exec', resource: 'sandbox' },
   tags,
   refuses: [...ofExec, 'exec_not_running'],
   summary: 'Change the size of an exec’s terminal',

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { ExecExit, ExecInfo } from '../../guest/client.ts'
 import { signalName } from './signals.ts'
-import { execLimits } from './schema.ts'
+import { execLimits, loginShell } from './schema.ts'
 import type { CodeLanguage, ExecBody, ExecSummary } from './schema.ts'
 
 /** The kernel takes no argument longer than 128 KiB; what is longer than this travels as a file in memory. */
@@ -17,7 +17,8 @@ const SCRIPT = '\0script'
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
 export type Refusal = { ok: false; reason: string; limitBytes?: number }
-export type Command = { ok: true; argv: string[]; script?: Buffer } | Refusal
+/** `shell`: it names no program of its own, so that another shell may take the place of bash. */
+export type Command = { ok: true; argv: string[]; script?: Buffer; shell?: true } | Refusal
 
 /** What is executed for `cmd`: an array as it is, a text by a login shell. */
 export function commandOf(cmd: string | string[]): Command {
@@ -26,9 +27,9 @@ export function commandOf(cmd: string | string[]): Command {
     if (cmd.includes('\0')) return { ok: false, reason: '`cmd` contains a NUL character' }
     // A character is at most three bytes for one unit of its length.
     if (cmd.length * 3 <= SCRIPT_BYTES || Buffer.byteLength(cmd) <= SCRIPT_BYTES) {
-      return { ok: true, argv: ['/bin/bash', '-l', '-c', cmd] }
+      return { ok: true, argv: ['/bin/bash', '-l', '-c', cmd], shell: true }
     }
-    return { ok: true, argv: ['/bin/bash', '-l', '-c', '. "$0"', SCRIPT], script: Buffer.from(cmd) }
+    return { ok: true, argv: ['/bin/bash', '-l', '-c', '. "$0"', SCRIPT], script: Buffer.from(cmd), shell: true }
   }
   if (cmd.length === 0 || cmd[0] === '') return { ok: false, reason: '`cmd` names no program' }
   for (const [index, argument] of cmd.entries()) {
@@ -41,7 +42,13 @@ export function commandOf(cmd: string | string[]): Command {
       }
     }
   }
-  return { ok: true, argv: cmd }
+  return { ok: true, argv: cmd, ...(cmd === loginShell && { shell: true as const }) }
+}
+
+function withoutShell(command: Command): Command {
+  if (!command.ok) return command
+  const { shell: _shell, ...rest } = command
+  return rest
 }
 
 // Both keep imports relative to the working directory where the source fits into an argument, as `-c` and `-e` do. Node has no way to
@@ -55,7 +62,8 @@ export function codeCommandOf(language: CodeLanguage, source: string): Command {
   if (bytes > execLimits.sourceBytes) {
     return { ok: false, reason: '`source` is too long', limitBytes: execLimits.sourceBytes }
   }
-  if (language === 'bash') return commandOf(source)
+  // Here bash is what was asked for.
+  if (language === 'bash') return withoutShell(commandOf(source))
   const script = bytes > SCRIPT_BYTES ? { script: Buffer.from(source) } : undefined
   if (language === 'python') {
     return { ok: true, argv: script ? ['python3', '-c', pythonFromFile, SCRIPT] : ['python3', '-c', source], ...script }
@@ -84,6 +92,8 @@ export function environmentOf(
     sandbox: Readonly<Record<string, string>>
     exec?: Readonly<Record<string, string>> | undefined
     pty: boolean
+    /** @default /bin/bash */
+    shell?: string | undefined
   },
 ): Record<string, string> {
   const { name, home } = accountOf(user)
@@ -93,7 +103,7 @@ export function environmentOf(
     USER: name,
     LOGNAME: name,
     LANG: 'C.UTF-8',
-    SHELL: '/bin/bash',
+    SHELL: layers.shell ?? '/bin/bash',
     ...proxyEnvironment,
   }
   if (layers.pty) env['TERM'] = 'xterm-256color'
@@ -138,7 +148,8 @@ export function execIdOfKey(sandboxId: string, key: string): string {
 
 /** Tells two bodies under one key apart. How the answer is wanted is not part of it: a stream may follow up on a lost JSON answer. */
 export function bodyDigest(body: object & Partial<Pick<ExecBody, 'stream' | 'encoding' | 'env'>>): string {
-  const { stream: _stream, encoding: _encoding, env, ...rest } = body
+  const { stream: _stream, encoding: _encoding, env, ...given } = body
+  const rest = { user: 'user', cwd: '/workspace', ...given }
   const variables = env && Object.entries(env).toSorted(([a], [b]) => (a < b ? -1 : 1))
   const fields = Object.entries({ ...rest, env: variables }).toSorted(([a], [b]) => (a < b ? -1 : 1))
   return createHash('sha256').update(JSON.stringify(fields)).digest('base64url').slice(0, 22)

@@ -16,6 +16,9 @@ export const execEncodings = ['utf8', 'base64'] as const
 export const codeLanguages = ['python', 'javascript', 'bash'] as const
 export type CodeLanguage = (typeof codeLanguages)[number]
 
+/** A login shell, as `ssh` and a console give it. */
+export const loginShell: string[] = ['/bin/bash', '-l']
+
 const withoutNul = (text: string) => !text.includes('\0')
 const nulMessage = { message: 'must not contain NUL characters' }
 
@@ -37,14 +40,11 @@ const execOptions = {
       'a user is a name or number, with an optional :group',
     )
     .max(execLimits.userChars)
-    .default('user'),
-  cwd: z
-    .string()
-    .min(1)
-    .max(execLimits.cwdBytes)
-    .refine(withoutNul, nulMessage)
-    .default('/workspace')
-    .openapi({ description: 'A relative path starts at /workspace' }),
+    .optional()
+    .openapi({ description: '`user`, or whom the sandbox’s template names', example: 'root' }),
+  cwd: z.string().min(1).max(execLimits.cwdBytes).refine(withoutNul, nulMessage).optional().openapi({
+    description: '/workspace, or the folder that the sandbox’s template names; a relative path starts there',
+  }),
   env: z
     .record(z.string(), z.string())
     .optional()
@@ -84,7 +84,8 @@ const execOptions = {
 export const execBodySchema = z
   .strictObject({
     cmd: z.union([z.string(), z.array(z.string()).min(1).max(execLimits.argv)]).openapi({
-      description: 'A text is run by `/bin/bash -l -c`; an array is executed as it is',
+      description:
+        'A text is run by `/bin/bash -l -c` (`/bin/sh` where there is no bash); an array is executed as it is',
       example: 'echo hi',
     }),
     ...execOptions,

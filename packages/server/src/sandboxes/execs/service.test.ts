@@ -3,8 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test, vi } from 'vitest'
 import { ops } from '../../guest/messages.ts'
 import { DeltaError } from '../../kernel/errors.ts'
-import type { ServerSentEvent } from './event-stream.ts'
-import { createOutputBudget } from './output.ts'
+import type { ServerSentEvent } from '../../kernel/http/event-stream.ts'
 import { execBodySchema, codeBodySchema } from './schema.ts'
 import { createExecs } from './service.ts'
 import type { LiveExec } from './service.ts'
@@ -21,7 +20,6 @@ function setUp(options: { answerMarginMs?: number; stdinStallMs?: number } = {})
   const execs = createExecs({
     door: guest.door,
     newExecId: () => `exe_${++ids}`,
-    budget: createOutputBudget(),
     ...options,
   })
   const run = (body: object, key?: string) => execs.run(box, caller, bodyOf(body), { key })
@@ -56,6 +54,19 @@ async function collect({ events }: LiveExec): Promise<ServerSentEvent[]> {
 }
 
 describe('running and waiting', () => {
+  test('nothing runs without the variables of the sandbox, where they can not be read', async () => {
+    const { guest } = setUp()
+    const open: typeof guest.door.open = async (...asked) => {
+      const door = await guest.door.open(...asked)
+      return { ...door, sandbox: { ...door.sandbox, env: null } }
+    }
+    const execs = createExecs({ door: { ...guest.door, open }, newExecId: () => 'exe_1' })
+    const error = await refusal(execs.run(box, caller, bodyOf({ cmd: 'true' }), {}))
+    expect([error.code, error.status]).toEqual(['sandbox_env_unreadable', 409])
+    expect((await refusal(execs.run(box, caller, bodyOf({ cmd: ['x'], background: true }), {}))).code).toBe(error.code)
+    expect(guest.execs.size).toBe(0)
+  })
+
   test('an exec answers with its exit and both streams', async () => {
     const { guest, run } = setUp()
     guest.onStart = (exec) => {

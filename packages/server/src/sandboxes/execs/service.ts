@@ -2,17 +2,18 @@ import type { Readable } from 'node:stream'
 import { GuestError } from '../../guest/client.ts'
 import type { ExecExit, ExecInfo, ExecOutput, ExecRequest, GuestConnection } from '../../guest/client.ts'
 import { DeltaError } from '../../kernel/errors.ts'
+import type { HeldAccount } from '../../kernel/held-bytes.ts'
 import type { DoorCaller, OpenDoor, SandboxDoor } from '../door.ts'
 import { explainLost } from '../ended.ts'
 import { GUEST_ANSWER_MS, inTime } from '../patience.ts'
-import type { ServerSentEvent } from './event-stream.ts'
+import type { ServerSentEvent } from '../../kernel/http/event-stream.ts'
 import { createOutputTexts } from './event-text.ts'
 import type { OutputPiece } from './event-text.ts'
 import { detach, follow, readOutput, takeOutput } from './follow.ts'
 import type { Followed } from './follow.ts'
 import { createMemoryKills } from './memory-kills.ts'
 import type { MemoryKills, MemoryMark } from './memory-kills.ts'
-import { createOutputBudget, createOutputKeeper, encodeOutput } from './output.ts'
+import { createOutputKeeper, encodeOutput, outputBudgetOf } from './output.ts'
 import type { OutputBudget, OutputEncoding, OutputKeeper } from './output.ts'
 import { pour } from './pour.ts'
 import { execNotFound, execRefusal, startRefusal } from './refusals.ts'
@@ -45,7 +46,6 @@ const KEPT_OUTPUT_MS = 20_000
 export interface ExecsDeps {
   door: SandboxDoor
   newExecId(): string
-  budget?: OutputBudget
   answerMarginMs?: number
   /** @default GUEST_ANSWER_MS */
   answerMs?: number | undefined
@@ -75,6 +75,8 @@ export interface KnownExec {
 /** An exec held by one channel, over as many connections as it takes. Its output must be taken: 1 MiB unread holds the process back. */
 export interface AttachedExec {
   readonly pid: number
+  /** Memory of its sandbox for what waits for viewers. */
+  readonly held: HeldAccount
   /** Everything from the offset it was attached at. Rejects with a `DeltaError`; with `canceled` after `detach`. */
   consume(onOutput: (chunk: ExecOutput) => void | Promise<void>): Promise<ExecSummary>
   /** Resolves when the sandbox has room for more. Rejects when the connection was lost, and the bytes perhaps with it. */
@@ -98,7 +100,7 @@ interface Prepared {
 
 /** Everything about processes in a sandbox. Nothing of an exec is kept here: the guest knows them all, and this may restart at any time. */
 export function createExecs(deps: ExecsDeps) {
-  const { door, newExecId, budget = createOutputBudget() } = deps
+  const { door, newExecId } = deps
   const { answerMarginMs = ANSWER_MARGIN_MS, stdinStallMs = STDIN_STALL_MS, answerMs = GUEST_ANSWER_MS } = deps
   const knownExecs = (guest: GuestConnection) => inTime(answerMs, (signal) => guest.execs({ signal }))
   const kills = createMemoryKills(door)
@@ -124,15 +126,17 @@ export function createExecs(deps: ExecsDeps) {
   async function begin(sandboxId: string, caller: DoorCaller, prepared: Prepared) {
     const { guest, sandbox } = await door.open(sandboxId, caller)
     const mark = kills.mark(guest, sandboxId)
-    const request = requestOf(prepared, sandbox)
     const { execId } = prepared
+    const open = (request: ExecRequest) => (on: GuestConnection) =>
+      inTime(answerMs, (signal) => on.exec(request, { signal }))
     try {
-      const open = (on: GuestConnection) => inTime(answerMs, (signal) => on.exec(request, { signal }))
-      const followed = await follow(door, guest, { sandboxId, caller, execId, from: 0, open })
+      const followed = await withShell(guest, prepared, sandbox, (request) =>
+        follow(door, guest, { sandboxId, caller, execId, from: 0, open: open(request) }),
+      )
       if (followed.stream.known) checkSameBody(followed, prepared.digest, await knownExecs(followed.guest))
       return { followed, mark }
     } catch (error) {
-      throw await explainStart(error, prepared, { guest, sandbox }, request)
+      throw await explainStart(error, prepared, { guest, sandbox }, requestOf(prepared, sandbox))
     }
   }
 
@@ -144,7 +148,7 @@ export function createExecs(deps: ExecsDeps) {
   ): Promise<Exec> {
     const { followed, mark } = await begin(sandboxId, caller, prepared)
     whenLeft?.(() => detach(followed))
-    const kept = createKept(budget)
+    const kept = createKept(outputBudgetOf(followed.guest.held))
     let late = false
     const timer = setTimeout(() => {
       late = true
@@ -166,15 +170,16 @@ export function createExecs(deps: ExecsDeps) {
   async function start(sandboxId: string, caller: DoorCaller, prepared: Prepared): Promise<Exec> {
     const { execId, digest, tag } = prepared
     const { guest, sandbox } = await door.open(sandboxId, caller)
-    const request = requestOf(prepared, sandbox)
     let started: { pid: number; known: boolean }
     try {
-      started = await inTime(answerMs, (signal) => guest.start(request, { signal }))
+      started = await withShell(guest, prepared, sandbox, (request) =>
+        inTime(answerMs, (signal) => guest.start(request, { signal })),
+      )
     } catch (error) {
       const explained = await explainLost(door, { sandboxId, caller, guest }, error)
-      throw await explainStart(explained, prepared, { guest, sandbox }, request)
+      throw await explainStart(explained, prepared, { guest, sandbox }, requestOf(prepared, sandbox))
     }
-    const nothingYet = createKept(budget).encoded(prepared.body.encoding)
+    const nothingYet = createKept(outputBudgetOf(guest.held)).encoded(prepared.body.encoding)
     // Only a keyed id can be known: the others are new.
     const info = digest === undefined ? undefined : (await knownExecs(guest)).find((known) => known.execId === execId)
     if (info !== undefined && !sameBody(info, digest)) throw keyConflict(execId)
@@ -251,7 +256,7 @@ export function createExecs(deps: ExecsDeps) {
     /** The exec and the output that is kept of it. */
     async get(sandboxId: string, caller: DoorCaller, execId: string, encoding: OutputEncoding): Promise<Exec> {
       const { guest, info } = await find(sandboxId, caller, execId)
-      const kept = createKept(budget)
+      const kept = createKept(outputBudgetOf(guest.held))
       try {
         const exit = await readKept(guest, info, kept.add)
         const outcome = exit === undefined ? {} : outcomeOf({ ...exit, oomKilled: exit.oomKilled || info.oomKilled })
@@ -448,17 +453,58 @@ function commandBytes({ argv, script }: Command & { ok: true }): number {
   return bytes
 }
 
+const bash = '/bin/bash'
+const plainShell = '/bin/sh'
+/** Sandboxes in which there was no bash when a command was to be run by it. */
+const withoutBash = new WeakSet<GuestConnection>()
+
+/** Where a text is to be run and there is no bash, by /bin/sh: small images have nothing else. */
+async function withShell<T>(
+  guest: GuestConnection,
+  prepared: Prepared,
+  sandbox: OpenDoor['sandbox'],
+  begin: (request: ExecRequest) => Promise<T>,
+): Promise<T> {
+  const { command } = prepared
+  if (!command.shell) return begin(requestOf(prepared, sandbox))
+  if (withoutBash.has(guest)) return begin(requestOf(prepared, sandbox, plainShell))
+  try {
+    return await begin(requestOf(prepared, sandbox))
+  } catch (error) {
+    if (!(error instanceof GuestError) || error.code !== 'not_found' || !(await lacks(guest, bash))) throw error
+    withoutBash.add(guest)
+    return begin(requestOf(prepared, sandbox, plainShell))
+  }
+}
+
+async function lacks(guest: GuestConnection, path: string): Promise<boolean> {
+  return guest.stat(path).then(
+    () => false,
+    (error: unknown) => error instanceof GuestError && error.code === 'not_found',
+  )
+}
+
 function requestOf(
   { execId, command, body, timeoutMs, digest, tag }: Prepared,
   sandbox: OpenDoor['sandbox'],
+  shell = bash,
 ): ExecRequest {
+  if (sandbox.env === null) {
+    throw new DeltaError(
+      'sandbox_env_unreadable',
+      `The variables of sandbox ${sandbox.id} were stored under another SECRET_KEY`,
+    )
+  }
+  const user = body.user ?? sandbox.user ?? 'user'
+  const home = sandbox.cwd ?? '/workspace'
+  const cwd = body.cwd ?? home
   return {
     execId,
-    argv: command.argv,
+    argv: command.shell ? [shell, ...command.argv.slice(1)] : command.argv,
     script: command.script,
-    env: environmentOf(body.user, { sandbox: sandbox.env, exec: body.env, pty: body.pty !== undefined }),
-    cwd: body.cwd.startsWith('/') ? body.cwd : `/workspace/${body.cwd}`,
-    user: body.user,
+    env: environmentOf(user, { sandbox: sandbox.env, exec: body.env, pty: body.pty !== undefined, shell }),
+    cwd: cwd.startsWith('/') ? cwd : `${home}/${cwd}`,
+    user,
     timeoutMs,
     pty: body.pty,
     keepStdin: body.stdinOpen,
@@ -628,6 +674,7 @@ function attachedExec(followed: Followed, { door, kills, mark, summary }: Holdin
   const { execId } = followed
   return {
     pid: followed.stream.pid,
+    held: followed.guest.held,
     async consume(onOutput) {
       try {
         const exit = await kills.explain(mark, execId, await takeOutput(door, followed, onOutput))

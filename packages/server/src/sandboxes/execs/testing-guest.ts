@@ -12,7 +12,6 @@ export const testUser = String(process.getuid!())
 /** A door to the real guest, run as an ordinary process, with a folder of its own to work in. */
 export async function openTestGuest() {
   const driver = await createProcessDriver()
-  const sandbox: OpenSandbox = { id: 'sbx_test', env: {}, template: 'host', memoryMb: 512 }
   const spec = {
     upperId: 'upp_test',
     fresh: true,
@@ -24,6 +23,10 @@ export async function openTestGuest() {
     hostname: 'test',
   }
   await driver.create({ ...spec, boxId: 'box_test' })
+  const folder = join(driver.folderOf('upp_test'), 'workspace')
+  mkdirSync(folder, { recursive: true })
+  // What the login shell of whoever runs the tests reads, runs and waits for is not under test.
+  const sandbox: OpenSandbox = { id: 'sbx_test', env: { HOME: folder }, template: 'host', memoryMb: 512 }
   let connecting: Promise<GuestConnection> | undefined
   let killed = false
 
@@ -41,8 +44,6 @@ export async function openTestGuest() {
     },
     oomKills: async () => (await driver.stats('box_test')).oomKills,
   }
-  const folder = join(driver.folderOf('upp_test'), 'workspace')
-  mkdirSync(folder, { recursive: true })
   return {
     door,
     folder,

@@ -1,3 +1,4 @@
+import { testDoor } from '../../access/testing.ts'
 import { createApp } from '../../app.ts'
 import type { RoomState } from '../../drivers/driver.ts'
 import { systemClock } from '../../kernel/clock.ts'
@@ -33,7 +34,7 @@ export async function startTestServer({ door, answerMs }: { door?: SandboxDoor; 
   }
   const app = createApp({
     features: [{ name: 'execs', routes }],
-    authenticate: async () => ({ accountId: 'acc_default', keyId: 'key_test' }),
+    access: testDoor(),
     log: silentLogger,
     clock: systemClock,
     metrics: createMetrics(),

@@ -1,9 +1,10 @@
-import { createRoute, z } from '@hono/zod-openapi'
+import { z } from '@hono/zod-openapi'
 import type { Api, ApiContext } from '../../kernel/http/api.ts'
 import { json } from '../../kernel/http/document.ts'
+import { createRoute } from '../../kernel/http/route.ts'
 import { nodeBody } from '../../kernel/http/body.ts'
 import { sendStream } from '../../kernel/http/stream.ts'
-import { eventStream, eventStreamHeaders } from '../execs/event-stream.ts'
+import { eventStream, eventStreamHeaders } from '../../kernel/http/event-stream.ts'
 import { ofGuest } from '../refusal-codes.ts'
 import { sandboxIdParamSchema } from '../schema.ts'
 import { downloadName, queryBytes } from './rules.ts'
@@ -46,6 +47,7 @@ const readRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/files',
   operationId: 'readFile',
+  needs: { right: 'read:files', resource: 'sandbox' },
   tags,
   refuses: [...ofPath, 'not_a_file', 'is_a_directory', 'range_not_satisfiable'],
   summary: 'Read a file',
@@ -68,6 +70,7 @@ const writeRoute = createRoute({
   method: 'put',
   path: '/v1/sandboxes/{id}/files',
   operationId: 'writeFile',
+  needs: { right: 'write:files', resource: 'sandbox' },
   tags,
   refuses: [...ofNewPath, 'is_a_directory', 'not_a_file', 'file_too_large', 'precondition_failed'],
   summary: 'Write a file',
@@ -89,6 +92,7 @@ const removeRoute = createRoute({
   method: 'delete',
   path: '/v1/sandboxes/{id}/files',
   operationId: 'removeFile',
+  needs: { right: 'write:files', resource: 'sandbox' },
   tags,
   refuses: [...ofPath, 'directory_not_empty'],
   summary: 'Remove a file or directory',
@@ -100,6 +104,7 @@ const listRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/entries',
   operationId: 'listEntries',
+  needs: { right: 'read:files', resource: 'sandbox' },
   tags,
   refuses: ofPath,
   summary: 'List a directory',
@@ -112,6 +117,7 @@ const statRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/entry',
   operationId: 'getEntry',
+  needs: { right: 'read:files', resource: 'sandbox' },
   tags,
   refuses: ofPath,
   summary: 'Describe a file or directory',
@@ -123,6 +129,7 @@ const chmodRoute = createRoute({
   method: 'patch',
   path: '/v1/sandboxes/{id}/entry',
   operationId: 'changeMode',
+  needs: { right: 'write:files', resource: 'sandbox' },
   tags,
   refuses: ofPath,
   summary: 'Change permissions',
@@ -138,6 +145,7 @@ const mkdirRoute = createRoute({
   method: 'post',
   path: '/v1/sandboxes/{id}/directories',
   operationId: 'makeDirectory',
+  needs: { right: 'write:files', resource: 'sandbox' },
   tags,
   refuses: ofNewPath,
   summary: 'Make a directory',
@@ -149,6 +157,7 @@ const moveRoute = createRoute({
   method: 'post',
   path: '/v1/sandboxes/{id}/move',
   operationId: 'moveEntry',
+  needs: { right: 'write:files', resource: 'sandbox' },
   tags,
   refuses: [...ofNewPath, 'is_a_directory', 'directory_not_empty'],
   summary: 'Move or rename',
@@ -160,6 +169,7 @@ const watchRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/watch',
   operationId: 'watchFiles',
+  needs: { right: 'read:files', resource: 'sandbox' },
   tags,
   refuses: ofPath,
   summary: 'Follow changes below a path',
@@ -183,6 +193,7 @@ const packRoute = createRoute({
   method: 'get',
   path: '/v1/sandboxes/{id}/archive',
   operationId: 'downloadArchive',
+  needs: { right: 'read:files', resource: 'sandbox' },
   tags,
   refuses: ofPath,
   summary: 'Download a directory as tar',
@@ -201,6 +212,7 @@ const unpackRoute = createRoute({
   method: 'put',
   path: '/v1/sandboxes/{id}/archive',
   operationId: 'uploadArchive',
+  needs: { right: 'write:files', resource: 'sandbox' },
   tags,
   refuses: [...ofNewPath, 'archive_invalid', 'file_too_large'],
   summary: 'Unpack a tar into a directory',
@@ -283,7 +295,11 @@ export function addFileRoutes(api: Api, files: Files): void {
 }
 
 function placeOf(c: ApiContext): Place {
-  return { sandboxId: c.req.param('id')!, caller: c.get('caller'), path: queryBytes(c.req.url, 'path') }
+  return {
+    sandboxId: c.get('sandboxId') ?? c.req.param('id')!,
+    caller: c.get('caller'),
+    path: queryBytes(c.req.url, 'path'),
+  }
 }
 
 async function sendFile(c: ApiContext, answer: FileAnswer): Promise<Response> {

@@ -1,5 +1,5 @@
 import type { AnswerHead } from './answer-parser.ts'
-import { tokenName } from './credentials.ts'
+import { isOwnCookie } from './credentials.ts'
 import { hopByHop, namedByConnection } from './hop-by-hop.ts'
 import { locationByPath, type PathPlace } from './location.ts'
 
@@ -56,16 +56,9 @@ export function answerHeaders({ headers, status }: AnswerHead, { path }: { path:
   return kept
 }
 
-/** A program sets cookies for its own host name, not for its neighbours', and never the one that lets people in. */
+/** A program sets cookies for its own host name, not for its neighbours', and never one that lets people in. */
 function ownCookie(value: string): string | undefined {
   const [pair = '', ...attributes] = value.split(';')
-  // A cookie without a name is sent as its bare value, which may look like one with a name.
-  if (
-    pair
-      .replace(/^[\s=]+/, '')
-      .split('=')[0]!
-      .trim() === tokenName
-  )
-    return undefined
+  if (isOwnCookie(pair)) return undefined
   return [pair, ...attributes.filter((attribute) => !/^\s*domain\s*(=|$)/i.test(attribute))].join(';')
 }

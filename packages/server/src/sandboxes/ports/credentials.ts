@@ -2,6 +2,15 @@
 export const tokenName = 'delta_token'
 export const tokenHeader = 'x-delta-access-token'
 
+/** Cookies by which the server knows people and tokens: none of them is a program's to see or to set. */
+const ownCookies = new Set([
+  tokenName,
+  'delta_session',
+  'delta_refresh',
+  '__Host-delta_session',
+  '__Secure-delta_refresh',
+])
+
 /** Cookies of the same name that are looked at: a page beside it may set more, and must not shut the right one out. */
 const maxCookies = 4
 
@@ -18,15 +27,25 @@ export function splitQuery(target: string): { target: string; token: string | un
   return { target: target.slice(0, mark) + (kept.length > 0 ? `?${kept.join('&')}` : ''), token }
 }
 
-/** The Cookie header without ours, and ours. */
+/** Whether a `name=value` is one of the server's cookies. One without a name is sent as its bare value, which may look like one with a name. */
+export function isOwnCookie(pair: string): boolean {
+  return ownCookies.has(
+    pair
+      .replace(/^[\s=]+/, '')
+      .split('=')[0]!
+      .trim(),
+  )
+}
+
+/** The Cookie header without ours, and the tokens in it. */
 export function splitCookie(header: string): { header: string; tokens: string[] } {
-  if (!header.includes(tokenName)) return { header, tokens: [] }
+  if (!header.includes('delta_')) return { header, tokens: [] }
   const tokens: string[] = []
   const kept: string[] = []
   for (const part of header.split(';')) {
     const [, value] = /^[ \t]*delta_token[ \t]*=[ \t]*"?([^"]*?)"?[ \t]*$/.exec(part) ?? []
-    if (value === undefined) kept.push(part.trim())
-    else if (tokens.length < maxCookies) tokens.push(value)
+    if (value === undefined && !isOwnCookie(part)) kept.push(part.trim())
+    else if (value !== undefined && tokens.length < maxCookies) tokens.push(value)
   }
   return { header: kept.filter((part) => part !== '').join('; '), tokens }
 }

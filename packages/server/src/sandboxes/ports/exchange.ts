@@ -9,7 +9,6 @@ import { AnswerFault, type AnswerHead } from './answer-parser.ts'
 import type { PortAddress } from './address.ts'
 import type { AnswerUser, PortConnection, PortConnections } from './connections.ts'
 import { noAnswer, portFault } from './faults.ts'
-import type { Held } from './held.ts'
 import type { PathPlace } from './location.ts'
 import type { Open, OpenEnd } from './open.ts'
 import { portLimits } from './schema.ts'
@@ -17,7 +16,6 @@ import { portLimits } from './schema.ts'
 export interface ExchangeDeps {
   connections: PortConnections
   nowMs: () => number
-  held: Held
 }
 
 export interface ExchangeInput {
@@ -41,13 +39,14 @@ const lastChunk = Buffer.from('0\r\n\r\n')
 
 /** One request through a port and its answer back. Both ways go no faster than whoever is slower reads. */
 export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
-  const { connections, nowMs, held } = deps
+  const { connections, nowMs } = deps
   const { request, response, guest, address, head, body, path, onOver } = input
   const { method = 'GET' } = request
   let connection: PortConnection | undefined
   /** What the deadline waits for. */
   let awaits: 'answer' | 'request body' | 'answer body' | 'client' = 'answer'
   let over = false
+  let finishing = false
   let uploaded = body === undefined || body === 0
   let answered = false
   let headSent = false
@@ -59,6 +58,11 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
   let inbox: Inbox | undefined
   let blocked = false
   let keptOfFeed = 0
+  /** Given to the client's connection, and credit once the kernel has taken it. */
+  let owed = 0
+  let sending = false
+  let sourcesPause = false
+  let leaveSources: (() => void) | undefined
 
   const open: Open = { deadlineMs: nowMs() + portLimits.answerMs, expire, cut }
 
@@ -83,6 +87,16 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
 
   function upload(): void {
     wait('request body', portLimits.clientMs)
+    leaveSources = guest.held.addSource({
+      pause() {
+        sourcesPause = true
+        request.pause()
+      },
+      resume() {
+        sourcesPause = false
+        if (!sending) request.resume()
+      },
+    })
     request.on('data', (chunk: Buffer) => {
       if (over) return
       // What comes after an early answer is thrown away.
@@ -90,13 +104,15 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
       const busy = connection.dial.send(body === 'chunked' ? framed(chunk) : chunk)
       wait('request body', portLimits.clientMs)
       if (!busy) return
+      sending = true
       request.pause()
       wait('answer', portLimits.answerMs)
       busy.then(
         () => {
           if (over) return
+          sending = false
           if (!answered) wait('request body', portLimits.clientMs)
-          request.resume()
+          if (!sourcesPause) request.resume()
         },
         () => undefined,
       )
@@ -104,6 +120,7 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
     request.once('end', () => {
       if (over) return
       uploaded = true
+      leaveSources?.()
       if (body === 'chunked') connection?.dial.send(lastChunk)?.catch(() => undefined)
       if (!answered) wait('answer', portLimits.answerMs)
       finishIfDone()
@@ -123,10 +140,7 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
       if (last) answered = true
       if (blocked) {
         keptOfFeed += bytes.length
-        held.add(address.sandboxId, bytes.length)
         inbox!.push({ stream: 0, offset: 0, bytes, gap: 0 })
-        if (held.isTooMuch(address.sandboxId))
-          fail(new DeltaError('too_many_requests', 'Too much is held for slow clients'))
         return
       }
       write(bytes, last)
@@ -140,8 +154,9 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
         sendHead()
         response.flushHeaders()
       }
-      connection.dial.consumed(bytes - keptOfFeed)
+      owed += bytes - keptOfFeed
       keptOfFeed = 0
+      onTaken()
       if (!blocked && headSent) wait('answer body', portLimits.silenceMs)
       finishIfDone()
     },
@@ -169,16 +184,21 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
       else response.end(bytes)
       return
     }
-    if (bytes.length === 0 || response.write(bytes)) return
+    if (bytes.length === 0 || response.write(bytes, onTaken)) return
     block()
+  }
+
+  /** More may come for what the kernel has taken: what is on the way to a slow client stays within its channel's window. */
+  function onTaken(): void {
+    if (owed === 0 || over || !connection || response.writableLength > 0) return
+    const bytes = owed
+    owed = 0
+    connection.dial.consumed(bytes)
   }
 
   function block(): void {
     blocked = true
-    inbox ??= createInbox((bytes) => {
-      held.add(address.sandboxId, -bytes)
-      connection?.dial.consumed(bytes)
-    })
+    inbox ??= createInbox((bytes) => (owed += bytes))
     wait('client', portLimits.clientMs)
     response.once('drain', unblock)
   }
@@ -187,7 +207,7 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
     if (over) return
     blocked = false
     for (let chunk = inbox!.take(); chunk; chunk = inbox!.take()) {
-      if (!response.write(chunk.bytes)) return block()
+      if (!response.write(chunk.bytes, onTaken)) return block()
     }
     wait('answer body', portLimits.silenceMs)
     if (answered) response.end()
@@ -198,21 +218,29 @@ export function runExchange(deps: ExchangeDeps, input: ExchangeInput): Open {
 
   function finishIfDone(): void {
     if (!answered || over || blocked) return
+    const taken = response.writableFinished || request.socket.writableLength === 0
+    if (!taken) {
+      wait('client', portLimits.clientMs)
+      if (!finishing) response.once('finish', finishIfDone)
+      finishing = true
+      return
+    }
     if (connection) {
+      if (owed > 0) connection.dial.consumed(owed)
+      owed = 0
       if (uploaded && keepsAlive && connection.parser.idle) connections.giveBack(connection)
       else connections.drop(connection)
       connection = undefined
     }
     // The rest of what the client sends is read and thrown away; its connection may then carry the next request.
     if (!uploaded) return wait('request body', portLimits.clientMs)
-    if (response.writableFinished || request.socket.writableLength === 0) return end()
-    wait('client', portLimits.clientMs)
-    response.once('finish', end)
+    end()
   }
 
   function end(): void {
     if (over) return
     over = true
+    leaveSources?.()
     response.off('close', end)
     if (connection) connections.drop(connection)
     connection = undefined

@@ -1,15 +1,17 @@
-import type { AccessDoor } from '../../access/door.ts'
+import type { AccessDoor, CallerDoor } from '../../access/door.ts'
 import type { Clock } from '../../kernel/clock.ts'
 import type { Database } from '../../kernel/db/database.ts'
 import type { Feature } from '../../kernel/http/api.ts'
+import type { ClientAddress } from '../../kernel/http/client-address.ts'
 import { createHostCheck } from '../../kernel/http/host-check.ts'
 import type { Logger } from '../../kernel/log.ts'
 import type { DoorCaller, SandboxDoor } from '../door.ts'
 import { parseDomain } from './address.ts'
-import { type Authenticate, createPortsFront } from './front.ts'
+import { createPortsFront } from './front.ts'
 import { createGateway, type Gateway } from './gateway.ts'
 import { portsFeature } from './routes.ts'
 import { openPorts } from './service.ts'
+import type { SandboxState } from '../states.ts'
 
 export interface PortsFeatureParts {
   database: Database
@@ -17,8 +19,10 @@ export interface PortsFeatureParts {
   log: Logger
   door: SandboxDoor
   tokens: AccessDoor
-  authenticate: Authenticate
-  findSandbox(sandboxId: string, caller: DoorCaller): Promise<{ state: string }>
+  access: CallerDoor
+  findSandbox(sandboxId: string, caller: DoorCaller): Promise<{ state: SandboxState }>
+  /** Told to the program inside. */
+  clientAddress: ClientAddress
   settings: {
     host: string
     hosts: readonly string[]

@@ -1,8 +1,10 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
-import type { Access, AccessDoor } from '../../access/door.ts'
+import type { Access, AccessDoor, CallerDoor } from '../../access/door.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import type { Caller } from '../../kernel/http/api.ts'
+import { authorizationOf } from '../../kernel/http/authorization.ts'
+import type { ClientAddress } from '../../kernel/http/client-address.ts'
 import { type Front, refuseRequest, refuseUpgrade } from '../../kernel/http/front.ts'
 import type { Logger } from '../../kernel/log.ts'
 import type { OpenDoor, SandboxDoor } from '../door.ts'
@@ -16,17 +18,14 @@ import type { Open } from './open.ts'
 import { bodyOf, writeRequestHead } from './request-head.ts'
 import { runTunnel } from './tunnel.ts'
 
-export type Authenticate = (credentials: {
-  authorization: string | undefined
-}) => Caller | null | Promise<Caller | null>
-
 export interface PortsFrontDeps {
   door: SandboxDoor
   gateway: Gateway
   domain: PortsDomain
   tokens: AccessDoor
-  authenticate: Authenticate
+  access: CallerDoor
   publicOwner(address: PortAddress): string | undefined
+  clientAddress: ClientAddress
   /** Whether a Host header names the server itself. */
   isServer(host: string | undefined): boolean
   now(): number
@@ -41,11 +40,10 @@ interface Route {
   host: string
 }
 
-interface Grant {
-  accountId: string
-  by: 'key' | 'token' | 'public'
-  access?: Access
-}
+type Grant =
+  | { accountId: string; by: 'caller'; caller: Caller }
+  | { accountId: string; by: 'token'; access: Access }
+  | { accountId: string; by: 'public' }
 
 interface Asked {
   route: Route
@@ -95,9 +93,10 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     const { address, path } = route
     const { headers } = request
     const { target, token } = splitQuery(path ? path.target : (request.url ?? '/'))
-    const given = headers.authorization
-    let caller = given === undefined ? null : deps.authenticate({ authorization: given })
+    const given = authorizationOf(request)
+    let caller: Caller | null | Promise<Caller | null> = deps.access.authenticate({ authorization: given })
     if (caller instanceof Promise) caller = await caller
+    if (caller) caller = admitted(caller, route)
     const granted = grantOf(headers, route, { caller, token })
     if (!granted) throw notGranted(route)
     const { grant, byQuery } = granted
@@ -110,12 +109,21 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     }
   }
 
+  /** Whoever lacks the right learns no more than one who asks for what never was. */
+  function admitted(caller: Caller, route: Route): Caller {
+    try {
+      return deps.access.admit(caller, { right: 'write:exec', resource: 'sandbox' }, route.address.sandboxId)
+    } catch (cause) {
+      throw route.path ? cause : forbidden()
+    }
+  }
+
   function grantOf(
     headers: IncomingMessage['headers'],
     { address, path, host }: Route,
     { caller, token }: { caller: Caller | null; token: string | undefined },
   ): { grant: Grant; byQuery: boolean } | undefined {
-    if (caller) return { grant: { accountId: caller.accountId, by: 'key' }, byQuery: false }
+    if (caller) return { grant: { accountId: caller.accountId, by: 'caller', caller }, byQuery: false }
     const wish = { sandboxId: address.sandboxId, scope: `port:${address.port}` } as const
     const verified = (text: string | undefined): Grant | undefined => {
       const access = text === undefined ? null : deps.tokens.verify(text, wish)
@@ -156,7 +164,7 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
       host: path ? `localhost:${address.port}` : host,
       keepAuthorization,
       forwarded: {
-        for: request.socket.remoteAddress ?? 'unknown',
+        for: deps.clientAddress(request) ?? 'unknown',
         host,
         proto: domain.scheme,
         ...(path && { prefix: path.prefix }),
@@ -169,9 +177,9 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
   }
 
   /** A sandbox that had to be woken took its time: what was granted may have been taken back meanwhile, when nothing was open yet to be cut. */
-  function isStillGranted(address: PortAddress, { by, accountId, access }: Grant): boolean {
-    if (by === 'public') return deps.publicOwner(address) === accountId
-    return access === undefined || !deps.tokens.isOver(access)
+  function isStillGranted(address: PortAddress, grant: Grant): boolean {
+    if (grant.by === 'public') return deps.publicOwner(address) === grant.accountId
+    return grant.by === 'token' ? !deps.tokens.isOver(grant.access) : !deps.access.isOver(grant.caller)
   }
 
   /** Runs `start` in a place of its own, which ends with the access it came by. */
@@ -192,7 +200,12 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     occupy(place, grant, (onOver) => start(opened, onOver))
   }
 
-  function occupy(place: Place, { access }: Grant, start: (onOver: () => void) => Open | undefined): void {
+  function holdOf(grant: Grant, onEnd: () => void): (() => void) | undefined {
+    if (grant.by === 'token') return deps.tokens.hold(grant.access, onEnd)
+    return grant.by === 'caller' ? deps.access.hold(grant.caller, onEnd) : undefined
+  }
+
+  function occupy(place: Place, grant: Grant, start: (onOver: () => void) => Open | undefined): void {
     let over = false
     let letGo: (() => void) | undefined
     const open = start(() => {
@@ -203,7 +216,7 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     if (!open) return place.leave()
     if (over) return
     place.occupy(open)
-    if (access) letGo = deps.tokens.hold(access, () => open.cut(forbidden()))
+    letGo = holdOf(grant, () => open.cut(forbidden()))
   }
 
   async function serve(request: IncomingMessage, response: ServerResponse, route: Route): Promise<void> {
@@ -211,7 +224,7 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
       return moveOn(response, 308, `${route.path.prefix}/${route.path.target}`)
     const asked = await ask(request, route)
     if (asked.moveToken !== undefined) {
-      const maxAgeMs = (asked.grant.access?.expiresAt ?? 0) - deps.now()
+      const maxAgeMs = (asked.grant.by === 'token' ? asked.grant.access.expiresAt : 0) - deps.now()
       const cookie = tokenCookie(asked.moveToken, { maxAgeMs, secure: domain.scheme === 'https' })
       // With the host name: a target that begins with // would lead anywhere.
       return moveOn(response, 302, `${domain.scheme}://${route.host}${asked.target}`, cookie)

@@ -1,7 +1,6 @@
 import type { Clock } from '../../kernel/clock.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { createPortConnections } from './connections.ts'
-import { createHeld } from './held.ts'
 import type { Open, OpenEnd } from './open.ts'
 import { portLimits } from './schema.ts'
 
@@ -22,7 +21,6 @@ export function createGateway({ clock }: { clock: Clock }) {
   const perSandbox = new Map<string, number>()
   const nowMs = () => clock.monotonic()
   const connections = createPortConnections({ nowMs, ...portLimits })
-  const held = createHeld(portLimits)
   let sweeping: AbortController | undefined
   let stopped = false
   let served = 0
@@ -82,8 +80,8 @@ export function createGateway({ clock }: { clock: Clock }) {
     enter,
     cutPublic,
     stop,
-    deps: { connections, nowMs, held },
-    counts: () => ({ open: places.size, idle: connections.idle, heldBytes: held.bytes, served }),
+    deps: { connections, nowMs },
+    counts: () => ({ open: places.size, idle: connections.idle, served }),
   }
 }
 

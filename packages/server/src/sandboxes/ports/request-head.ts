@@ -58,6 +58,8 @@ export function writeRequestHead(request: RequestHead): Buffer | undefined {
     // A page that was opened with a token in its address would tell it to the program by way of the next request.
     if (lower === 'referer' && value.includes(tokenName)) continue
     if (lower === 'cookie') {
+      // By path they are those of the API's own origin: none was set by the program.
+      if (forwarded.prefix !== undefined) continue
       value = splitCookie(value).header
       if (value === '') continue
     }

@@ -1,7 +1,10 @@
-import { createRoute, z } from '@hono/zod-openapi'
+import { z } from '@hono/zod-openapi'
 import type { Api, Feature } from '../../kernel/http/api.ts'
-import { json } from '../../kernel/http/document.ts'
+import { errorResponse, json } from '../../kernel/http/document.ts'
+import { createRoute } from '../../kernel/http/route.ts'
 import type { Front } from '../../kernel/http/front.ts'
+import { refusalsOf } from '../../kernel/http/refusals.ts'
+import { ofGuest, ofKnown } from '../refusal-codes.ts'
 import type { Gateway } from './gateway.ts'
 import { sandboxIdParamSchema } from '../../access/schema.ts'
 import { portPathParamSchema, portsSchema, putPortsSchema } from './schema.ts'
@@ -13,20 +16,34 @@ const responses = {
   200: json('As they are now', portsSchema),
 }
 
+/** A request through a port, beside what opening its sandbox meets. An answer of the server inside may have any status. */
+const ofPort = [
+  ...ofGuest,
+  'request_timeout',
+  'port_forbidden',
+  'port_limit_reached',
+  'port_not_listening',
+  'port_bad_answer',
+  'port_timed_out',
+] as const
+
 const listPortsRoute = createRoute({
   method: 'get',
   path,
   operationId: 'listPorts',
+  needs: { right: 'read:sandboxes', resource: 'sandbox' },
   tags,
   summary: 'The ports of a sandbox: their addresses, which are public, and what listens',
   request: { params: sandboxIdParamSchema },
   responses,
+  refuses: ofKnown,
 })
 
 const putPortsRoute = createRoute({
   method: 'put',
   path,
   operationId: 'putPorts',
+  needs: { right: 'write:sandboxes', resource: 'sandbox' },
   tags,
   summary: 'Choose which ports are public',
   description:
@@ -36,6 +53,7 @@ const putPortsRoute = createRoute({
     body: { content: { 'application/json': { schema: putPortsSchema } }, required: true },
   },
   responses,
+  refuses: [...ofKnown, 'sandbox_state_conflict'],
 })
 
 export interface PortsFeatureDeps {
@@ -60,11 +78,6 @@ export function portsFeature({ ports, gateway, front }: PortsFeatureDeps): Featu
         'Kept-alive connections to servers inside',
         () => gateway.counts().idle,
       )
-      metrics.gauge(
-        'delta_port_held_bytes',
-        'Bytes of answers held for clients that read slowly',
-        () => gateway.counts().heldBytes,
-      )
       metrics.counterFrom(
         'delta_port_requests_total',
         'Requests and WebSockets let through ports',
@@ -82,17 +95,23 @@ export function addPortRoutes(api: Api, ports: PortsService): void {
     return c.json(await ports.put(c.req.valid('param').id, wanted, c.var.caller), 200)
   })
   // Served before the router, with any method; described as the one that is used most.
+  const request = { params: portPathParamSchema }
+  const portPath = `${path}/{port}/{path}`
+  const needs = { right: 'write:exec', resource: 'sandbox' } as const
   api.openAPIRegistry.registerPath({
     method: 'get',
-    path: `${path}/{port}/{path}`,
+    path: portPath,
     operationId: 'requestPort',
+    'x-needs': needs.right,
     tags,
     summary: 'A request to a server inside, with any method, or a WebSocket',
     description:
       'Goes to 127.0.0.1 or ::1 of the sandbox with its path, headers and body. The answer is the server’s own, without cookies and with a Content-Security-Policy that gives pages an origin of their own. A port’s own host name, see `url`, has neither limit.',
-    request: { params: portPathParamSchema },
+    request,
     responses: {
+      ...refusalsOf({ method: 'get', path: portPath, request, needs, responses: {}, refuses: ofPort }),
       200: { description: 'Whatever the server inside answers', content: { '*/*': { schema: z.unknown() } } },
+      default: errorResponse,
     },
   })
 }

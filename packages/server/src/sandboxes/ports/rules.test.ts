@@ -83,6 +83,25 @@ test('the token is taken out of the cookies, however many there are', () => {
   expect(splitCookie('xdelta_token=x')).toEqual({ header: 'xdelta_token=x', tokens: [] })
 })
 
+const sessionCookies = ['delta_session', '__Host-delta_session', 'delta_refresh', '__Secure-delta_refresh']
+
+test.each(sessionCookies)('%s goes into no sandbox, and none sets it', (name) => {
+  const headers = ['Cookie', `a=b; ${name}=secret; ${name} = secret`, 'cookie', `=${name}=secret`]
+  const text = written({ headers })!
+  expect(text).toContain('Cookie: a=b\r\n')
+  expect(text).not.toContain('secret')
+  const set = [`${name}=x; Path=/`, `=${name}=x`, ` ${name} =x`, 'a=b'].map((cookie) => ['Set-Cookie', cookie])
+  expect(answerHeaders(answer(set), { path: undefined })).toEqual(['Set-Cookie', 'a=b'])
+  expect(answerHeaders(answer(set), { path })).not.toContain('Set-Cookie')
+})
+
+test('by path no cookie goes in: all of them are the API’s', () => {
+  const headers = ['Cookie', 'a=b; delta_session=secret', 'X-A', 'b']
+  const text = written({ headers, forwarded: { ...request.forwarded, prefix: '/v1/sandboxes/sbx_a/ports/80' } })!
+  expect(text).toContain('X-A: b\r\n')
+  expect(text).not.toMatch(/cookie/i)
+})
+
 test('a page moves on to an address without the token; scripts and programs are answered at once', () => {
   expect(isNavigation('GET', { 'sec-fetch-mode': 'navigate' })).toBe(true)
   expect(isNavigation('GET', { accept: 'text/html,*/*' })).toBe(true)

@@ -16,11 +16,6 @@ export const portLimits = {
   silenceMs: 600_000,
   /** A client may take nothing of an answer, or send nothing of its body, for this long. */
   clientMs: 120_000,
-  /** Held for clients of one sandbox that read slowly: beyond it whoever is given more is cut off. */
-  heldPerSandboxBytes: 64 * 1024 * 1024,
-  /** The same of all; while they hold more, each sandbox may hold no more than `heldShareBytes`. */
-  heldBytes: 128 * 1024 * 1024,
-  heldShareBytes: 2 * 1024 * 1024,
   /** Ports made public in one sandbox. */
   publicPorts: 64,
 } as const

@@ -1,7 +1,9 @@
 import type { GuestConnection } from '../../guest/client.ts'
 import type { Database } from '../../kernel/db/database.ts'
+import { DeltaError } from '../../kernel/errors.ts'
 import type { DoorCaller, SandboxDoor } from '../door.ts'
 import { inTime } from '../patience.ts'
+import { isOver, type SandboxState } from '../states.ts'
 import { type PortAddress, type PortsDomain, portLabel } from './address.ts'
 import { forbidden } from './faults.ts'
 import type { Gateway } from './gateway.ts'
@@ -13,7 +15,7 @@ export interface PortsDeps {
   database: Database
   door: SandboxDoor
   /** Rejects where the caller has no such sandbox. */
-  findSandbox(sandboxId: string, caller: DoorCaller): Promise<{ state: string }>
+  findSandbox(sandboxId: string, caller: DoorCaller): Promise<{ state: SandboxState }>
   gateway: Gateway
   domain: PortsDomain
   /** Where the server listens, for addresses under a domain that names no port. */
@@ -38,13 +40,21 @@ export async function openPorts({ database, door, findSandbox, gateway, domain, 
   }
 
   async function put(sandboxId: string, ports: readonly number[], caller: DoorCaller): Promise<Ports> {
-    await findSandbox(sandboxId, caller)
+    await findAlive(sandboxId, caller)
     const next = new Set(ports)
     await store.put(sandboxId, caller.accountId, [...next])
+    // It may have been killed meanwhile, and forgotten here.
+    await findAlive(sandboxId, caller)
     if (next.size > 0) shared.set(sandboxId, { accountId: caller.accountId, ports: next })
     else shared.delete(sandboxId)
     gateway.cutPublic(sandboxId, next, forbidden())
     return list(sandboxId, caller)
+  }
+
+  /** What is over has no ports, and must not get any that tell it from a sandbox that never was. */
+  async function findAlive(sandboxId: string, caller: DoorCaller): Promise<void> {
+    const { state } = await findSandbox(sandboxId, caller)
+    if (isOver(state)) throw new DeltaError('sandbox_state_conflict', `Sandbox ${sandboxId} is ${state}`)
   }
 
   async function list(sandboxId: string, caller: DoorCaller): Promise<Ports> {

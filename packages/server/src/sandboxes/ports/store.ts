@@ -1,4 +1,5 @@
 import type { BatchStep, Database } from '../../kernel/db/database.ts'
+import { isOver, sandboxStates } from '../states.ts'
 
 export interface PublicPort {
   sandboxId: string
@@ -8,14 +9,23 @@ export interface PublicPort {
 
 interface Tables {
   sandbox_ports: { sandbox_id: string; port: number; account_id: string }
+  sandboxes: { id: string; state: string }
 }
 
 export function createPortStore(database: Database) {
   const db = database.of<Tables>()
   const sql = db.sql
   return {
+    /** Without those of sandboxes that are over: their rows are listed for a day, but nothing answers any more. */
     async all(): Promise<PublicPort[]> {
-      const rows = await db.all(sql.selectFrom('sandbox_ports').selectAll().compile())
+      const rows = await db.all(
+        sql
+          .selectFrom('sandbox_ports')
+          .innerJoin('sandboxes', 'sandboxes.id', 'sandbox_ports.sandbox_id')
+          .where('sandboxes.state', 'not in', sandboxStates.filter(isOver))
+          .selectAll('sandbox_ports')
+          .compile(),
+      )
       return rows.map((row) => ({ sandboxId: row.sandbox_id, accountId: row.account_id, port: row.port }))
     },
 

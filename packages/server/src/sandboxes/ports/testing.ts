@@ -3,17 +3,20 @@ import { createServer as createHttpServer, type RequestListener, type Server } f
 import { createServer, type Socket } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { openAccessTokens } from '../../access/access-tokens.ts'
+import { testDoor, testKeyPrincipal } from '../../access/testing.ts'
 import { accessMigrations } from '../../access/migrations.ts'
 import { startRealGuest } from '../../guest/testing/real-guest.ts'
 import { type Clock, systemClock } from '../../kernel/clock.ts'
 import type { OpenTestDatabase } from '../../kernel/db/testing.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { createApi } from '../../kernel/http/api.ts'
+import { createClientAddress } from '../../kernel/http/client-address.ts'
 import { listen } from '../../kernel/http/server.ts'
+import { createDocumentCheck } from '../../kernel/http/testing-documented.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { sandboxMigrations } from '../migrations.ts'
 import { createSandboxStore } from '../store.ts'
-import { testRecord } from '../testing.ts'
+import { testRecord, testSeal } from '../testing.ts'
 import { openPortsFeature } from './feature.ts'
 import { portMigrations } from './migrations.ts'
 
@@ -23,10 +26,15 @@ export const apiKey = 'delta_key_of_the_test'
 /** The front on a port of its own, over a database and a real guest, which here is a process of this machine: ports inside are ports of this machine. */
 export async function startPorts(open: OpenTestDatabase, { clock = systemClock }: { clock?: Clock } = {}) {
   const database = await open([...sandboxMigrations, ...portMigrations, ...accessMigrations])
-  await createSandboxStore(database).insert(testRecord(sandboxId, { accountId: 'acc_a', state: 'running' }))
+  await createSandboxStore(database, testSeal).insert(testRecord(sandboxId, { accountId: 'acc_a', state: 'running' }))
   const realGuest = await startRealGuest()
   const guest = await realGuest.connect()
-  const tokens = await openAccessTokens({ database, clock: systemClock })
+  const tokens = await openAccessTokens({
+    database,
+    clock: systemClock,
+    log: silentLogger,
+    callers: { isRevoked: () => false, onRevoked: () => {}, steps: () => [] },
+  })
   const refusedBecause: { error?: DeltaError } = {}
   /** What the next one who opens the sandbox waits for. */
   const waking: { done?: Promise<void> } = {}
@@ -34,7 +42,7 @@ export async function startPorts(open: OpenTestDatabase, { clock = systemClock }
   const find = async (id: string, { accountId }: { accountId: string }) => {
     if (id !== sandboxId || accountId !== 'acc_a') throw new DeltaError('sandbox_not_found', 'There is none')
     if (refusedBecause.error) throw refusedBecause.error
-    return { state: 'running' }
+    return { state: 'running' } as const
   }
   const ports = await openPortsFeature({
     database,
@@ -51,16 +59,16 @@ export async function startPorts(open: OpenTestDatabase, { clock = systemClock }
       oomKills: async () => 0,
     },
     tokens,
-    authenticate: ({ authorization }) =>
-      authorization === `Bearer ${apiKey}` ? { accountId: 'acc_a', keyId: 'key_a' } : null,
+    access: testDoor({ [apiKey]: testKeyPrincipal({ accountId: 'acc_a', keyId: 'key_a' }) }),
     findSandbox: find,
+    clientAddress: createClientAddress([]),
     settings: { host: '127.0.0.1', hosts: [], portsDomain: 'localhost' },
     serverPort: () => serverPort,
   })
   const api = createApi()
   api.use('*', async (c, next) => {
     c.set('requestId', 'req_test')
-    c.set('caller', { accountId: 'acc_a', keyId: 'key_a' })
+    c.set('caller', { accountId: 'acc_a', actorId: 'key_a' })
     await next()
   })
   ports.routes?.(api)
@@ -74,6 +82,7 @@ export async function startPorts(open: OpenTestDatabase, { clock = systemClock }
     refusedBecause,
     waking,
     counts: ports.counts,
+    documented: createDocumentCheck(api),
     hostOf: (inside: number, id = sandboxId) => `${inside}-${id.replace('_', '-')}.localhost:${server.port}`,
     async setPublic(numbers: number[]) {
       const path = `http://localhost:${server.port}/v1/sandboxes/${sandboxId}/ports`

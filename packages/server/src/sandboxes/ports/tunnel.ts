@@ -8,7 +8,6 @@ import { answerHeaders } from './answer-headers.ts'
 import { AnswerFault, type AnswerHead } from './answer-parser.ts'
 import type { PortConnection, PortConnections } from './connections.ts'
 import { noAnswer, portFault } from './faults.ts'
-import type { Held } from './held.ts'
 import type { PathPlace } from './location.ts'
 import type { Open } from './open.ts'
 import { portLimits } from './schema.ts'
@@ -16,7 +15,6 @@ import { portLimits } from './schema.ts'
 export interface TunnelDeps {
   connections: PortConnections
   nowMs: () => number
-  held: Held
 }
 
 export interface TunnelInput {
@@ -38,7 +36,7 @@ const halfOpenMs = 10_000
  * A WebSocket to a server inside. Its handshake is checked; its frames are bytes that go through as they come, whole or not, each way no faster than
  * they are taken. A server that refuses is passed on as it answered.
  */
-export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: TunnelInput): Open {
+export function runTunnel({ connections, nowMs }: TunnelDeps, input: TunnelInput): Open {
   const { socket, early, guest, address, head, path, onOver } = input
   let connection: PortConnection | undefined
   let over = false
@@ -46,7 +44,12 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
   let inbox: Inbox | undefined
   let blocked = false
   let keptOfFeed = 0
+  /** Given to the client's connection, and credit once the kernel has taken it. */
+  let owed = 0
+  let sending = false
+  let sourcesPause = false
   let lastHeld = false
+  let leaveSources: (() => void) | undefined
   let serverEnded = false
   let clientEnded = false
   const open: Open = {
@@ -65,21 +68,23 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
   const toClient = (bytes: Buffer): void => {
     if (bytes.length === 0) return
     if (!blocked) {
-      if (!socket.write(bytes)) block()
+      if (!socket.write(bytes, onTaken)) block()
       return
     }
     keptOfFeed += bytes.length
-    held.add(address.sandboxId, bytes.length)
     inbox!.push({ stream: 0, offset: 0, bytes, gap: 0 })
-    if (held.isTooMuch(address.sandboxId)) end()
+  }
+
+  const onTaken = (): void => {
+    if (owed === 0 || over || !connection || socket.writableLength > 0) return
+    const bytes = owed
+    owed = 0
+    connection.dial.consumed(bytes)
   }
 
   const block = (): void => {
     blocked = true
-    inbox ??= createInbox((bytes) => {
-      held.add(address.sandboxId, -bytes)
-      connection?.dial.consumed(bytes)
-    })
+    inbox ??= createInbox((bytes) => (owed += bytes))
     alive()
     socket.once('drain', unblock)
   }
@@ -88,7 +93,7 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
     if (over) return
     blocked = false
     for (let chunk = inbox!.take(); chunk; chunk = inbox!.take()) {
-      if (!socket.write(chunk.bytes)) return block()
+      if (!socket.write(chunk.bytes, onTaken)) return block()
     }
     alive()
     if (lastHeld) finish()
@@ -107,8 +112,9 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
   }
 
   const fed = (bytes: number): void => {
-    connection?.dial.consumed(bytes - keptOfFeed)
+    owed += bytes - keptOfFeed
     keptOfFeed = 0
+    onTaken()
     if (!over) alive()
   }
 
@@ -118,9 +124,13 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
     const busy = connection?.dial.send(bytes)
     alive()
     if (!busy) return
+    sending = true
     socket.pause()
     busy.then(
-      () => over || socket.resume(),
+      () => {
+        sending = false
+        if (!over && !sourcesPause) socket.resume()
+      },
       () => undefined,
     )
   }
@@ -140,6 +150,16 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
     toClient(rest)
     if (early.length > 0) toServer(early)
     socket.on('data', toServer)
+    leaveSources = guest.held.addSource({
+      pause() {
+        sourcesPause = true
+        socket.pause()
+      },
+      resume() {
+        sourcesPause = false
+        if (!sending) socket.resume()
+      },
+    })
     socket.once('end', () => {
       clientEnded = true
       connection?.dial.sendEnd()
@@ -153,6 +173,7 @@ export function runTunnel({ connections, nowMs, held }: TunnelDeps, input: Tunne
   function end(): void {
     if (over) return
     over = true
+    leaveSources?.()
     if (connection) connections.drop(connection)
     connection = undefined
     while (inbox?.take());

@@ -3,16 +3,19 @@ import type { Clock } from '../../kernel/clock.ts'
 import type { Logger } from '../../kernel/log.ts'
 import type { Entries, Entry } from '../entries.ts'
 import type { Lifecycle, Phase } from '../lifecycle.ts'
+import type { Origin } from '../../workspaces/service.ts'
 import { limitsOf, moved, newRecord } from '../records.ts'
 import type { CreateSandbox } from '../schema.ts'
-import type { SandboxRecord, SandboxStore, WantedRequest } from '../store.ts'
+import type { InsertPaid, PaidInsert } from '../paid-insert.ts'
+import type { SandboxRecord, WantedRequest } from '../store.ts'
 import type { WarmBox, WarmPool } from './pool.ts'
 
 export interface ClaimDeps {
   pool: WarmPool
-  store: SandboxStore
   driver: Pick<Driver, 'setLimits'>
   lifecycle: Lifecycle
+  /** Writes the row, while it is paid for. */
+  insert: InsertPaid
   entries: Entries
   clock: Clock
   log: Logger
@@ -31,15 +34,15 @@ const mostTries = 3
  * Serves a create from the pool: what differs from the defaults is bound to a ready box, and one write makes it a sandbox. Before that write
  * nothing durable knows the box; after it the sandbox runs.
  */
-export function createClaims({ pool, store, driver, lifecycle, entries, clock, log }: ClaimDeps) {
+export function createClaims({ pool, driver, lifecycle, insert, entries, clock, log }: ClaimDeps) {
   async function claim(
     wish: CreateSandbox,
-    own: { accountId: string; runtime: string },
+    own: { accountId: string; runtime: string; origin?: Origin | undefined },
     request: WantedRequest | undefined,
   ): Promise<Claim | undefined> {
     for (let tries = 0; tries < mostTries; tries += 1) {
       const asked = clock.monotonic()
-      const box = pool.take({ runtime: own.runtime, template: wish.template })
+      const box = pool.take({ runtime: own.runtime, template: own.origin?.template ?? wish.template })
       if (!box) return undefined
       const created = newRecord(wish, { ...own, id: box.id, now: clock.now() })
       const bound = await bind(box, created)
@@ -78,9 +81,9 @@ export function createClaims({ pool, store, driver, lifecycle, entries, clock, l
   ): Promise<Entry | undefined> {
     const { userNamespace } = box
     const running = moved(created, { to: 'running', reason: 'created', userNamespace }, clock.now())
-    let written: boolean
+    let outcome: PaidInsert
     try {
-      written = await store.insert(created, request, running)
+      outcome = await insert(created, request, { record: running, used: box.used })
     } catch (error) {
       // It may have been written all the same: the janitor looks, and removes the box where it was not.
       box.guest.close()
@@ -88,9 +91,10 @@ export function createClaims({ pool, store, driver, lifecycle, entries, clock, l
       lifecycle.doubt(created.id, { boxId: box.boxId, upperId: box.upperId })
       throw error
     }
-    if (!written) {
+    if (!outcome.written) {
       if (isNew) pool.putBack(box)
       else await giveUp(box)
+      if (outcome.refused !== undefined) throw outcome.refused
       return undefined
     }
     const entry = entries.admit(running)
@@ -102,7 +106,7 @@ export function createClaims({ pool, store, driver, lifecycle, entries, clock, l
     lifecycle.announce(null, created)
     lifecycle.announce('creating', running)
     const { died } = box
-    if (died) await entries.inTurnAlways(entry, () => lifecycle.buryDead(entry, box.boxId, died.oom))
+    if (died) await entries.inTurnAlways(entry, () => lifecycle.buryDead(entry, box.boxId, died))
     return entry
   }
 

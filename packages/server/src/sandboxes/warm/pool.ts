@@ -1,4 +1,4 @@
-import type { BoxLimits, BoxSpec, Driver } from '../../drivers/driver.ts'
+import type { BoxLimits, BoxSpec, BoxUse, DeathCause, Driver } from '../../drivers/driver.ts'
 import type { GuestConnection } from '../../guest/client.ts'
 import type { Clock } from '../../kernel/clock.ts'
 import { newId } from '../../kernel/ids.ts'
@@ -8,7 +8,7 @@ import { keyOf, oldestMs, planPool, recentMs, type WarmContent, type WarmKind } 
 
 export interface WarmPoolDeps {
   size: number
-  driver: Pick<Driver, 'create'>
+  driver: Pick<Driver, 'create' | 'measure'>
   gate: Gate
   clock: Clock
   log: Logger
@@ -31,8 +31,12 @@ export interface WarmBox extends WarmContent {
   limits: BoxLimits
   guest: GuestConnection
   userNamespace: string | undefined
+  /** What it had used when it was made, which is the operator's; undefined where that could not be read. */
+  used: BoxUse | undefined
+  /** Of its template, as often as it had been built anew when this was begun. */
+  renewal: number
   /** It ended while it was here or on its way to a caller. */
-  died: { oom: boolean } | undefined
+  died: DeathCause | undefined
   /** So did at least its connection. */
   lost: boolean
 }
@@ -73,7 +77,12 @@ export function createWarmPool(deps: WarmPoolDeps) {
   let wake = new AbortController()
   let wakeAtMs = Infinity
   let failures = 0
+  /** How often each template was built anew: what was begun before is not kept. */
+  const renewals = new Map<string, number>()
   let restUntilMs = -Infinity
+
+  const renewalOf = ({ template }: WarmKind): number => renewals.get(template) ?? 0
+  const isOutdated = ({ kind, renewal }: WarmBox): boolean => renewalOf(kind) !== renewal
 
   function lookIn(inMs: number): void {
     const atMs = Math.max(clock.monotonic() + inMs, restUntilMs)
@@ -114,19 +123,35 @@ export function createWarmPool(deps: WarmPoolDeps) {
     const spec = deps.specOf(id, kind)
     const { boxId, upperId, cpuMilli, memoryMb, diskMb, processes } = spec
     making.set(id, kind)
+    const renewal = renewalOf(kind)
     try {
       const box = await gate.passPatiently(async () => {
         if (!main) return undefined
         const startedMs = clock.monotonic()
         const { uids } = await driver.create(spec)
         const guest = await deps.reach(id, boxId)
+        const measured = await driver.measure([boxId]).catch(() => undefined)
         const madeAtMs = clock.monotonic()
         deps.onMade(kind, madeAtMs - startedMs)
         const userNamespace = uids && `${uids.first}+${uids.count}`
         const limits = { cpuMilli, memoryMb, diskMb, processes }
-        return { id, kind, boxId, upperId, limits, guest, userNamespace, madeAtMs, died: undefined, lost: false }
+        return {
+          id,
+          kind,
+          boxId,
+          upperId,
+          limits,
+          guest,
+          userNamespace,
+          used: measured?.get(boxId),
+          renewal,
+          madeAtMs,
+          died: undefined,
+          lost: false,
+        }
       })
-      if (box) keep(box)
+      if (box && isOutdated(box)) discard(box)
+      else if (box) keep(box)
       failures = 0
     } catch (error) {
       failures += 1
@@ -195,7 +220,7 @@ export function createWarmPool(deps: WarmPoolDeps) {
     /** It was taken and not touched. */
     putBack(box: WarmBox): void {
       lent.delete(box.boxId)
-      if (main && !box.lost) ready.unshift(box)
+      if (main && !box.lost && !isOutdated(box)) ready.unshift(box)
       else discard(box)
     },
 
@@ -224,13 +249,20 @@ export function createWarmPool(deps: WarmPoolDeps) {
       return given.length > 0
     },
 
+    /** Its template was built anew: boxes of the old one are not handed out any more, nor those that are being made of it. */
+    renew(template: string): void {
+      renewals.set(template, (renewals.get(template) ?? 0) + 1)
+      for (const box of ready.filter(({ kind }) => kind.template === template)) discard(box)
+      lookIn(0)
+    },
+
     /** The room has changed by another way than through `take`. */
     look: () => lookIn(calmMs),
 
-    died(boxId: string, how: { oom: boolean }): void {
+    died(boxId: string, cause: DeathCause): void {
       const box = lent.get(boxId) ?? ready.find((each) => each.boxId === boxId)
       if (!box) return
-      box.died = how
+      box.died = cause
       lose(box)
     },
 

@@ -10,7 +10,7 @@ import { sandboxMigrations } from '../migrations.ts'
 import { createSandboxSchema } from '../schema.ts'
 import { createSandboxes, type Sandboxes } from '../service.ts'
 import { createSandboxStore } from '../store.ts'
-import { silentGuest, withFaults } from '../testing.ts'
+import { silentGuest, withFaults, testSeal } from '../testing.ts'
 import { oldestMs } from './rules.ts'
 
 const caller = { accountId: 'acc_a' }
@@ -36,6 +36,7 @@ async function serve(
 ) {
   const { faults, poolSize = 3, ...rest } = options
   const sandboxes = createSandboxes({
+    seal: testSeal,
     database: faults ? withFaults(database, faults) : database,
     driver: faults ? faults.wrap(driver, { except: ['onDeath', 'room'] }) : driver,
     clock,
@@ -74,7 +75,11 @@ async function filled(sandboxes: Sandboxes, clock: ManualClock, ready = 3) {
 
 /** Rows that run have their box and disk; the pool's boxes are all the others. */
 async function expectWhole({ database, driver }: World, ready: number) {
-  const rows = await createSandboxStore(database).list({ accountId: caller.accountId, metadata: {}, limit: 500 })
+  const rows = await createSandboxStore(database, testSeal).list({
+    accountId: caller.accountId,
+    metadata: {},
+    limit: 500,
+  })
   const live = rows.filter(({ boxId }) => boxId !== null)
   for (const { state, boxId, upperId } of live) {
     expect({ state, box: driver.boxes.get(boxId!)?.upperId }).toEqual({ state: 'running', box: upperId })
@@ -209,6 +214,30 @@ testDatabases('warm pool', (open) => {
     await filled(sandboxes, clock)
     expect([...driver.boxes.keys()].filter((boxId) => before.includes(boxId))).toEqual([])
     await expectWhole(world, 3)
+  })
+
+  test('boxes of a template that was built anew are replaced, also those being made, and others are kept', async () => {
+    const { sandboxes, driver, clock } = await startFilled()
+    const before = new Set(driver.boxes.keys())
+    sandboxes.templateBuilt('another')
+    await filled(sandboxes, clock)
+    expect(new Set(driver.boxes.keys())).toEqual(before)
+    // One is being made while the template is built.
+    await sandboxes.create(wish(), caller)
+    await expect
+      .poll(async () => {
+        await clock.advance(1)
+        return sandboxes.poolCounts().making
+      })
+      .toBeGreaterThan(0)
+    const begun = new Set(driver.boxes.keys())
+    sandboxes.templateBuilt('host')
+    expect(sandboxes.poolCounts()).toMatchObject({ ready: 0 })
+    await settle()
+    await filled(sandboxes, clock)
+    const sandbox = await sandboxes.create(wish(), caller)
+    expect(phases(sandbox)).toEqual(['pool', 'row'])
+    expect([...begun]).not.toContain(`box_${sandbox.id.slice(4)}1`)
   })
 
   test('a box that cannot take its limits is given up, and the next one taken', async () => {
