@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import type { EgressConnection, EgressPolicy, NetworkInfo, PresetName, Sandbox } from '@delta-agents/sdk'
+import { described as describeApproval } from './approvals.ts'
 import { UsageError } from './failure.ts'
 import { parseNumber, showBytes, showDuration, table } from './format.ts'
 
@@ -38,6 +39,14 @@ export function addEgressCommands({ leaf, sandbox, print }: EgressRun): void {
       const { network } = await sandbox(id, command)
       const now = await network.allow({ hosts, presets: preset as PresetName[] })
       print(command, now, describePolicy(now))
+    })
+
+  leaf('request <sandbox> <host> <reason...>', 'ask a person to let it connect to a host')
+    .option('--port <port>', 'default: 80 and 443', parseNumber)
+    .action(async (id: string, host: string, words: string[], { port }: { port?: number }, command: Command) => {
+      const { network } = await sandbox(id, command)
+      const asked = await network.request(host, { reason: words.join(' '), ...(port !== undefined && { port }) })
+      print(command, asked, describeApproval(asked))
     })
 
   leaf('log <sandbox>', 'connections that have ended, also refused ones, newest first')

@@ -13,6 +13,9 @@ export interface ExecSettings {
   json: boolean
 }
 
+/** What of a sandbox, or of an agent with its computer, it takes. */
+export type ExecSandbox = Pick<Sandbox, 'commands'>
+
 export interface ExecCall {
   /** One word is a line for the shell; several are a program and its arguments. */
   command: string[]
@@ -25,7 +28,7 @@ export interface ExecCall {
 export const longestTimeoutMs = 3_600_000
 
 /** Runs a command as if it were local: its output, its input when piped, its exit code, Ctrl-C. */
-export async function exec(io: Io, sandbox: Sandbox, call: ExecCall): Promise<number> {
+export async function exec(io: Io, sandbox: ExecSandbox, call: ExecCall): Promise<number> {
   const { detach, json, timeoutMs, ...rest } = call.settings
   const cmd = call.asIs || call.command.length > 1 ? call.command : (call.command[0] ?? '')
   if (detach) return start(io, sandbox, { cmd, options: { ...rest, timeoutMs: timeoutMs ?? 0 }, json })
@@ -38,7 +41,7 @@ export async function exec(io: Io, sandbox: Sandbox, call: ExecCall): Promise<nu
 
 async function start(
   io: Io,
-  sandbox: Sandbox,
+  sandbox: ExecSandbox,
   { cmd, options, json }: { cmd: string | string[]; options: RunOptions; json: boolean },
 ): Promise<number> {
   const { stdin: _, background: __, ...startOptions } = options
@@ -49,7 +52,7 @@ async function start(
 
 async function runAttached(
   io: Io,
-  sandbox: Sandbox,
+  sandbox: ExecSandbox,
   { cmd, options, json }: { cmd: string | string[]; options: RunOptions; json: boolean },
 ): Promise<CommandResult> {
   const closed = new AbortController()

@@ -31,6 +31,64 @@ export class CliError extends Error {
   }
 }
 
+/** Ctrl-C, or a signal like it, after what was begun has been put in order. */
+export class Interrupted extends Error {
+  override name = 'Interrupted'
+  readonly signalNumber: number
+
+  constructor(signalNumber: number) {
+    super('interrupted')
+    this.signalNumber = signalNumber
+  }
+}
+
+/** What to do, in the words of this program; the server's own words are for those who send requests. */
+const commands: Record<string, string> = {
+  unauthorized: 'Log in with `delta login`, or set DELTA_API_KEY to a valid key.',
+  login_failed: 'Check the address and the password, or choose a new one with `delta user reset EMAIL`.',
+  second_factor_required: 'Give a code of your authenticator app, or a recovery code, with `--code`.',
+  session_ended: 'Log in again with `delta login`.',
+  session_required: 'Log in as a user: `delta login --email EMAIL`. API keys are nobody.',
+  link_invalid:
+    'Ask for a new link: each is good once and for a limited time. The operator makes one with `delta user link EMAIL`.',
+  member_not_found:
+    'Check the address: `delta user list` shows who belongs to the account, `delta user add EMAIL` invites.',
+  last_owner: 'Make another member an owner first: `delta user role USER owner`.',
+  approval_not_found: 'Check the id: `delta approve list --all` shows your own requests and those you may decide on.',
+  approval_decided: 'Look at how it ended with `delta approve show APPROVAL`.',
+  approval_expired: 'Nobody decided in time: it has to be asked for again.',
+  approval_action_changed: 'Look at it again with `delta approve show APPROVAL`, and give the hash that it prints.',
+  approval_own_request:
+    'Another person of the account decides (`delta approve yes`); you take it back with `delta approve cancel APPROVAL`.',
+  approval_requester_gone: 'Refuse it: `delta approve no APPROVAL`.',
+  approval_second_factor_required: 'Log in again with a code of your authenticator app: `delta login --code CODE`.',
+  purse_not_found: 'Check the id: `delta budget` shows the reserve and every agent and task that has tokens.',
+  balance_too_low:
+    'Look at what there is with `delta budget`, and move less or give it more first: `delta budget transfer`.',
+  account_owes: 'What is owed is paid first, with the next tokens: `delta budget` shows how much that is.',
+  hold_not_found: 'Check the id: `delta budget holds --all` lists them.',
+  key_conflict: 'Leave `--key` out, or repeat what was done with it word for word.',
+  workspace_not_found:
+    'Check the id or name: `delta workspace list` shows yours, `delta workspace restore` finds those that only storage knows.',
+  workspace_in_use:
+    'Stop that sandbox (`delta sandbox stop`), work in it (`delta workspace start --join`), or start on a fork (`delta workspace fork`).',
+  workspace_name_taken: 'Choose another name, or use the workspace that has it: `delta workspace list`.',
+  workspace_conflict:
+    'Something else changed it at the same moment. Look at it with `delta workspace get` and try again.',
+  workspace_limit_reached: 'Remove workspaces you no longer need with `delta workspace remove`, then try again.',
+  snapshot_not_found:
+    'Check the id: `delta workspace log` shows those of a workspace. Unnamed ones are removed when there are more than it keeps.',
+  snapshot_name_taken:
+    'Choose another name, or take it from the snapshot that has it: `delta workspace name SNAPSHOT`.',
+  snapshot_in_use: 'Remove what stands on it first, or roll that back to another snapshot: `delta workspace rollback`.',
+  snapshot_not_saved: '`delta workspace save` waits until it is, and says what hinders it.',
+  volume_not_found: 'Check the id or name: `delta volume list` shows yours, `delta volume create` makes one.',
+  volume_exists: 'Choose another name, or use the volume that has it: `delta volume get`.',
+  template_not_found: 'Use a name of `delta template list`.',
+  template_not_ready:
+    'Make it with `delta template build`, see how it goes with `delta template log`, or use one that `delta template list` says is ready.',
+}
+
 interface Told {
   exitCode: number
   code: string
@@ -56,7 +114,7 @@ export function tell(error: unknown): Told {
   if (error instanceof DeltaApiError) {
     const { code, message, remediation, requestId, cause } = error
     const why = typeof cause === 'string' && cause !== message ? cause : undefined
-    return { exitCode: exitCodes.failed, code, message, why, fix: remediation, requestId }
+    return { exitCode: exitCodes.failed, code, message, why, fix: commands[code] ?? remediation, requestId }
   }
   if (error instanceof DeltaConfigError) {
     return { exitCode: exitCodes.unreachable, code: 'config', message: error.message }

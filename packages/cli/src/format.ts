@@ -17,6 +17,12 @@ export function parseNumber(text: string): number {
   return value
 }
 
+/** How many of something. */
+export function parseCount(text: string): number {
+  if (!/^[1-9][0-9]{0,8}$/.test(text)) throw new UsageError(`'${text}' is not a whole number above 0`)
+  return Number(text)
+}
+
 /** Collects repeated NAME=value options. */
 export function parsePair(text: string, pairs: Record<string, string> = {}): Record<string, string> {
   const equals = text.indexOf('=')
@@ -55,6 +61,10 @@ export function table(header: string[], rows: string[][]): string {
   return all.map((row) => `${line(row)}\n`).join('')
 }
 
+/** With nothing in it that a terminal obeys, that ends a line, or that turns the direction of writing. */
 export function visible(text: string): string {
-  return text.replace(/\p{Cc}/gu, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`)
+  return text.replace(/[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu, (char) => {
+    const code = char.codePointAt(0)!.toString(16)
+    return code.length > 2 ? `\\u{${code}}` : `\\x${code.padStart(2, '0')}`
+  })
 }

@@ -17,56 +17,12 @@ import {
   startPeer,
 } from '../../sdk/test/peer.ts'
 import { encodeHeader, endOfArchive, padding } from '../../sdk/src/tar/format.ts'
-import type { Io } from './io.ts'
-import { runCli } from './program.ts'
+import { run } from './testing.ts'
 
 const id = 'sbx_aaaaaaaaaaaaaaaaaaaa'
 const info = { ...sandboxInfo, id }
 let peer: Peer | undefined
 let folder: string
-
-interface Ran {
-  exitCode: number
-  stdout: string
-  stderr: string
-}
-
-interface RunSettings {
-  stdin?: string[]
-  interrupt?: (send: () => void) => void
-  tty?: boolean
-}
-
-async function run(args: string[], { stdin, interrupt, tty = false }: RunSettings = {}): Promise<Ran> {
-  const written = { stdout: [] as Buffer[], stderr: [] as Buffer[] }
-  const stream = (name: 'stdout' | 'stderr') => ({
-    isTTY: tty,
-    write: (data: string | Uint8Array) => written[name].push(Buffer.from(data)) > 0,
-    once: () => {},
-  })
-  const io: Io = {
-    env: { NO_COLOR: '1' },
-    stdin: (async function* () {
-      for (const part of stdin ?? []) yield Buffer.from(part)
-    })(),
-    stdinHasData: stdin !== undefined,
-    stdout: stream('stdout'),
-    stderr: stream('stderr'),
-    onSignal(signal, listener) {
-      if (signal === 'SIGINT') interrupt?.(listener)
-      return () => {}
-    },
-    setRaw() {},
-    onResize: () => () => {},
-    onClosedOutput() {},
-  }
-  const exitCode = await runCli(args, io)
-  return {
-    exitCode,
-    stdout: Buffer.concat(written.stdout).toString(),
-    stderr: Buffer.concat(written.stderr).toString(),
-  }
-}
 
 async function start(...answers: Answer[]): Promise<Peer> {
   peer = await startPeer(...answers)
@@ -436,4 +392,120 @@ test('sandbox url prints an address with a token, and --public one without, keep
   const put = requests.find(({ method }) => method === 'PUT')
   expect(JSON.parse(put?.body ?? '')).toEqual({ public: [80, 3000] })
   expect((await run(['sandbox', 'url', id, '70000'])).exitCode).not.toBe(0)
+})
+
+const template = {
+  name: 'tools',
+  state: 'building',
+  detail: '',
+  id: 'tpl_1',
+  version: 2,
+  tags: [],
+  source: { kind: 'image', reference: 'python:3.12' },
+  digest: null,
+  snapshotId: null,
+  config: null,
+  createdAt: '2026-01-01T00:00:00.000Z',
+  endedAt: null,
+}
+const line = (sequence: number, kind: string, text: string) => ({
+  event: 'line',
+  id: sequence,
+  data: { sequence, at: 0, kind, text },
+})
+const ready = { event: 'end', data: { ...template, state: 'ready' } }
+
+test('template create follows the log over a lost connection, counts its steps and prints the version', async () => {
+  const { requests } = await start(
+    json(202, template),
+    events([line(1, 'step', 'Pulling python:3.12'), line(2, 'stdout', 'a\u001b[31m\n')], { cut: true }),
+    events([line(2, 'stdout', 'a'), line(3, 'step', 'Layer 1 of 1'), ready]),
+  )
+  const ran = await run(['template', 'create', 'tools', '--image', 'python:3.12', '-t', 'stable', '-t', 'new'])
+  expect(ran).toEqual({
+    exitCode: 0,
+    stdout: 'tools@2\n',
+    stderr: '[1] Pulling python:3.12\n    a\\x1b[31m\n[2] Layer 1 of 1\n',
+  })
+  expect(JSON.parse(requests[0]!.body)).toEqual({
+    name: 'tools',
+    tags: ['stable', 'new'],
+    from: { image: 'python:3.12' },
+  })
+  expect(requests[0]!.headers['idempotency-key']).toBeTruthy()
+  expect(seen().slice(1)).toEqual(['GET /v1/templates/tpl_1/log?from=0', 'GET /v1/templates/tpl_1/log?from=2'])
+})
+
+test('template create fails with the reason where it could not be made', async () => {
+  const failed = { event: 'end', data: { ...template, state: 'failed', detail: 'no such image' } }
+  await start(json(202, template), events([failed]))
+  const { exitCode, stdout, stderr } = await run(['template', 'create', 'tools', '--snapshot', 'snp_1'])
+  expect([exitCode, stdout]).toEqual([1, ''])
+  expect(stderr).toContain('tools@2 is failed: no such image')
+  expect(stderr).toContain('delta template log tpl_1')
+})
+
+test('template create --dockerfile sends the folder as a tar with what was asked for', async () => {
+  await writeFile(join(folder, 'Dockerfile'), 'FROM host')
+  const { requests } = await start(json(202, template))
+  const more = ['--file', 'Dockerfile', '--target', 'end', '--build-arg', 'A=1', '--no-cache', '-t', 'x', '--detach']
+  expect(await run(['template', 'create', 'tools', '--dockerfile', folder, ...more])).toMatchObject({
+    exitCode: 0,
+    stdout: 'tools@2\n',
+  })
+  const target = new URL(requests[0]!.target, 'http://test')
+  expect(target.pathname).toBe('/v1/templates/builds')
+  expect(Object.fromEntries(target.searchParams)).toEqual({
+    name: 'tools',
+    tag: 'x',
+    dockerfile: 'Dockerfile',
+    options: JSON.stringify({ target: 'end', args: { A: '1' }, noCache: true }),
+  })
+  expect(requests[0]!.body).toContain('FROM host')
+  expect(requests[0]!.body.length % 512).toBe(0)
+})
+
+test('template create --archive sends a file or standard input, with progress on a terminal', async () => {
+  const { requests } = await start(json(202, template))
+  await writeFile(join(folder, 'image.tar'), 'tar bytes')
+  const args = ['template', 'create', 'tools', '--detach', '--archive']
+  const { stderr } = await run([...args, join(folder, 'image.tar')], { tty: true })
+  expect(stderr).toContain('9 B of 9 B (100 %)')
+  await run([...args, '-'], { stdin: ['piped'] })
+  expect(requests.map(({ target, body }) => `${target} ${body}`)).toEqual([
+    '/v1/templates/import?name=tools tar bytes',
+    '/v1/templates/import?name=tools piped',
+  ])
+})
+
+test('template create takes one source, and a password from the environment alone', async () => {
+  await start(json(202, template))
+  for (const flags of [[], ['--image', 'a', '--snapshot', 'snp_1'], ['--image', 'a', '--username', 'me']]) {
+    expect((await run(['template', 'create', 'tools', ...flags])).exitCode, flags.join(' ')).toBe(2)
+  }
+  expect(seen()).toEqual([])
+})
+
+test('template list, get, tag, cancel and remove say what is there and what became of it', async () => {
+  await start(json(200, { data: [{ ...template, tags: ['stable'], state: 'ready' }], nextCursor: null }))
+  expect((await run(['template', 'list'])).stdout).toMatch(/^NAME +STATE +TAGS +DETAIL\ntools@2 +ready +stable\n$/)
+  expect((await run(['template', 'list', 'tools'])).exitCode).toBe(0)
+  expect(seen()).toEqual(['GET /v1/templates', 'GET /v1/templates/tools/versions'])
+  await peer!.close()
+  const { requests } = await start(json(200, template))
+  expect((await run(['template', 'get', 'tools:stable'])).stdout).toContain('made of              image python:3.12\n')
+  expect((await run(['template', 'tag', 'tools@2', 'stable'])).stdout).toBe('tools:stable is tools@2\n')
+  expect((await run(['template', 'cancel', 'tools@2'])).stdout).toBe('tools@2 building\n')
+  await run(['template', 'tag', 'tools', 'stable', '--remove'])
+  await run(['template', 'remove', 'tools@2'])
+  expect(seen()).toEqual([
+    'GET /v1/templates/tools%3Astable',
+    'GET /v1/templates/tools%402',
+    'PUT /v1/templates/tools/tags/stable',
+    'POST /v1/templates/tools%402/cancel',
+    'GET /v1/templates/tools',
+    'DELETE /v1/templates/tools/tags/stable',
+    'DELETE /v1/templates/tools%402',
+  ])
+  expect(JSON.parse(requests[2]!.body)).toEqual({ version: 2 })
 })

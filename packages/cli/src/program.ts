@@ -1,5 +1,6 @@
-import { Command, CommanderError, Option } from 'commander'
+import { Command, type CommandOptions, CommanderError, Option } from 'commander'
 import {
+  type Agent,
   Delta,
   type AccessScope,
   type CreateSandboxOptions,
@@ -8,24 +9,40 @@ import {
   type Sandbox,
   type SandboxState,
   type TimeoutAction,
+  type VolumeMount,
 } from '@delta-agents/sdk'
 import { attack } from './attack.ts'
+import { addAgentCommands, findAgent } from './agents.ts'
+import { addApprovalCommands } from './approvals.ts'
+import { addAuditCommands } from './audit.ts'
+import { configOf, showConfig } from './config.ts'
+import { addBackupCommands } from './backup.ts'
+import { addBudgetCommands } from './budget.ts'
 import { copy } from './copy.ts'
 import { defaultDetachKeys, parseDetachKeys } from './detach-keys.ts'
 import { diagnose, showDiagnosis } from './doctor.ts'
 import { addEgressCommands, collect, policyOf } from './egress.ts'
 import { ClosedOutput, exec } from './exec.ts'
-import { CliError, exitCodes, report, UsageError } from './failure.ts'
-import { parseDuration, parseNumber, parsePair, table } from './format.ts'
+import { CliError, exitCodes, Interrupted, report, UsageError } from './failure.ts'
+import { parseDuration, parseNumber, parsePair } from './format.ts'
 import { type Io, write } from './io.ts'
 import { findSandbox } from './resolve.ts'
+import { createLogins, type Logins, loginsFolder } from './logins.ts'
 import { newShell } from './new-shell.ts'
 import { requireTerminal, shell } from './shell.ts'
+import { addPeopleCommands } from './people.ts'
+import { addWorkspaceCommands } from './workspaces.ts'
+import { addTemplateCommands } from './templates.ts'
+import { addTokenRequestCommands } from './token-requests.ts'
+import { addKeyCommands } from './keys.ts'
+import { addVolumeCommands, parseMount } from './volumes.ts'
 import { describeMetrics, describeSandbox, entryTable, sandboxTable, transitionTable } from './show.ts'
 
 /** What a command's action sees of the run it is part of. */
 interface Run {
   io: Io
+  /** Undefined where there is no folder for them. */
+  logins: Logins | undefined
   exitCode: number
   delta(command: Command): Delta
   /** Prints a value as JSON where --json was given, else as text. */
@@ -34,10 +51,13 @@ interface Run {
 
 /** Runs one command line and returns its exit code; never throws, never exits by itself. */
 export async function runCli(args: string[], io: Io): Promise<number> {
+  const folder = loginsFolder(io.env)
+  const logins = folder === undefined ? undefined : createLogins(folder)
   const run: Run = {
     io,
+    logins,
     exitCode: 0,
-    delta: (command) => new Delta({ url: command.optsWithGlobals<{ url?: string }>().url }),
+    delta: (command) => clientOf(command, logins),
     print(command, value, text) {
       const json = command.opts<{ json?: boolean }>().json === true
       io.stdout.write(json ? `${JSON.stringify(value, null, 2)}\n` : text)
@@ -51,9 +71,18 @@ export async function runCli(args: string[], io: Io): Promise<number> {
   }
 }
 
+/** DELTA_API_KEY comes first, then whoever has logged in, then the key of a server on this machine. */
+function clientOf(command: Command, logins: Logins | undefined): Delta {
+  const { url } = command.optsWithGlobals<{ url?: string }>()
+  const plain = new Delta({ url })
+  if (!logins || process.env['DELTA_API_KEY']) return plain
+  return new Delta({ url, apiKey: () => logins.key(plain.url, plain.auth) })
+}
+
 function failed(io: Io, error: unknown, args: string[]): number {
   // Commander has written its message or the help already.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : exitCodes.usage
+  if (error instanceof Interrupted) return exitCodes.signalBase + error.signalNumber
   if (error instanceof ClosedOutput) return exitCodes.signalBase + 13
   const own = args.includes('--') ? args.slice(0, args.indexOf('--')) : args
   const exitCode = report(io, error, { json: own.includes('--json') })
@@ -63,7 +92,7 @@ function failed(io: Io, error: unknown, args: string[]): number {
 /** Those whose exit code is the command's own. */
 const isExec = (args: string[]) => {
   const [noun, verb] = args.filter((arg) => !arg.startsWith('-'))
-  return (noun === 'sandbox' || noun === 'sb') && (verb === 'exec' || verb === 'shell')
+  return (noun === 'sandbox' || noun === 'sb' || noun === 'agents') && (verb === 'exec' || verb === 'shell')
 }
 
 function createProgram(run: Run): Command {
@@ -79,10 +108,18 @@ function createProgram(run: Run): Command {
     .addHelpText(
       'after',
       `
-The key is taken from DELTA_API_KEY; for a server on this machine else from api-key in DELTA_DATA_DIR (./data).
+The key is taken from DELTA_API_KEY, else from \`delta login\`; for a server on this machine else from api-key in DELTA_DATA_DIR (./data).
 The beginning of a sandbox's id is enough where only one begins so.
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'sandbox exec' and 'sandbox shell' pass on the command's own.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'exec' and 'shell' of sandboxes and agents pass on the command's own.`,
     )
+  const agents = program.command('agents').description('agents: their place, rights, tokens and computers')
+  addAgentCommands({
+    leaf: (usage, description) => leaf(agents, usage, description),
+    delta: run.delta,
+    print: run.print,
+  })
+  addExec(agents, run, agentTarget)
+  addShell(agents, run, agentTarget)
   addSandboxCommands(program.command('sandbox').alias('sb').description('make, use and end sandboxes'), run)
   addFileCommands(program.command('files').description('look at and change files in a sandbox'), run)
   const egress = program.command('egress').description('what a sandbox may connect to, and did')
@@ -91,14 +128,81 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'sandbox exec
     sandbox: (id, command) => findSandbox(run.delta(command), id),
     print: run.print,
   })
-  addTemplateCommands(program.command('template').description('what sandboxes start from'), run)
+  const workspace = program
+    .command('workspace')
+    .alias('ws')
+    .description('files that outlive sandboxes, and their history')
+  addWorkspaceCommands({
+    io: run.io,
+    leaf: (usage, description) => leaf(workspace, usage, description),
+    delta: run.delta,
+    print: run.print,
+  })
+  const volume = program.command('volume').description('folders that sandboxes share')
+  addVolumeCommands({
+    leaf: (usage, description) => leaf(volume, usage, description),
+    delta: run.delta,
+    print: run.print,
+  })
+  const template = program.command('template').description('what sandboxes and workspaces start from')
+  addTemplateCommands({
+    io: run.io,
+    leaf: (usage, description) => leaf(template, usage, description),
+    delta: run.delta,
+    print: run.print,
+  })
+  const keys = program.command('keys').description('API keys: what each may, until when')
+  addKeyCommands({
+    leaf: (usage, description) => leaf(keys, usage, description),
+    delta: run.delta,
+    print: run.print,
+  })
+  const approve = program.command('approve').description('what waits for a person')
+  addApprovalCommands({
+    io: run.io,
+    leaf: (usage, description) => leaf(approve, usage, description),
+    delta: run.delta,
+    print: run.print,
+    exitWith: (code) => (run.exitCode = code),
+  })
+  const budget = program.command('budget').description('tokens: who has how many, what they went to')
+  addBudgetCommands({
+    io: run.io,
+    leaf: (usage, description, options) => leaf(budget, usage, description, options),
+    delta: run.delta,
+    print: run.print,
+  })
+  addTokenRequestCommands({
+    leaf: (usage, description) => leaf(budget, usage, description),
+    delta: run.delta,
+    print: run.print,
+  })
+  const audit = program.command('audit').description('what was done and refused in the account')
+  addAuditCommands({
+    io: run.io,
+    leaf: (usage, description) => leaf(audit, usage, description),
+    delta: run.delta,
+    print: run.print,
+    exitWith: (code) => (run.exitCode = code),
+  })
+  addPeopleCommands({
+    io: run.io,
+    program,
+    user: program.command('user').description('who belongs to the account, and your own user'),
+    leaf,
+    delta: run.delta,
+    print: run.print,
+    logins: run.logins,
+  })
+  addBackupCommands({ io: run.io, program, leaf, delta: run.delta, print: run.print })
   addDoctor(program, run)
+  addConfig(program, run)
   return program
 }
 
 /** A command that does something; settings like exitOverride are inherited. */
-const leaf = (parent: Command, usage: string, description: string): Command =>
-  parent.command(usage).description(description).option('--json', 'print JSON')
+const leaf = (parent: Command, usage: string, description: string, options?: CommandOptions): Command =>
+  parent.command(usage, options).description(description).option('--json', 'print JSON')
 
 const onTimeout = () => new Option('--on-timeout <action>', 'what its timeout does').choices(['kill', 'stop', 'pause'])
 
@@ -133,6 +237,10 @@ interface CreateFlags {
   memory?: number
   disk?: number
   processes?: number
+  volume?: VolumeMount[]
+  workspace?: string
+  join?: boolean
+  idle?: number
   runtime?: string
 }
 
@@ -150,6 +258,10 @@ function addSandboxCommands(parent: Command, run: Run): void {
     .option('--memory <MB>', 'default: 512', parseNumber)
     .option('--disk <MB>', 'default: 4096', parseNumber)
     .option('--processes <count>', 'most processes at once (default: 512)', parseNumber)
+    .option('-w, --workspace <name>', 'the workspace whose files it works on')
+    .option('--join', 'with --workspace: where a sandbox runs on it already, print that one')
+    .option('--idle <duration>', 'stop it when nobody has used it for so long; the next use starts it', parseDuration)
+    .option('--volume <name:/path[:ro]>', 'a volume and where it is seen; may be repeated', parseMount)
     .option('--runtime <name>', "crun, runc or runsc (default: the server's)")
     .action(async (flags: CreateFlags, command: Command) => {
       const sandbox = await run.delta(command).sandboxes.create(createOptions(flags))
@@ -264,6 +376,10 @@ function createOptions(flags: CreateFlags): CreateSandboxOptions {
     network: rest.egress || rest.preset ? { egress: policyOf(rest.egress ?? [], rest.preset) } : undefined,
     cpu: rest.cpu,
     processes: rest.processes,
+    volumes: rest.volume,
+    workspace: rest.workspace,
+    ifHeld: rest.join ? 'join' : undefined,
+    idleTimeoutMs: rest.idle,
     runtime: rest.runtime,
     timeoutMs: timeout,
     memoryMb: memory,
@@ -287,8 +403,18 @@ interface ExecFlags {
   json?: boolean
 }
 
-function addExec(parent: Command, run: Run): void {
-  leaf(parent, 'exec <sandbox> <command...>', 'run a command; options go before the sandbox')
+/** Where commands and terminals run. */
+interface Target {
+  word: 'sandbox' | 'agent'
+  noun: 'sandbox' | 'agents'
+  find(delta: Delta, text: string): Promise<Sandbox | Agent>
+}
+
+const sandboxTarget: Target = { word: 'sandbox', noun: 'sandbox', find: findSandbox }
+const agentTarget: Target = { word: 'agent', noun: 'agents', find: findAgent }
+
+function addExec(parent: Command, run: Run, { word, noun, find }: Target = sandboxTarget): void {
+  leaf(parent, `exec <${word}> <command...>`, `run a command; options go before the ${word}`)
     .option('-u, --user <name>', 'default: user')
     .option('-w, --cwd <path>', 'default: /workspace')
     .option('-e, --env <name=value>', 'may be repeated', parsePair)
@@ -299,26 +425,26 @@ function addExec(parent: Command, run: Run): void {
     .addHelpText(
       'after',
       `
-One word is a line for the shell: delta sandbox exec sbx_x 'ls | wc -l'; several, or what follows --, are a program and
+One word is a line for the shell: delta ${noun} exec ${word === 'agent' ? 'Shop' : 'sbx_x'} 'ls | wc -l'; several, or what follows --, are a program and
 its arguments.
 Input is passed on when it is piped. Ctrl-C interrupts the command, a second one kills it.
 Exit codes: the command's; 124 when it reached its timeout, 128 + n when signal n ended it, 125 when DELTA failed.`,
     )
     .action(async (id: string, words: string[], flags: ExecFlags, command: Command) => {
-      checkWords(words)
+      checkWords(words, word)
       const argv = words[0] === '--' ? words.slice(1) : words
       if (argv.length === 0) throw new UsageError('There is no command to run')
       const { timeout, detach = false, json = false, ...rest } = flags
-      const sandbox = await findSandbox(run.delta(command), id)
+      const sandbox = await find(run.delta(command), id)
       const settings = { ...rest, ...(timeout === undefined ? {} : { timeoutMs: timeout }), detach, json }
       run.exitCode = await exec(run.io, sandbox, { command: argv, asIs: words[0] === '--', settings })
     })
 }
 
 /** The words after the sandbox are the command's. */
-function checkWords([first]: string[]): void {
+function checkWords([first]: string[], word: Target['word']): void {
   if (first === '--' || !first?.startsWith('-')) return
-  throw new UsageError(`'${first}' comes after the sandbox: options go before it, a command that begins so after --`)
+  throw new UsageError(`'${first}' comes after the ${word}: options go before it, a command that begins so after --`)
 }
 
 interface ShellFlags {
@@ -332,15 +458,16 @@ interface ShellFlags {
   detachKeys: string
 }
 
-function addShell(parent: Command, run: Run): void {
-  parent
-    .command('shell [sandbox] [command...]')
-    .description('open a terminal in a sandbox, or in a new one that ends with it; options go before the sandbox')
+function addShell(parent: Command, run: Run, { word, find }: Target = sandboxTarget): void {
+  const isNewToo = word === 'sandbox'
+  const usage = isNewToo ? 'shell [sandbox] [command...]' : 'shell <agent> [command...]'
+  const where = isNewToo ? 'in a sandbox, or in a new one that ends with it' : 'on its computer'
+  const shellCommand = parent
+    .command(usage)
+    .description(`open a terminal ${where}; options go before the ${word}`)
     .option('-u, --user <name>', 'default: user')
     .option('-w, --cwd <path>', 'default: /workspace')
     .option('-e, --env <name=value>', 'may be repeated', parsePair)
-    .option('-t, --template <name>', 'of a new sandbox (default: host)')
-    .option('--keep', 'leave a new sandbox running')
     .option('-a, --attach <terminal>', 'come back to a terminal that runs')
     .option('--read-only', 'with --attach: watch, and type nothing')
     .option('--detach-keys <keys>', "leave the terminal running; 'none' for no keys", defaultDetachKeys)
@@ -353,15 +480,19 @@ Exit codes: the program's; 128 + n when signal n ended it, 125 when DELTA failed
     )
     .action(async (id: string | undefined, words: string[], flags: ShellFlags, command: Command) => {
       const { template, keep = false, detachKeys, ...rest } = flags
-      checkWords(words)
+      checkWords(words, word)
       if (id === undefined && flags.attach !== undefined) throw new UsageError('--attach needs the sandbox')
       requireTerminal(run.io)
       const keys = parseDetachKeys(detachKeys)
       const settings = { ...rest, command: words[0] === '--' ? words.slice(1) : words, detachKeys: keys }
       const delta = run.delta(command)
       if (id === undefined) run.exitCode = await newShell(run.io, delta, { template, keep, settings })
-      else run.exitCode = (await shell(run.io, await findSandbox(delta, id), settings)).exitCode
+      else run.exitCode = (await shell(run.io, await find(delta, id), settings)).exitCode
     })
+  if (!isNewToo) return
+  shellCommand
+    .option('-t, --template <name>', 'of a new sandbox (default: host)')
+    .option('--keep', 'leave a new sandbox running')
 }
 
 interface Act {
@@ -434,21 +565,15 @@ function addFileCommands(parent: Command, run: Run): void {
     })
 }
 
-function addTemplateCommands(parent: Command, run: Run): void {
-  leaf(parent, 'list', 'list templates')
-    .alias('ls')
-    .action(async (_: unknown, command: Command) => {
-      const templates = await run.delta(command).templates.list()
-      const rows = templates.map(({ name, state, detail }) => [name, state, detail])
-      run.print(command, templates, table(['NAME', 'STATE', 'DETAIL'], rows))
+function addConfig(program: Command, run: Run): void {
+  leaf(program, 'config', 'every setting with the value in force; of secrets whether they are set')
+    .option('--offline', "of this folder's .env and environment, without a server; needs a checkout")
+    .action(async (flags: { offline?: boolean }, command: Command) => {
+      const found = await configOf(flags.offline ? undefined : run.delta(command), run.io.env)
+      if (command.opts<{ json?: boolean }>().json) run.print(command, found, '')
+      else showConfig(run.io, found)
+      if (found.faults.length > 0) run.exitCode = exitCodes.failed
     })
-  leaf(parent, 'build <name>', 'build a template; may take minutes').action(
-    async (name: string, _: unknown, command: Command) => {
-      if (run.io.stderr.isTTY) run.io.stderr.write(`Building '${name}'; the server's log shows how far it is\n`)
-      await run.delta(command).templates.build(name)
-      run.print(command, { name, state: 'ready' }, `${name} ready\n`)
-    },
-  )
 }
 
 function addDoctor(program: Command, run: Run): void {

@@ -4,15 +4,21 @@ import type { Io } from './io.ts'
 export interface Progress {
   add(bytes: number): void
   done(): void
+  /** Takes the line away, for what went wrong to be told. */
+  fail(): void
 }
 
 const redrawMs = 100
 
+export interface ProgressOptions {
+  label: string
+  totalBytes?: number | undefined
+  /** What happens before the first byte, where that may take long. */
+  waiting?: string
+}
+
 /** One line that is drawn over, on a terminal only. */
-export function createProgress(
-  io: Io,
-  { label, totalBytes }: { label: string; totalBytes?: number | undefined },
-): Progress {
+export function createProgress(io: Io, { label, totalBytes, waiting }: ProgressOptions): Progress {
   const startedAt = performance.now()
   let bytes = 0
   let drawnAt = 0
@@ -25,6 +31,7 @@ export function createProgress(
     io.stderr.write(`\r\u001b[K${label}: ${showBytes(bytes)}${of}${rate}${end}`)
   }
 
+  if (isTerminal && waiting !== undefined) io.stderr.write(`\r\u001b[K${label}: ${waiting}`)
   return {
     add(count) {
       bytes += count
@@ -35,6 +42,28 @@ export function createProgress(
     done() {
       if (isTerminal) draw('\n')
     },
+    fail() {
+      if (isTerminal) io.stderr.write('\r\u001b[K')
+    },
+  }
+}
+
+export interface Status {
+  /** Draws the line over; nothing where nobody sees it. */
+  show(text: string): void
+  /** A line that stays. */
+  say(text: string): void
+  done(): void
+}
+
+/** One line that says how something goes that has no end in sight. */
+export function createStatus(io: Io): Status {
+  const isTerminal = io.stderr.isTTY === true
+  const clear = isTerminal ? '\r\u001b[K' : ''
+  return {
+    show: (text) => void (isTerminal && io.stderr.write(`${clear}${text}`)),
+    say: (text) => void io.stderr.write(`${clear}${text}\n`),
+    done: () => void (isTerminal && io.stderr.write(clear)),
   }
 }
 

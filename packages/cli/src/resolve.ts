@@ -1,4 +1,4 @@
-import type { Delta, Sandbox } from '@delta-agents/sdk'
+import type { Delta, Sandbox, Snapshot, Workspace } from '@delta-agents/sdk'
 import { CliError, UsageError } from './failure.ts'
 
 const wholeId = /^sbx_[a-z0-9]{20}$/
@@ -32,4 +32,30 @@ export async function findSandbox(delta: Delta, text: string): Promise<Sandbox> 
     )
   }
   return match
+}
+
+const snapshotForm = 'Write its id, snp_…, or WORKSPACE@NAME'
+
+/** A snapshot by its id, as WORKSPACE@NAME, or, of a workspace that is known, by its name or the beginning of its id. */
+export async function findSnapshot(delta: Delta, text: string, workspace?: Workspace): Promise<Snapshot> {
+  if (/^snp_[a-z0-9]{20}$/.test(text)) return delta.workspaces.snapshot(text)
+  const at = text.lastIndexOf('@')
+  if (at > 0 && at < text.length - 1)
+    return ofWorkspace(await delta.workspaces.get(text.slice(0, at)), text.slice(at + 1))
+  if (at !== -1) throw new UsageError(`'${text}' is no snapshot. ${snapshotForm}`)
+  if (workspace) return ofWorkspace(workspace, text)
+  // A name alone, without a workspace to look for it in; an id that was cut short is told by the server.
+  if (!text.startsWith('snp_')) throw new UsageError(`'${text}' is no snapshot. ${snapshotForm}`)
+  return delta.workspaces.snapshot(text)
+}
+
+async function ofWorkspace(workspace: Workspace, text: string): Promise<Snapshot> {
+  const all = await workspace.snapshots({ pageSize: 500 }).all()
+  const named = all.find(({ info }) => info.name === text)
+  if (named) return named
+  const [match, ...others] = text.startsWith('snp_') ? all.filter(({ id }) => id.startsWith(text)) : []
+  if (match && others.length === 0) return match
+  const fix = `See them with \`delta workspace log ${workspace.name}\`.`
+  if (!match) throw new CliError(`${workspace.name} has no snapshot ${text}`, fix)
+  throw new CliError(`${others.length + 1} snapshots of ${workspace.name} have an id that begins with ${text}`, fix)
 }

@@ -105,7 +105,10 @@ function person({ isTTY = true }: { isTTY?: boolean } = {}) {
 
 const sandbox = () => ({
   id: 'sbx_test',
-  terminal: new Terminals(createTransport({ url: `http://127.0.0.1:${server.port}`, apiKey: testKey }), 'sbx_test'),
+  terminal: new Terminals(
+    createTransport({ url: `http://127.0.0.1:${server.port}`, apiKey: testKey }),
+    '/v1/sandboxes/sbx_test',
+  ),
 })
 const settings = (more: Partial<ShellSettings> = {}): ShellSettings => ({
   command: ['/bin/sh', '-i'],

@@ -30,6 +30,10 @@ const heldMs = 250
 /** Leaves what a program may have set up on this terminal and, cut off from it, did not take back. */
 const resetModes = '\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?1l\x1b>\x1b[?25h\x1b[0m\r\n'
 
+function nounOf({ id }: ShellSandbox): string {
+  return id.startsWith('agt_') ? 'agents' : 'sandbox'
+}
+
 export function requireTerminal(io: Io): void {
   if (io.stdin.isTTY === true && io.stdout.isTTY === true) return
   const which = io.stdin.isTTY === true ? 'output' : 'input'
@@ -73,7 +77,9 @@ export async function shell(io: Io, sandbox: ShellSandbox, settings: ShellSettin
     terminal.close()
     if (detached) {
       await write(io.stdout, resetModes)
-      io.stderr.write(`Left running. To come back: delta sandbox shell --attach ${terminal.id} ${sandbox.id}\n`)
+      io.stderr.write(
+        `Left running. To come back: delta ${nounOf(sandbox)} shell --attach ${terminal.id} ${sandbox.id}\n`,
+      )
     }
   }
 }

@@ -61,9 +61,10 @@ export class Commands {
   readonly #transport: Transport
   readonly #base: string
 
-  constructor(transport: Transport, sandboxId: string) {
+  /** `base`: the path of the sandbox, or of the agent whose computer it is. */
+  constructor(transport: Transport, base: string) {
     this.#transport = transport
-    this.#base = `/v1/sandboxes/${encodeURIComponent(sandboxId)}`
+    this.#base = base
   }
 
   /**
@@ -188,6 +189,7 @@ export class Commands {
         }),
       reopen: (execId, from) => openEvents(this.#transport, this.#base, { execId, from, signal: inner.signal }),
       signal: inner.signal,
+      isGivenUp: () => signal?.aborted === true,
     })
     // Before the command has an id there is nothing to kill: then onStart does it.
     const onAbort = () => void (handle !== undefined && giveUp(signal?.reason))

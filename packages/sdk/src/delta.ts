@@ -1,8 +1,21 @@
+import { Account } from './account.ts'
+import { Agents } from './agents.ts'
+import { AgentTokens } from './agent-tokens.ts'
+import { Approvals } from './approvals.ts'
+import { AuditLog } from './audit.ts'
+import { Auth } from './auth.ts'
+import { Backups } from './backups.ts'
 import { newKey } from './commands.ts'
+import { Keys } from './keys.ts'
+import { Ledger } from './ledger.ts'
 import { Pages } from './pages.ts'
 import { type CreateSandboxOptions, Sandbox } from './sandbox.ts'
 import { createTransport, type Transport, type TransportOptions } from './transport.ts'
-import type { Finding, Health, Page, SandboxInfo, SandboxState, TemplateInfo } from './types.ts'
+import { Templates } from './templates.ts'
+import { TokenRequests } from './token-requests.ts'
+import { Volumes } from './volumes.ts'
+import { Workspaces } from './workspaces.ts'
+import type { Finding, Health, Page, SandboxInfo, SandboxState, Setting } from './types.ts'
 
 export type DeltaOptions = TransportOptions
 
@@ -23,14 +36,38 @@ export interface ListSandboxesOptions {
  * await using sandbox = await delta.sandboxes.create({ template: 'host' })
  */
 export class Delta {
+  readonly account: Account
+  readonly agents: Agents
+  readonly approvals: Approvals
+  readonly audit: AuditLog
+  readonly auth: Auth
+  readonly agentTokens: AgentTokens
+  readonly backups: Backups
+  readonly keys: Keys
+  readonly ledger: Ledger
   readonly sandboxes: Sandboxes
   readonly templates: Templates
+  readonly tokenRequests: TokenRequests
+  readonly volumes: Volumes
+  readonly workspaces: Workspaces
   readonly #transport: Transport
 
   constructor(options: DeltaOptions = {}) {
     this.#transport = createTransport(options)
+    this.account = new Account(this.#transport)
+    this.agents = new Agents(this.#transport)
+    this.approvals = new Approvals(this.#transport)
+    this.audit = new AuditLog(this.#transport)
+    this.auth = new Auth(this.#transport)
+    this.agentTokens = new AgentTokens(this.#transport)
+    this.backups = new Backups(this.#transport)
+    this.keys = new Keys(this.#transport)
+    this.ledger = new Ledger(this.#transport)
     this.sandboxes = new Sandboxes(this.#transport)
     this.templates = new Templates(this.#transport)
+    this.tokenRequests = new TokenRequests(this.#transport)
+    this.volumes = new Volumes(this.#transport)
+    this.workspaces = new Workspaces(this.#transport)
   }
 
   get url(): string {
@@ -44,6 +81,17 @@ export class Delta {
   /** What the server's machine can do, and what each finding means. */
   async doctor(): Promise<Finding[]> {
     const page = await this.#transport.json<Page<Finding>>({ path: '/v1/doctor' })
+    return page.data
+  }
+
+  /**
+   * Every setting of the server with the value in force; of secrets only whether they are set. For the operator.
+   *
+   * @example
+   * const port = (await delta.config()).find(({ name }) => name === 'PORT')?.value
+   */
+  async config(): Promise<Setting[]> {
+    const page = await this.#transport.json<Page<Setting>>({ path: '/v1/config' })
     return page.data
   }
 }
@@ -86,24 +134,5 @@ export class Sandboxes {
   /** Ends a sandbox for good. One that is gone already is no error. */
   kill(id: string): Promise<void> {
     return this.#transport.done({ method: 'DELETE', path: `/v1/sandboxes/${encodeURIComponent(id)}`, repeatable: true })
-  }
-}
-
-export class Templates {
-  readonly #transport: Transport
-
-  constructor(transport: Transport) {
-    this.#transport = transport
-  }
-
-  async list(): Promise<TemplateInfo[]> {
-    const page = await this.#transport.json<Page<TemplateInfo>>({ path: '/v1/templates' })
-    return page.data
-  }
-
-  /** Resolves when it is ready; minutes where packages are fetched. */
-  async build(name: string, { signal }: { signal?: AbortSignal } = {}): Promise<void> {
-    const path = `/v1/templates/${encodeURIComponent(name)}/build`
-    await this.#transport.done({ method: 'POST', path, repeatable: true, timeoutMs: 0, signal })
   }
 }

@@ -21,7 +21,12 @@ export interface ExecStreamOptions {
   signal?: AbortSignal | undefined
   /** How long to keep trying when the connection is lost, for example while the server restarts. @default 60,000 */
   reconnectMs?: number | undefined
+  /** Whether whoever asked has gone: then a lost connection is tried for `givenUpMs` alone, to end what may have been started. */
+  isGivenUp?: (() => boolean) | undefined
 }
+
+/** As long as a server needs to start again. */
+const givenUpMs = 5_000
 
 /** The server sends a comment every 15 s; four missed ones mean the connection is dead. */
 const idleTimeoutMs = 60_000
@@ -54,7 +59,8 @@ export async function* execEvents(options: ExecStreamOptions): AsyncGenerator<Ex
     }
     if (options.signal?.aborted) throw options.signal.reason
     failedSince ??= performance.now()
-    if (!isPassing(failure) || performance.now() - failedSince > (options.reconnectMs ?? 60_000)) throw failure
+    const patienceMs = options.isGivenUp?.() ? givenUpMs : (options.reconnectMs ?? 60_000)
+    if (!isPassing(failure) || performance.now() - failedSince > patienceMs) throw failure
     await sleep(backoffMs(attempt++), options.signal)
   }
 }
@@ -74,7 +80,7 @@ export function openEvents(
 }
 
 /** Errors that a restart of the server or of the network explains. */
-function isPassing(failure: unknown): boolean {
+export function isPassing(failure: unknown): boolean {
   if (failure instanceof DeltaApiError)
     return [429, 502, 503, 504].includes(failure.status) || failure.code === 'idempotency_in_progress'
   if (failure instanceof DeltaConfigError) return false

@@ -43,9 +43,10 @@ export class Files {
   readonly #transport: Transport
   readonly #base: string
 
-  constructor(transport: Transport, sandboxId: string) {
+  /** `base`: the path of the sandbox, or of the agent whose computer it is. */
+  constructor(transport: Transport, base: string) {
     this.#transport = transport
-    this.#base = `/v1/sandboxes/${encodeURIComponent(sandboxId)}`
+    this.#base = base
   }
 
   /** The bytes of a file. */

@@ -1,11 +1,20 @@
 import { Pages } from './pages.ts'
 import type { Transport } from './transport.ts'
-import type { EgressConnection, EgressPolicy, NetworkInfo, Page, PresetName } from './types.ts'
+import type { ApprovalInfo, EgressConnection, EgressPolicy, NetworkInfo, Page, PresetName } from './types.ts'
 
 /** Hosts and presets to be added to what a sandbox may connect to. */
 export interface AllowOptions {
   hosts?: string[]
   presets?: PresetName[]
+}
+
+export interface RequestHostOptions {
+  /** Why, for the person who decides. */
+  reason: string
+  /** @default 80 and 443 */
+  port?: number
+  /** Until when somebody must have decided, from now on. @default a day */
+  ttlMs?: number
 }
 
 /**
@@ -41,6 +50,18 @@ export class Network {
     const json = typeof more === 'string' ? { hosts: [more] } : Array.isArray(more) ? { hosts: more } : more
     const request = { method: 'POST', path: `${this.#base}/network/allow`, json, repeatable: true } as const
     return this.#remember(await this.#transport.json<NetworkInfo>(request))
+  }
+
+  /**
+   * Asks a person to add a host; asking again, while nobody has decided, answers with what waits already. `egress_allowed_already`.
+   *
+   * @example
+   * const { id } = await sandbox.network.request('fonts.example.com', { reason: 'The build fetches its fonts from there' })
+   */
+  request(host: string, options: RequestHostOptions): Promise<ApprovalInfo> {
+    const json = { host, ...options }
+    const request = { method: 'POST', path: `${this.#base}/network/requests`, json, repeatable: true } as const
+    return this.#transport.json<ApprovalInfo>(request)
   }
 
   /** Connections that have ended, also refused ones, newest first. */

@@ -17,6 +17,7 @@ import type {
   TimeoutAction,
   Transition,
 } from './types.ts'
+import type { VolumeMount } from './volumes.ts'
 
 export interface CreateSandboxOptions {
   /** @default "host" */
@@ -40,6 +41,14 @@ export interface CreateSandboxOptions {
   diskMb?: number
   /** Most processes and threads at once. @default 512 */
   processes?: number
+  /** Id or name of the workspace whose files it works on, one sandbox at a time; `template` and `diskMb` are then the workspace's. */
+  workspace?: string
+  /** Where a sandbox runs on the workspace already: the refusal names it, or it is the answer. @default "refuse" */
+  ifHeld?: 'refuse' | 'join'
+  /** It stops when nobody has used it for so long; the next use starts it again. @default never */
+  idleTimeoutMs?: number
+  /** Folders shared with other sandboxes. @default none */
+  volumes?: VolumeMount[]
   /** @default the server's */
   runtime?: string
   /** Requests with the same key make one sandbox. @default a random one */
@@ -83,10 +92,10 @@ export class Sandbox implements AsyncDisposable {
     this.#info = info
     this.#path = `/v1/sandboxes/${encodeURIComponent(info.id)}`
     this.keep = keep
-    this.commands = new Commands(transport, info.id)
-    this.files = new Files(transport, info.id)
+    this.commands = new Commands(transport, this.#path)
+    this.files = new Files(transport, this.#path)
     this.network = new Network(transport, info.id, (network) => (this.#info = { ...this.#info, network }))
-    this.terminal = new Terminals(transport, info.id)
+    this.terminal = new Terminals(transport, this.#path)
     this.accessTokens = new AccessTokens(transport, info.id)
     this.ports = new Ports(transport, info.id, this.accessTokens)
   }
@@ -139,6 +148,17 @@ export class Sandbox implements AsyncDisposable {
 
   start(): Promise<SandboxInfo> {
     return this.#act('start')
+  }
+
+  /** Stops it, brings its workspace back to a snapshot, and starts it again. */
+  async rollback(snapshot: string): Promise<SandboxInfo> {
+    const request = {
+      method: 'POST',
+      path: `${this.#path}/rollback`,
+      json: { snapshotId: snapshot },
+      timeoutMs: 0,
+    } as const
+    return this.#remember(await this.#transport.json<SandboxInfo>(request))
   }
 
   /** Ends the sandbox for good. One that is gone already is no error. */

@@ -23,7 +23,7 @@ afterEach(() => {
 })
 
 const terminals = () =>
-  new Terminals(createTransport({ url: `http://127.0.0.1:${server.port}`, apiKey: testKey }), 'sbx_test')
+  new Terminals(createTransport({ url: `http://127.0.0.1:${server.port}`, apiKey: testKey }), '/v1/sandboxes/sbx_test')
 const where = () => ({ user: testUser, cwd: guest.folder, env: { PS1: '$ ', HOME: guest.folder } })
 
 async function start(cmd: string | string[] = ['/bin/sh']): Promise<Terminal> {
@@ -124,7 +124,10 @@ test('when the server is gone for a moment, output goes on at its byte', async (
 
 test('a terminal that is not there is a typed error', async () => {
   await expect(terminals().connect('exe_nothing')).rejects.toBeInstanceOf(NotFoundError)
-  const wrong = new Terminals(createTransport({ url: `http://127.0.0.1:${server.port}`, apiKey: 'wrong' }), 'sbx_test')
+  const wrong = new Terminals(
+    createTransport({ url: `http://127.0.0.1:${server.port}`, apiKey: 'wrong' }),
+    '/v1/sandboxes/sbx_test',
+  )
   await expect(wrong.connect('exe_nothing')).rejects.toMatchObject({ status: 401, code: 'unauthorized' })
 })
 

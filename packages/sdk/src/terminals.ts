@@ -42,9 +42,10 @@ export class Terminals {
   readonly #transport: Transport
   readonly #path: string
 
-  constructor(transport: Transport, sandboxId: string) {
+  /** `base`: the path of the sandbox, or of the agent whose computer it is. */
+  constructor(transport: Transport, base: string) {
     this.#transport = transport
-    this.#path = `/v1/sandboxes/${encodeURIComponent(sandboxId)}/terminals`
+    this.#path = `${base}/terminals`
   }
 
   /**

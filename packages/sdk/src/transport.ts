@@ -6,7 +6,7 @@ export interface TransportOptions {
   /** @default DELTA_URL, else http://127.0.0.1:8000 */
   url?: string | undefined
   /** @default DELTA_API_KEY; for a server on this machine else the file api-key in DELTA_DATA_DIR (./data) */
-  apiKey?: string | undefined
+  apiKey?: string | ApiKeySource | undefined
   /** @default the runtime's own */
   fetch?: typeof globalThis.fetch | undefined
   /** Longest wait for an answer, not counting the time a command is allowed to run. @default 60,000 */
@@ -14,6 +14,9 @@ export interface TransportOptions {
   /** How often a request that may safely be repeated is repeated. @default 3 */
   maxRetries?: number | undefined
 }
+
+/** Asked before each request, for a key that changes, such as the token of a session; undefined: the default. */
+export type ApiKeySource = () => Promise<string | undefined>
 
 export type RequestBody =
   | string
@@ -41,6 +44,8 @@ export interface DeltaRequest {
   signal?: AbortSignal | undefined
   /** @default the client's `maxRetries` */
   maxRetries?: number
+  /** Sent without a key, by whoever has none yet. @default false */
+  anonymous?: boolean
 }
 
 export interface Transport {
@@ -66,8 +71,13 @@ export function createTransport(options: TransportOptions): Transport {
   const defaultRetries = options.maxRetries ?? 3
   let apiKey: Promise<string> | undefined
 
-  function key(): Promise<string> {
-    apiKey ??= options.apiKey === undefined ? findApiKey(url) : Promise.resolve(options.apiKey)
+  async function key(): Promise<string> {
+    if (typeof options.apiKey === 'function') return (await options.apiKey()) ?? found()
+    return options.apiKey ?? found()
+  }
+
+  function found(): Promise<string> {
+    apiKey ??= findApiKey(url)
     // A key file that appears later must be found by the next call.
     apiKey.catch(() => (apiKey = undefined))
     return apiKey
@@ -75,7 +85,7 @@ export function createTransport(options: TransportOptions): Transport {
 
   async function once<T>(request: DeltaRequest, take: Take<T>): Promise<Attempt<T>> {
     const target = targetOf(url, request)
-    const headers = headersOf(request, await key())
+    const headers = headersOf(request, request.anonymous ? undefined : await key())
     const limit = limitOf(request.timeoutMs ?? defaultTimeoutMs, request.signal)
     try {
       const response = await fetchIt(target, {
@@ -164,9 +174,9 @@ function targetOf(url: string, request: DeltaRequest): string {
   return url + request.path + (text === '' ? '' : `?${text}`)
 }
 
-function headersOf(request: DeltaRequest, apiKey: string): Record<string, string> {
+function headersOf(request: DeltaRequest, apiKey: string | undefined): Record<string, string> {
   return {
-    authorization: `Bearer ${apiKey}`,
+    ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }),
     ...(request.json === undefined ? {} : { 'content-type': 'application/json' }),
     ...(request.idempotencyKey === undefined ? {} : { 'idempotency-key': request.idempotencyKey }),
     ...request.headers,

@@ -22,12 +22,67 @@ export type TerminalInfo = api.Terminal
 export type Entry = api.Entry
 export type EntryType = Entry['type']
 export type TemplateInfo = api.Template
+/** What was done, or refused. */
+export type AuditEntry = api.AuditEntry
+export type AuditHead = api.AuditHead
+/** Who a key or token belongs to. */
+export type Me = api.Me
+export type UserInfo = api.User
+/** A session just begun or refreshed. */
+export type SessionTokens = api.SessionTokens
+export type SessionInfo = api.Session
+export type AccountInfo = api.Account
+export type MemberInfo = api.Member
+export type Role = MemberInfo['role']
+export type InvitationInfo = api.Invitation
+export type LoginLink = api.LoginLink
+export type MailInfo = api.Mail
+/** An API key, without its text. */
+export type KeyInfo = api.Key
+/** An API key with its text, which is shown once. */
+export type MadeKey = api.MadeKey
+/** What waits for a person, or did. */
+export type ApprovalInfo = api.Approval
+export type ApprovalState = ApprovalInfo['state']
+export type AgentToken = api.AgentToken
+export type AgentKind = AgentToken['agentKind']
+/** The reserve, agents and tasks of an account. */
+export type LedgerInfo = api.Ledger
+/** What has tokens: the reserve, an agent or a task. */
+export type PurseInfo = api.Purse
+/** An entry of the journal. */
+export type TransferInfo = api.Transfer
+export type HoldInfo = api.Hold
+export type UsageInfo = api.Usage
+export type ForecastInfo = api.Forecast
+export type RateCardInfo = api.RateCard
+/** What was written in the journal. */
+export type WrittenInfo = api.Written
+export type PlanInfo = api.Plan
+export type PlanName = PlanInfo['plan']
+/** What an agent asked for, and what became of it. */
+export type TokenRequestInfo = api.TokenRequest
+export type TokenRequestState = TokenRequestInfo['state']
+export type AgentInfo = api.Agent
+export type AgentNode = api.AgentNode
+export type AgentState = AgentInfo['state']
+export type AgentChannel = NonNullable<AgentInfo['channel']>
+/** A backup that the server has checked and keeps, to be committed. */
+export type StagedRestore = api.StagedRestore
+export type RestoreInfo = api.Restore
+export type VolumeInfo = api.Volume
+export type WorkspaceInfo = api.Workspace
+export type SnapshotInfo = api.Snapshot
+/** A file that differs between two snapshots. */
+export type FileChange = api.FileChange
+export type SnapshotDiff = api.SnapshotDiff
 export type AccessToken = api.AccessToken
 /** What an access token opens. */
 export type AccessScope = 'terminal' | 'port:*' | `port:${number}`
 export type PortsInfo = api.Ports
 export type PortInfo = PortsInfo['data'][number]
 export type Finding = api.Finding
+export type Setting = api.Setting
 export type Health = api.Health
 /** What `DeltaApiError.code` can be; a newer server may have more. */
 export type ErrorCode = api.Error['error']['code']
