@@ -48,6 +48,12 @@ export interface StrongGround extends Ground {
   platform: { pid: number; dataDir: string; url: string; key: string }
 }
 
+/** Nowhere can it be shown that the attack would do harm: no stand-in takes that place, the matrix says so. */
+export interface Unshown {
+  /** Why not, in words. */
+  unshown: string
+}
+
 export interface Weakness {
   /** The defence that is taken away, in words. */
   without: string
@@ -57,6 +63,8 @@ export interface Weakness {
   way?: 'runtime' | 'chroot' | 'host'
   /** Who the program runs as on the host; without a runtime only. @default root */
   uid?: number
+  /** Words before the program's own, which put it where others are; without a runtime only. */
+  within?(ground: Ground): string[]
   /** A folder of the host left open as descriptor 3. */
   leak?: string
 }
@@ -84,13 +92,13 @@ export interface ProgramAttack extends Described {
   /** A sandbox of its own, with these limits. */
   own?: CreateSandboxOptions
   place(ground: Ground | StrongGround): Promise<Canary> | Canary
-  weak: Weakness
+  weak: Weakness | Unshown
 }
 
 /** An attack that is more than a program; each side says what fell. */
 export interface OwnAttack extends Described {
   strong(ground: StrongGround): Promise<string | undefined>
-  weakly(ground: Ground): Promise<string | undefined>
+  weakly: ((ground: Ground) => Promise<string | undefined>) | Unshown
   without: string
 }
 

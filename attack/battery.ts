@@ -19,8 +19,11 @@ export const attacks: Attack[] = [
   ...bombAttacks,
 ]
 
-/** `held`: the canary stands; `fell`: it does not; `broken`: the attack could not be made; `missing`: it proves nothing here. */
-export type Outcome = { state: 'held' | 'fell' | 'broken' | 'missing'; detail: string; ms: number }
+/**
+ * `held`: the canary stands; `fell`: it does not; `broken`: the attack could not be made; `missing`: it proves nothing here; `unshown`: there
+ * is no place without the defence where it could be tried.
+ */
+export type Outcome = { state: 'held' | 'fell' | 'broken' | 'missing' | 'unshown'; detail: string; ms: number }
 
 /** Where the battery is run: in sandboxes of a runtime, or in the HTTP process. */
 export type Column = RuntimeName | 'server'
@@ -39,9 +42,10 @@ export interface Row {
   weak: Outcome
 }
 
-/** An attack is well where the sandbox holds and the same program does harm without the defence. */
+/** An attack is well where the sandbox holds and the same program does harm without the defence, or says why that cannot be shown. */
 export const isWell = ({ strong, weak }: Row): boolean =>
-  (strong.state === 'held' && weak.state === 'fell') || (strong.state === 'missing' && weak.state === 'missing')
+  (strong.state === 'held' && (weak.state === 'fell' || weak.state === 'unshown')) ||
+  (strong.state === 'missing' && weak.state === 'missing')
 
 export interface BatteryOptions {
   runtime: RuntimeName
@@ -68,9 +72,8 @@ export async function runBattery(options: BatteryOptions): Promise<Row[]> {
     const missing: Outcome = { state: 'missing', detail: why ?? '', ms: 0 }
     const row: Row = {
       attack: titleOf(attack),
-      strong:
-        why === undefined ? await timed(() => attackStrongly(attack, { ...options, shared, neighbour })) : missing,
-      weak: why === undefined ? await timed(() => attackWeakly(attack, options)) : missing,
+      strong: why === undefined ? await made(() => attackStrongly(attack, { ...options, shared, neighbour })) : missing,
+      weak: why === undefined ? (unshownOf(attack) ?? (await made(() => showHarm(attack, options)))) : missing,
     }
     rows.push(row)
     options.onRow(row)
@@ -82,8 +85,14 @@ export const titleOf = (attack: Attack): Title => ({
   name: attack.name,
   promise: attack.promise,
   tries: attack.tries,
-  without: 'weak' in attack ? attack.weak.without : attack.without,
+  without: 'weak' in attack ? ('without' in attack.weak ? attack.weak.without : '') : attack.without,
 })
+
+/** What stands in the place of a weak side that an attack has not. */
+function unshownOf(attack: Attack): Outcome | undefined {
+  const weak = 'weak' in attack ? attack.weak : attack.weakly
+  return 'unshown' in weak ? { state: 'unshown', detail: weak.unshown, ms: 0 } : undefined
+}
 
 export async function timed(act: () => Promise<string | undefined>): Promise<Outcome> {
   const startedAt = performance.now()
@@ -96,6 +105,12 @@ export async function timed(act: () => Promise<string | undefined>): Promise<Out
   } catch (error) {
     return { state: 'broken', detail: error instanceof Error ? error.message : String(error), ms: ms() }
   }
+}
+
+/** Once more where the attack could not be made, on a busy machine say: that proves nothing either way. What fell is not tried again. */
+async function made(act: () => Promise<string | undefined>): Promise<Outcome> {
+  const first = await timed(act)
+  return first.state === 'broken' ? timed(act) : first
 }
 
 const bringProgram = (sandbox: Sandbox, tool: string) =>
@@ -133,15 +148,21 @@ async function attackStrongly(
 const enough = <T extends { memoryMb?: number; runtime: string }>(own: T): T =>
   own.runtime === 'runsc' ? { ...own, memoryMb: Math.max(own.memoryMb ?? 512, 256) } : own
 
+/** Twice where it must be: what the kernel gives back late may lie ready for the canary once. The real sandbox is judged by one. */
+async function showHarm(attack: Attack, options: BatteryOptions): Promise<string | undefined> {
+  return (await attackWeakly(attack, options)) ?? attackWeakly(attack, options)
+}
+
 async function attackWeakly(attack: Attack, options: BatteryOptions): Promise<string | undefined> {
   const scene = makeScene(options)
   const ground: Ground = { ...scene, isWeak: true, tool: options.tool, runtime: options.runtime }
   try {
     makeWeakRoot(ground.weakRoot, ground.tool)
-    if (!('place' in attack)) return await attack.weakly(ground)
+    if (!('place' in attack)) return 'unshown' in attack.weakly ? undefined : await attack.weakly(ground)
+    const { weak, program = attack.name } = attack
+    if ('unshown' in weak) return undefined
     const canary = await attack.place(ground)
     try {
-      const { weak, program = attack.name } = attack
       const args = [program, ...canary.args]
       return await attemptWeakly({ ground, weak, helper: options.helper, args }, async (attempt) =>
         canary.fell(attempt),

@@ -95,3 +95,15 @@ export async function eventually(seconds: number, question: () => boolean): Prom
   }
   return question()
 }
+
+/** A control group is let go of a moment after its last process. */
+export function retry(act: () => void): void {
+  for (let left = 100; ; left--) {
+    try {
+      return act()
+    } catch (error) {
+      if (left === 0) throw error
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20)
+    }
+  }
+}

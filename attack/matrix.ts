@@ -1,12 +1,20 @@
 import { type Column, isWell, type Outcome, type Row } from './battery.ts'
 
-const marks: Record<Outcome['state'], string> = { held: 'held', fell: 'FELL', broken: 'BROKEN', missing: 'n/a' }
+const marks: Record<Outcome['state'], string> = {
+  held: 'held',
+  fell: 'FELL',
+  broken: 'BROKEN',
+  missing: 'n/a',
+  unshown: '',
+}
 
 export interface Counts {
   held: number
   felt: number
   failed: number
   missing: number
+  /** Held, and nowhere to be shown that they would do harm. */
+  unshown: number
 }
 
 /** What held in a real sandbox, what fell without its defence, and what is wrong with either. */
@@ -16,6 +24,7 @@ export function count(rows: readonly Row[]): Counts {
     felt: rows.filter(({ weak }) => weak.state === 'fell').length,
     failed: rows.filter((row) => !isWell(row)).length,
     missing: rows.filter(({ strong }) => strong.state === 'missing').length,
+    unshown: rows.filter(({ strong, weak }) => strong.state === 'held' && weak.state === 'unshown').length,
   }
 }
 
@@ -24,7 +33,9 @@ export function line(row: Row): string {
   const words = isWell(row)
     ? strong.state === 'missing'
       ? strong.detail
-      : `without ${attack.without}: ${weak.detail}`
+      : weak.state === 'unshown'
+        ? `not shown to do harm: ${weak.detail}`
+        : `without ${attack.without}: ${weak.detail}`
     : problem(row)
   return `${isWell(row) ? 'ok  ' : 'FAIL'} ${attack.name.padEnd(20)} ${marks[strong.state].padEnd(7)} ${words}\n`
 }
@@ -44,6 +55,7 @@ export function matrix(results: ReadonlyMap<Column, readonly Row[]>): string {
   const cell = (column: Column, name: string) => {
     const row = results.get(column)?.find(({ attack }) => attack.name === name)
     if (row === undefined) return '-'
+    if (row.strong.state === 'held' && row.weak.state === 'unshown') return 'held*'
     if (row.strong.state === 'held' && row.weak.state !== 'fell') return 'UNPROVEN'
     return marks[row.strong.state]
   }
@@ -54,5 +66,12 @@ export function matrix(results: ReadonlyMap<Column, readonly Row[]>): string {
         `${name.padEnd(width)}  ${String(promise).padEnd(7)}  ${columns.map((column) => cell(column, name).padEnd(9)).join('')}`,
     ),
   ]
-  return `${lines.map((text) => text.trimEnd()).join('\n')}\n`
+  const unshown = new Map(
+    [...results.values()]
+      .flat()
+      .filter(({ strong, weak }) => strong.state === 'held' && weak.state === 'unshown')
+      .map(({ attack, weak }) => [attack.name, weak.detail]),
+  )
+  const notes = [...unshown].map(([name, why]) => `* ${name}: not shown to do harm without the defence: ${why}`)
+  return `${[...lines, ...notes].map((text) => text.trimEnd()).join('\n')}\n`
 }

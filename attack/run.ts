@@ -1,6 +1,16 @@
 // npm run attack [-- --runtime crun|runc|runsc|all] [--only NAME] [--long] [--json FILE]
 import { execFileSync } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Delta } from '@delta-agents/sdk'
@@ -47,8 +57,6 @@ let left: string[] = []
 for (const column of wanted(values.runtime))
   results.set(column, column === 'server' ? await attackServer() : await attackRuntime(column))
 report()
-// Requests that attacks gave up are tried again for a minute by who made them; nobody waits for their answers.
-process.exit()
 
 function wanted(name: string): readonly Column[] {
   const isInstalled = (runtime: RuntimeName) =>
@@ -78,7 +86,7 @@ async function attackRuntime(runtime: RuntimeName): Promise<Row[]> {
         runtime,
         delta,
         platform,
-        tool,
+        tool: toolWithin(scratch),
         helper,
         scratch,
         chosen,
@@ -101,7 +109,7 @@ async function attackServer(): Promise<Row[]> {
   try {
     const isChosen = (name: string) => values.only === undefined || values.only.some((word) => name.startsWith(word))
     const found = await runServerBattery({
-      tool,
+      tool: toolWithin(scratch),
       helper,
       scratch,
       isChosen,
@@ -130,19 +138,27 @@ function buildTool(): string {
   return program
 }
 
+/** Beside the scenes, where users without rights and the weak set-ups, some with a /tmp of their own, reach it wherever the project lies. */
+function toolWithin(scratch: string): string {
+  const path = join(scratch, 'attack')
+  copyFileSync(tool, path)
+  chmodSync(path, 0o755)
+  return path
+}
+
 function report(): void {
   const all = [...results.values()].flat()
-  const { held, felt, failed, missing } = count(all)
+  const { held, felt, failed, missing, unshown } = count(all)
   process.stdout.write(`\n${matrix(results)}\n`)
   for (const rest of left) process.stdout.write(`left behind: ${rest}\n`)
   process.stdout.write(
-    `${held} held, ${felt} of the same shown to do harm without the defence, ${missing} not to be had here, ${failed + left.length} failed; ${Math.round((performance.now() - startedAt) / 1000)} s\n`,
+    `${held} held, ${felt} of the same shown to do harm without the defence, ${unshown} not to be shown, ${missing} not to be had here, ${failed + left.length} failed; ${Math.round((performance.now() - startedAt) / 1000)} s\n`,
   )
   const passed = held + felt
   if (values.json !== undefined)
     writeFileSync(
       values.json,
-      JSON.stringify({ passed, failed: failed + left.length, missing, rows: all.map(plain) }, null, 2),
+      JSON.stringify({ passed, failed: failed + left.length, missing, unshown, rows: all.map(plain) }, null, 2),
     )
   process.exitCode = failed + left.length === 0 && passed > 0 ? 0 : 1
 }

@@ -24,17 +24,19 @@ const root = resolve(import.meta.dirname, '..')
 const startSeconds = 30
 const stopMs = 40_000
 
-/** `ranges`: how many boxes there is room for. */
+/** `ranges`: how many boxes there is room for; `beside`: how many ranges of uids are left to others before them. */
 export async function takeOver({
   scratch,
   tool,
   helper,
   ranges,
+  beside = 0,
 }: {
   scratch: string
   tool: string
   helper: string
   ranges: number
+  beside?: number
 }): Promise<TakenOver> {
   const dataDir = mkdtempSync(join(root, '.build/taken-over-'))
   chmodSync(dataDir, 0o711)
@@ -52,6 +54,7 @@ export async function takeOver({
       DELTA_DATA_DIR: dataDir,
       DELTA_SERVER: join(programDir, 'main.mjs'),
       DELTA_NODE: process.execPath,
+      DELTA_UID_BASE: String(Number(process.env['DELTA_UID_BASE'] ?? 1_879_048_192) + beside * 65_536),
       DELTA_UID_COUNT: String((ranges + 1) * 65_536),
     },
     stdio: ['ignore', 'pipe', 'pipe'],

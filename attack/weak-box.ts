@@ -119,7 +119,8 @@ export async function attemptWeakly(
 }
 
 function startBare(ground: Ground, weak: Weakness, args: string[]): Running {
-  const words = weak.way === 'chroot' ? ['chroot', ground.weakRoot, '/attack', ...args] : [ground.tool, ...args]
+  const program = weak.way === 'chroot' ? ['chroot', ground.weakRoot, '/attack', ...args] : [ground.tool, ...args]
+  const words = [...(weak.within?.(ground) ?? []), ...program]
   const leak = weak.leak === undefined ? undefined : openSync(weak.leak, 'r')
   const child = spawn(words[0]!, words.slice(1), {
     stdio: ['pipe', 'pipe', 'pipe', ...(leak === undefined ? [] : [leak])],

@@ -2,6 +2,9 @@
 // `npm run bench -- NAME` measures the figures whose name starts so.
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { accessAdded } from './access.ts'
+import { manyAgents } from './agents.ts'
+import { auditLog } from './audit.ts'
 import { type Platform, startPlatform } from '../e2e/platform.ts'
 import { type Client, createClient } from './client.ts'
 import { crashWithMany } from './crash.ts'
@@ -15,7 +18,10 @@ import { poolMisses, warmCreate } from './pool.ts'
 import { httpProcess } from './process-tree.ts'
 import { portRequests } from './ports.ts'
 import { idleServer } from './server.ts'
+import { ledgerGrowth, ledgerHolds, ledgerOnPostgres } from './ledger.ts'
+import { packing, storageMemory } from './storage.ts'
 import { terminals } from './terminal.ts'
+import { saving, savingMemory, snapshots } from './workspaces.ts'
 
 /** A running platform as a figure sees it. */
 export interface Target {
@@ -40,6 +46,12 @@ export interface Bench {
 const root = resolve(import.meta.dirname, '..')
 const all: Record<string, (bench: Bench) => Promise<Figure[]>> = {
   server: idleServer,
+  access: accessAdded,
+  agents: manyAgents,
+  audit: auditLog,
+  ledger: ledgerHolds,
+  'ledger-growth': ledgerGrowth,
+  'ledger-postgres': ledgerOnPostgres,
   create: createToFirstExec,
   'pool-crun': (bench) => warmCreate(bench, 'crun'),
   'pool-runc': (bench) => warmCreate(bench, 'runc'),
@@ -49,18 +61,29 @@ const all: Record<string, (bench: Bench) => Promise<Figure[]>> = {
   files: bigFile,
   terminal: terminals,
   egress,
+  pack: packing,
+  'storage-memory': storageMemory,
   crash100: () => crashWithMany(100),
   ports: portRequests,
+  snapshots,
+  saving,
+  'saving-memory': savingMemory,
   'idle-crun': (bench) => idleSandboxes(bench, 'crun', 500),
   'idle-runc': (bench) => idleSandboxes(bench, 'runc', 500),
   'idle-runsc': (bench) => idleSandboxes(bench, 'runsc', 10),
 }
 
-const wanted = process.argv[2]
-const chosen = Object.entries(all).filter(([name]) => !wanted || name.startsWith(wanted))
-if (chosen.length === 0) {
-  process.stderr.write(`There is no figure '${wanted}'. There are: ${Object.keys(all).join(', ')}\n`)
-  process.exit(2)
+/** `saving` is that one alone; what names none is the start of several. */
+const wanted = process.argv.slice(2)
+const chosen = new Map<string, (bench: Bench) => Promise<Figure[]>>()
+for (const name of wanted.length > 0 ? wanted : ['']) {
+  const exact = Object.entries(all).filter(([each]) => each === name)
+  const found = exact.length > 0 ? exact : Object.entries(all).filter(([each]) => each.startsWith(name))
+  if (found.length === 0) {
+    process.stderr.write(`There is no figure '${name}'. There are: ${Object.keys(all).join(', ')}\n`)
+    process.exit(2)
+  }
+  for (const [each, measure] of found) chosen.set(each, measure)
 }
 
 const templates = join(root, '.build/templates')
@@ -123,7 +146,7 @@ function putIntoReadme(rows: Figure[]): void {
 
 /** A run of one figure replaces that figure's rows and keeps the others. */
 function merge(fresh: Figure[]): Figure[] {
-  if (!wanted) return fresh
+  if (wanted.length === 0) return fresh
   let kept: Figure[] = []
   try {
     kept = JSON.parse(readFileSync(join(root, 'bench/results.json'), 'utf8')) as Figure[]

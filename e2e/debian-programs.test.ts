@@ -1,42 +1,18 @@
-import { execFile } from 'node:child_process'
-import { lookup } from 'node:dns/promises'
-import { rmSync, symlinkSync } from 'node:fs'
-import { join, resolve } from 'node:path'
-import { promisify } from 'node:util'
-import { Delta, type Sandbox } from '@delta-agents/sdk'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { newDataDir } from './global-setup.ts'
-import { leftovers } from './leftovers.ts'
-import { type Platform, startPlatform } from './platform.ts'
+import type { Sandbox } from '@delta-agents/sdk'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { isLongForm, longFormOnly } from './debian.ts'
+import { delta } from './target.ts'
 
 // What a filter of system calls breaks first: programs with threads, debuggers, databases, browsers, package managers.
 
-const all = process.env['DELTA_TEST_ALL'] === '1'
-if (!all) process.stdout.write('SKIPPED: programs in the debian template, long form only\n')
-
-const cache = resolve(import.meta.dirname, '../.build')
 /** Packages are fetched, a browser among them. */
 const installMs = 15 * 60_000
-/** Beside the platform that other tests use. */
-const ownUids = { DELTA_UID_BASE: String(1_879_048_192 + 3_000 * 65_536), DELTA_UID_COUNT: String(500 * 65_536) }
 
-describe.runIf(all)('programs in the template debian', () => {
-  let dataDir: string
-  let platform: Platform
+describe('programs in the template debian', () => {
   let sandbox: Sandbox
 
   beforeAll(async () => {
-    const helper = join(cache, 'bin/delta-helper')
-    const env = { ...process.env, DELTA_DATA_DIR: cache, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }
-    for (const name of ['host', 'debian'])
-      await promisify(execFile)(helper, ['template', 'build', name], { env, maxBuffer: 64 * 1024 * 1024 })
-    dataDir = newDataDir()
-    symlinkSync(join(cache, 'templates'), join(dataDir, 'templates'))
-    platform = await startPlatform({
-      dataDir,
-      env: { ...ownUids, DELTA_EGRESS_ALLOW_CIDRS: await mirrors(), DELTA_POOL_SIZE: '0' },
-    })
-    const delta = new Delta({ url: platform.url, apiKey: platform.key })
+    if (!isLongForm) return
     sandbox = await delta.sandboxes.create({
       template: 'debian',
       network: { egress: { presets: ['packages'] } },
@@ -46,12 +22,10 @@ describe.runIf(all)('programs in the template debian', () => {
       timeoutMs: 3_600_000,
     })
     await run('apt-get update -qq', 'root', installMs)
-  }, 2 * installMs)
-
+  }, installMs)
+  beforeEach(({ skip }) => skip(!isLongForm, longFormOnly))
   afterAll(async () => {
-    await platform.stop('SIGINT')
-    expect(leftovers(dataDir), platform.log()).toEqual([])
-    rmSync(dataDir, { recursive: true, force: true })
+    if (isLongForm) await sandbox.kill()
   })
 
   /** What it says on stdout; anything but success is a failure that shows all it said. */
@@ -157,11 +131,3 @@ if __name__ == '__main__':
     installMs,
   )
 })
-
-/** A mirror of the operator's may have an address that is not public: then it is the operator who lists it. */
-async function mirrors(): Promise<string> {
-  const names = ['deb.debian.org', 'archive.ubuntu.com', 'security.ubuntu.com']
-  const found = await Promise.all(names.map((name) => lookup(name, { all: true }).catch(() => [])))
-  const addresses = new Set(found.flat().map(({ address, family }) => `${address}/${family === 4 ? 32 : 128}`))
-  return [...addresses].join(',')
-}

@@ -1,40 +1,17 @@
-import { execFile } from 'node:child_process'
-import { existsSync, rmSync, symlinkSync } from 'node:fs'
-import { join, resolve } from 'node:path'
-import { promisify } from 'node:util'
-import { Delta, type Sandbox } from '@delta-agents/sdk'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { newDataDir } from './global-setup.ts'
-import { leftovers } from './leftovers.ts'
-import { type Platform, startPlatform } from './platform.ts'
+import type { Sandbox } from '@delta-agents/sdk'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { isLongForm, longFormOnly } from './debian.ts'
+import { delta } from './target.ts'
 
-const all = process.env['DELTA_TEST_ALL'] === '1'
-if (!all) process.stdout.write('SKIPPED: debian template, long form only\n')
-
-const cache = resolve(import.meta.dirname, '../.build')
-/** Packages are fetched the first time. */
-const buildMs = 25 * 60_000
-/** Beside the platform that other tests use. */
-const ownUids = { DELTA_UID_BASE: String(1_879_048_192 + 3_500 * 65_536), DELTA_UID_COUNT: String(500 * 65_536) }
-
-describe.runIf(all)('the template debian', () => {
-  let dataDir: string
-  let platform: Platform
+describe('the template debian', () => {
   let sandbox: Sandbox
 
   beforeAll(async () => {
-    await buildTemplate()
-    dataDir = newDataDir()
-    symlinkSync(join(cache, 'templates'), join(dataDir, 'templates'))
-    platform = await startPlatform({ dataDir, env: ownUids })
-    const delta = new Delta({ url: platform.url, apiKey: platform.key })
-    sandbox = await delta.sandboxes.create({ template: 'debian', timeoutMs: 3_600_000 })
-  }, buildMs)
-
+    if (isLongForm) sandbox = await delta.sandboxes.create({ template: 'debian', timeoutMs: 3_600_000 })
+  })
+  beforeEach(({ skip }) => skip(!isLongForm, longFormOnly))
   afterAll(async () => {
-    await platform.stop('SIGINT')
-    expect(leftovers(dataDir), platform.log()).toEqual([])
-    rmSync(dataDir, { recursive: true, force: true })
+    if (isLongForm) await sandbox.kill()
   })
 
   /** What it says on stdout; anything but success is a failure that shows all it said. */
@@ -147,12 +124,3 @@ describe.runIf(all)('the template debian', () => {
     expect(await run('stat -c "%U:%G %a" /usr/local/bin/root-id /workspace/kept')).toBe('root:root 4755\nuser:user 644')
   })
 })
-
-/** Into the folder that the data folders of all tests share; quick where it is there. */
-async function buildTemplate(): Promise<void> {
-  const helper = join(cache, 'bin/delta-helper')
-  const env = { ...process.env, DELTA_DATA_DIR: cache, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }
-  for (const name of ['host', 'debian'])
-    await promisify(execFile)(helper, ['template', 'build', name], { env, maxBuffer: 64 * 1024 * 1024 })
-  expect(existsSync(join(cache, 'templates/debian/root'))).toBe(true)
-}

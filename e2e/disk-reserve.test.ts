@@ -103,7 +103,8 @@ test('the fastest writers are stopped before the disk is full', async () => {
     expect(stderr).toMatch(/quota/i)
     expect(timedOut).toBe(false)
   }
-  expect(await storage()).toBe('low')
+  // A writer is stopped a moment before the server hears why.
+  await expect.poll(storage).toBe('low')
   expect(freeBytes()).toBeGreaterThan(1 * gib)
   for (const writer of writers) await writer.files.remove('/workspace/fill')
   // It began closer to the reserve than the room that lifts the stop: an eighth more than the reserve.

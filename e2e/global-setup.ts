@@ -1,6 +1,7 @@
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { TestProject } from 'vitest/node'
+import { buildDebian, debianSettings, isLongForm } from './debian.ts'
 import { leftovers } from './leftovers.ts'
 import { startPlatform } from './platform.ts'
 
@@ -23,7 +24,9 @@ export async function setup(project: TestProject): Promise<(() => Promise<void>)
     return undefined
   }
   const dataDir = newDataDir()
-  const platform = await startPlatform({ dataDir })
+  // One template and one platform for all files that use it.
+  if (isLongForm) await buildDebian()
+  const platform = await startPlatform({ dataDir, env: isLongForm ? await debianSettings() : {} })
   project.provide('url', platform.url)
   project.provide('key', platform.key)
   project.provide('dataDir', dataDir)

@@ -38,8 +38,8 @@ const isGvisor = () => sandbox.info.runtime === 'runsc'
 const seconds = () => `${40_000 + Math.floor(Math.random() * 50_000)}.${Math.floor(Math.random() * 1e6)}`
 const uidOf = (word: string) => hostProcesses(word).at(-1)?.uid ?? 0
 
-test('root and user inside are unprivileged uids outside, distinct per sandbox', async () => {
-  if (isGvisor()) return console.log('SKIPPED: uids outside: under gVisor what runs inside is no process of the host')
+test('root and user inside are unprivileged uids outside, distinct per sandbox', async ({ skip }) => {
+  skip(isGvisor(), 'under gVisor what runs inside is no process of the host')
   await using other = await delta.sandboxes.create()
   const words = { root: seconds(), user: seconds(), other: seconds() }
   const handles = [

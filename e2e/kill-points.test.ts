@@ -1,10 +1,11 @@
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { newDataDir } from './global-setup.ts'
 import { leftovers } from './leftovers.ts'
-import { type Platform, startPlatform } from './platform.ts'
+import { ownUids, type Platform, startPlatform } from './platform.ts'
+import { childrenOf, entriesOf, environmentOf, httpPid } from './processes.ts'
 import {
   appendedPath,
   type Client,
@@ -28,7 +29,7 @@ const clientsAtOnce = 3
 const idChars = 20
 const eventuallyMs = 30_000
 /** Beside the platform that other tests use. */
-const ownUids = { DELTA_UID_BASE: String(1_879_048_192 + 3_000 * 65_536), DELTA_UID_COUNT: String(500 * 65_536) }
+const uids = ownUids(500)
 
 interface World {
   random: Random
@@ -49,7 +50,7 @@ for (const [index, seed] of Array.from({ length: platforms }, (_, step) => first
 async function live(seed: number): Promise<void> {
   const random = seeded(seed)
   const dataDir = newDataDir()
-  const platform = await startPlatform({ dataDir, env: ownUids })
+  const platform = await startPlatform({ dataDir, env: uids })
   const { url, key } = platform
   const clients = Array.from({ length: clientsAtOnce }, (_, index) =>
     createClient({ url, key, name: `client-${index}`, random: seeded(seed * 31 + index) }),
@@ -124,7 +125,7 @@ const crashes: Record<Crash, (world: World) => Promise<void>> = {
     await world.platform.kill()
     const afterMs = world.random.between(0, 500)
     world.story.push(`   and its restart after ${afterMs} ms`)
-    const again = startPlatform({ dataDir: world.dataDir, port: world.platform.port, env: ownUids })
+    const again = startPlatform({ dataDir: world.dataDir, port: world.platform.port, env: uids })
     again.catch(() => {})
     await sleep(afterMs)
     const helper = childrenOf(process.pid).find((pid) => environmentOf(pid).includes(`DELTA_DATA_DIR=${world.dataDir}`))
@@ -137,7 +138,7 @@ const crashes: Record<Crash, (world: World) => Promise<void>> = {
 
 async function startAgain(world: World): Promise<void> {
   const { dataDir, platform } = world
-  world.platform = await startPlatform({ dataDir, port: platform.port, env: ownUids })
+  world.platform = await startPlatform({ dataDir, port: platform.port, env: uids })
   world.httpKills = 0
   // The HTTP process of before may have given the first answer, on its way out.
   await httpPid(world.platform.pid)
@@ -316,45 +317,4 @@ function whatIsLeft({ dataDir, clients }: World): string[] {
     ...leftovers(dataDir, boxIds),
     ...['state/boxes', 'wires', 'pool'].flatMap((folder) => entriesOf(join(dataDir, folder))),
   ]
-}
-
-function entriesOf(folder: string): string[] {
-  try {
-    return readdirSync(folder)
-  } catch (error) {
-    // A process ends while it is looked at; a pool that is no longer mounted has no folders.
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT' || (error as NodeJS.ErrnoException).code === 'ESRCH')
-      return []
-    throw error
-  }
-}
-
-/** Pid of the process that speaks HTTP, a descendant of the helper; waits for the next where one has just ended. */
-async function httpPid(helperPid: number): Promise<number> {
-  const deadline = performance.now() + eventuallyMs
-  for (;;) {
-    const family = [helperPid]
-    for (const pid of family) family.push(...childrenOf(pid))
-    const found = family.find((pid) => textOf(`/proc/${pid}/cmdline`).includes('main.mjs'))
-    if (found !== undefined) return found
-    if (performance.now() > deadline) throw new Error('There is no HTTP process')
-    await sleep(10)
-  }
-}
-
-function childrenOf(pid: number): number[] {
-  return entriesOf(`/proc/${pid}/task`).flatMap((task) =>
-    textOf(`/proc/${pid}/task/${task}/children`).split(' ').filter(Boolean).map(Number),
-  )
-}
-
-const environmentOf = (pid: number) => textOf(`/proc/${pid}/environ`).split('\0')
-
-/** Processes come and go while they are looked at. */
-function textOf(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch {
-    return ''
-  }
 }

@@ -32,9 +32,20 @@ function loopDevices(): string[] {
 
 function cgroups(boxIds: readonly string[]): string[] {
   if (boxIds.length === 0) return []
-  return readdirSync('/sys/fs/cgroup', { recursive: true, encoding: 'utf8' })
+  return groupsBelow('/sys/fs/cgroup')
     .filter((path) => boxIds.some((boxId) => path.endsWith(boxId)))
     .map((path) => `cgroup ${path}`)
+}
+
+/** One by one: those of other platforms go while one looks, and a listing of all at once would fail with them. */
+function groupsBelow(folder: string): string[] {
+  try {
+    return readdirSync(folder, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .flatMap(({ name }) => [`${folder}/${name}`, ...groupsBelow(`${folder}/${name}`)])
+  } catch {
+    return []
+  }
 }
 
 const lines = (path: string) => readFileSync(path, 'utf8').split('\n')

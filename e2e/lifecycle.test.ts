@@ -176,7 +176,10 @@ test('metrics tell what a sandbox uses', async () => {
   expect(metrics.oomKills).toBe(0)
   expect(metrics.uptimeMs).toBeGreaterThan(0)
   if (metrics.diskBytes !== null) {
-    expect(metrics.diskBytes).toBeGreaterThan(7 * 1024 * 1024)
+    // gVisor's sync does not wait for the file system of the host.
+    await expect
+      .poll(async () => (await sandbox.metrics()).diskBytes, { timeout: 20_000 })
+      .toBeGreaterThan(7 * 1024 * 1024)
     expect(metrics.diskLimitBytes).toBe(64 * 1024 * 1024)
   }
 })

@@ -37,6 +37,18 @@ const startMs = 60_000
 const stopMs = 30_000
 const logChars = 256 * 1024
 
+/** Where nothing says otherwise: far above those of the common platform. */
+const ownUidBase = 1_879_048_192 + 2_800 * 65_536
+
+/**
+ * Uids for a platform beside the common one, apart from those of tests that run at the same time: so many ranges, from the `first` of at
+ * most 512.
+ */
+export function ownUids(ranges: number, first = 0): { DELTA_UID_BASE: string; DELTA_UID_COUNT: string } {
+  const base = Number(process.env['DELTA_TEST_OWN_UID_BASE'] ?? ownUidBase)
+  return { DELTA_UID_BASE: String(base + first * 65_536), DELTA_UID_COUNT: String(ranges * 65_536) }
+}
+
 /** Starts the platform as `npm start` does, after `node scripts/setup.mjs` has built it, and waits until it is healthy. */
 export async function startPlatform(options: PlatformOptions): Promise<Platform> {
   if (!existsSync(helper)) throw new Error(`${helper} is not there: run 'node scripts/setup.mjs' first`)
@@ -51,6 +63,10 @@ export async function startPlatform(options: PlatformOptions): Promise<Platform>
       PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`,
       PORT: String(port),
       DELTA_DATA_DIR: options.dataDir,
+      // Counted as always, but tests and benches ask more of one key than anybody else would.
+      DELTA_RATE_LIMIT_KEY: '1000000',
+      DELTA_RATE_LIMIT_ACCOUNT: '1000000',
+      DELTA_RATE_LIMIT_ADDRESS: '1000000',
       ...(runtime ? { DELTA_RUNTIME: runtime } : {}),
       ...options.env,
     },
@@ -78,7 +94,7 @@ export async function startPlatform(options: PlatformOptions): Promise<Platform>
 }
 
 /** Built once and shared by the data folders of all tests and benches: boxes only read a template. */
-async function provideTemplate(dataDir: string): Promise<void> {
+export async function provideTemplate(dataDir: string): Promise<void> {
   const own = join(dataDir, 'templates')
   if (existsSync(own)) return
   const cache = join(root, '.build')

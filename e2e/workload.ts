@@ -79,10 +79,10 @@ export async function persist<T>(call: () => Promise<T>): Promise<T> {
   }
 }
 
-const unknown = Symbol('unknown')
+export const unknown: unique symbol = Symbol('unknown')
 
 /** Gives up at the first sign of a crash; what became of the request is then not known. */
-async function once<T>(call: () => Promise<T>): Promise<T | typeof unknown> {
+export async function once<T>(call: () => Promise<T>): Promise<T | typeof unknown> {
   try {
     return await call()
   } catch (error) {

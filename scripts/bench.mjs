@@ -1,4 +1,4 @@
-// Sets up, then measures under Node 24. `npm run bench -- NAME` measures one figure.
+// Sets up, then measures under Node 24. `npm run bench -- NAME…` measures those figures alone.
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { root, setup } from './setup.mjs'

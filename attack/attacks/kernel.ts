@@ -1,10 +1,11 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readdirSync, rmdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import { release } from 'node:os'
 import { join } from 'node:path'
 import { type Attack, type Attempt, isStrong, type RuntimeName } from '../attack.ts'
-import { descriptorsOf, mountsOf, namespacesOf, read } from '../host.ts'
+import { descriptorsOf, mountsOf, namespacesOf, read, retry } from '../host.ts'
 import { type OciConfig, takeAway } from '../weak-box.ts'
 
 /** All of the host's kernel: no filter, the host's root, every capability. */
@@ -117,6 +118,14 @@ function isUsual([family, kind, protocol]: number[]): boolean {
   return (family === 2 || family === 10) && (kind === 1 || kind === 2) && [0, 6, 17, 1, 58].includes(protocol ?? -1)
 }
 
+/** One that does nothing until it is asked to, where the host has it as it is. */
+function hostModule(): string | undefined {
+  const path = `/lib/modules/${release()}/kernel/drivers/net/dummy.ko`
+  return existsSync(path) ? path : undefined
+}
+
+const loadedKernels = ['/sys/kernel/kexec_loaded', '/sys/kernel/kexec_crash_loaded']
+
 const keysOf = (uids: (uid: number) => boolean) =>
   read('/proc/key-users')
     .split('\n')
@@ -209,6 +218,45 @@ export const kernelAttacks: Attack[] = [
       return { args: [], fell: () => (now() >= before + 4096 ? `${now() - before} events are taken` : undefined) }
     },
     weak: { without: 'seccomp', edit: takeAway.seccomp },
+  },
+  {
+    name: 'kexec',
+    promise: 2,
+    tries: 'load a kernel to start in place of this one, or when it crashes',
+    missing: () => (existsSync(loadedKernels[0]!) ? undefined : 'this kernel cannot start another'),
+    place() {
+      const before = loadedKernels.map(read)
+      return {
+        args: [],
+        fell: () =>
+          loadedKernels.some((path, at) => read(path) !== before[at]) ? 'another kernel is loaded' : undefined,
+      }
+    },
+    weak: { unshown: 'what is loaded is what the next restart begins, if the battery dies before it is taken out' },
+  },
+  {
+    name: 'modules',
+    promise: 2,
+    tries: "load a module into the kernel, of the host's own, by both calls",
+    missing: () => (existsSync('/proc/modules') ? undefined : 'this kernel takes no modules'),
+    async place(ground) {
+      const loaded = () =>
+        read('/proc/modules')
+          .split('\n')
+          .map((text) => text.split(' ')[0])
+      const before = new Set(loaded())
+      const module = '/tmp/module.ko'
+      const own = hostModule()
+      if (isStrong(ground) && own !== undefined) await ground.sandbox.files.write(module, readFileSync(own))
+      return {
+        args: [module, '/proc/self/exe'],
+        fell() {
+          const fresh = loaded().find((name) => !before.has(name))
+          return fresh && `${fresh} is loaded`
+        },
+      }
+    },
+    weak: { unshown: 'a module that is loaded can do anything, and some cannot be unloaded' },
   },
   {
     name: 'sockets',
@@ -310,14 +358,3 @@ export const kernelAttacks: Attack[] = [
     },
   },
 ]
-
-function retry(act: () => void): void {
-  for (let left = 100; ; left--) {
-    try {
-      return act()
-    } catch (error) {
-      if (left === 0) throw error
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20)
-    }
-  }
-}

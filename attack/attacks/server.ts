@@ -13,7 +13,7 @@ import {
 import { join } from 'node:path'
 import { Delta } from '@delta-agents/sdk'
 import { startPlatform } from '../../e2e/platform.ts'
-import type { Canary } from '../attack.ts'
+import type { Canary, Unshown } from '../attack.ts'
 import { serverPid as httpProcessOf } from './bombs.ts'
 import { allPids, eventually, read, residentBytes } from '../host.ts'
 import { answers, type TakenOver } from '../server-ground.ts'
@@ -28,7 +28,13 @@ export interface ServerAttack {
   program?: string
   place?(ground: { dataDir: string; programDir: string; helperPid: number; tool: string; isWeak: boolean }): Canary
   strong?(takenOver: TakenOver): Promise<string | undefined>
-  weakly?(folder: string): Promise<string | undefined>
+  weakly?: Unshown | ((ground: WeakServerGround) => Promise<string | undefined>)
+}
+
+/** Where a bound of the helper can be taken away. */
+export interface WeakServerGround {
+  /** The same helper, with room for so many boxes. */
+  takeOver(ranges: number): Promise<TakenOver>
 }
 
 const mib = 1024 * 1024
@@ -63,6 +69,7 @@ interface Wish {
   runtime: string
   limits: [number, number, number, number]
   hostname: string
+  volumes: { volumeId: string; path: string; readOnly: number }[]
 }
 
 const modest: Wish = {
@@ -73,10 +80,11 @@ const modest: Wish = {
   runtime: '',
   limits: [1000, 64, 64, 32],
   hostname: 'a',
+  volumes: [],
 }
 
 function wish(change: Partial<Wish>): Buffer {
-  const { boxId, upperId, fresh, template, runtime, limits, hostname } = { ...modest, ...change }
+  const { boxId, upperId, fresh, template, runtime, limits, hostname, volumes } = { ...modest, ...change }
   return Buffer.concat([
     text(boxId),
     text(upperId),
@@ -85,6 +93,8 @@ function wish(change: Partial<Wish>): Buffer {
     text(runtime),
     ...limits.map(number),
     text(hostname),
+    number(volumes.length),
+    ...volumes.flatMap(({ volumeId, path, readOnly }) => [text(volumeId), text(path), Buffer.from([readOnly])]),
   ])
 }
 
@@ -122,7 +132,19 @@ function badFrames(): string[] {
   for (const word of words) {
     for (const field of ['boxId', 'upperId', 'template', 'runtime', 'hostname'] as const)
       if (field !== 'runtime' || word !== '') put(create, wish({ [field]: word }))
-    for (const type of [3, 4, 5, 6, 8, 10, 13, 14]) put(type, Buffer.concat([text(word), Buffer.from([0])]))
+    put(create, wish({ volumes: [{ volumeId: word, path: '/mnt', readOnly: 0 }] }))
+    put(create, wish({ volumes: [{ volumeId: 'vol_a1', path: word, readOnly: 0 }] }))
+    for (const type of [3, 4, 5, 6, 8, 10, 13]) put(type, Buffer.concat([text(word), Buffer.from([0])]))
+    // Snapshots, empty uppers, layers, files in a snapshot, volumes.
+    for (const type of [14, 18, 20, 21]) {
+      put(type, Buffer.concat([text(word), text('snp_a1')]))
+      put(type, Buffer.concat([text('snp_none'), text(word)]))
+    }
+    put(15, Buffer.concat([text(word), text('host'), number(64), Buffer.from([0])]))
+    put(15, Buffer.concat([text('upp_a1'), text(word), number(64), Buffer.from([1])]))
+    for (const type of [16, 23]) put(type, text(word))
+    put(19, Buffer.concat([text(word), ...[64, 0, 64, 0].map(number)]))
+    put(22, Buffer.concat([text(word), number(64)]))
   }
   for (const value of numbers)
     for (const at of [0, 1, 2, 3]) {
@@ -137,6 +159,20 @@ function badFrames(): string[] {
   for (const type of [0, 13, 14, 50, 99]) put(type, number(0xffff_ffff))
   for (const type of [2, 3, 4, 6, 8, 10]) put(type, Buffer.concat([number(0xffff_fff0), Buffer.alloc(100)]))
   return frames
+}
+
+/** One box made and ended again: how many of the two requests were done. */
+async function sayGood(order: TakenOver['order']): Promise<number> {
+  const heard = () => order<{ answered: number; refused: number }>({ order: 'heard' })
+  const before = await heard()
+  const both = [frame(create, 1, wish({})), frame(3, 2, Buffer.concat([text(modest.boxId), Buffer.from([0])]))]
+  for (const [at, one] of both.entries()) {
+    await order({ order: 'say', frames: [one] })
+    for (let left = 600; left > 0 && (await heard()).answered <= before.answered + at; left--)
+      await eventually(0.05, () => false)
+  }
+  const after = await heard()
+  return after.answered - before.answered - (after.refused - before.refused)
 }
 
 const folders = (path: string) => (existsSync(path) ? readdirSync(path) : [])
@@ -232,37 +268,30 @@ export const serverAttacks: ServerAttack[] = [
     name: 'helper-words',
     promise: 1,
     tries: 'make the helper follow a path, a command or a number that it must not: every field of every request',
-    without: 'checked ids: a helper that joins what it is told to a path',
+    without: '',
     async strong({ dataDir, order, helperPid }) {
+      const heard = () => order<{ answered: number; refused: number }>({ order: 'heard' })
+      const ofGood = await sayGood(order)
+      if (ofGood !== 2) return 'nothing: what all requests are made from was refused itself'
       const frames = badFrames()
+      const { refused: before } = await heard()
       await order({ order: 'say', frames })
-      const heard = async () => (await order<{ answered: number; refused: number }>({ order: 'heard' })).refused
-      for (let left = 400; left > 0 && (await heard()) < frames.length; left--) await eventually(0.05, () => false)
-      if ((await heard()) < frames.length) return `only ${await heard()} of ${frames.length} requests were refused`
+      const refused = async () => (await heard()).refused - before
+      for (let left = 400; left > 0 && (await refused()) < frames.length; left--) await eventually(0.05, () => false)
+      if ((await refused()) < frames.length) return `only ${await refused()} of ${frames.length} requests were refused`
       if (folders(join(dataDir, 'state/boxes')).length > 0) return 'a box was made'
       if (existsSync(join(dataDir, '../canary')) || existsSync(join(dataDir, 'canary')))
         return 'a folder was made outside'
       if (guests(dataDir).length > 0) return 'a guest runs'
       return residentBytes(helperPid) > 64 * mib ? 'the helper has grown' : undefined
     },
-    async weakly(folder) {
-      const base = join(folder, 'state/boxes')
-      mkdirSync(base, { recursive: true })
-      for (const word of words) {
-        try {
-          mkdirSync(join(base, word), { recursive: true })
-        } catch {
-          // Some are no names of folders.
-        }
-      }
-      return existsSync(join(folder, 'canary')) ? 'a folder was made outside' : undefined
-    },
+    weakly: { unshown: 'nothing can be told to weaken the helper, and another helper would prove nothing of this one' },
   },
   {
     name: 'helper-flood',
     promise: 3,
     tries: 'have 10,000 sandboxes made at once',
-    without: 'a bound: a helper that makes whatever is asked for',
+    without: 'a bound: the same helper with uids for four times as many',
     async strong({ dataDir, order, helperPid }) {
       const before = (await order<{ answered: number }>({ order: 'heard' })).answered
       const wanted = 10_000
@@ -283,16 +312,32 @@ export const serverAttacks: ServerAttack[] = [
       if (boxes === 0) return 'nothing: no box was made at all'
       return most > 96 * mib ? `the helper grew to ${Math.round(most / mib)} MiB` : undefined
     },
-    async weakly(folder) {
-      for (let at = 0; at < 100; at++) mkdirSync(join(folder, 'boxes', `box_${at}`), { recursive: true })
-      return readdirSync(join(folder, 'boxes')).length > roomForBoxes ? 'a hundred were made' : undefined
+    async weakly({ takeOver }) {
+      const takenOver = await takeOver(4 * roomForBoxes)
+      try {
+        const wanted = 2 * roomForBoxes
+        const before = (await takenOver.order<{ answered: number }>({ order: 'heard' })).answered
+        const frames = Array.from({ length: wanted }, (_, at) =>
+          frame(create, 1 + at, wish({ boxId: `box_${at}`, upperId: `upp_${at}` })),
+        )
+        await takenOver.order({ order: 'say', frames })
+        for (let left = 600; left > 0; left--) {
+          const { answered } = await takenOver.order<{ answered: number }>({ order: 'heard' })
+          if (answered - before >= wanted) break
+          await eventually(0.05, () => false)
+        }
+        const boxes = guests(takenOver.dataDir).length
+        return boxes > roomForBoxes ? `${boxes} boxes were made` : undefined
+      } finally {
+        await takenOver.stop()
+      }
     },
   },
   {
     name: 'helper-frames',
     promise: 3,
     tries: 'hang or fill the helper with half frames, huge ones and channel 0',
-    without: 'bounds: a reader that takes a length at its word',
+    without: '',
     async strong(takenOver) {
       const { order, helperPid, serverPid } = takenOver
       const huge = Buffer.alloc(9)
@@ -307,22 +352,13 @@ export const serverAttacks: ServerAttack[] = [
       }
       return residentBytes(helperPid) > 96 * mib ? 'the helper has grown' : undefined
     },
-    async weakly() {
-      const reader =
-        'const bytes = Buffer.alloc(256 * 1024 * 1024, 1); console.log(process.memoryUsage().rss); setInterval(() => bytes, 1000)'
-      const child = spawn(process.execPath, ['-e', reader], { stdio: ['ignore', 'pipe', 'ignore'] })
-      let said = ''
-      child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
-      await eventually(20, () => said !== '')
-      child.kill('SIGKILL')
-      return Number(said) > 96 * mib ? `it grew to ${Math.round(Number(said) / mib)} MiB` : undefined
-    },
+    weakly: { unshown: 'nothing can be told to weaken the helper, and another reader would prove nothing of this one' },
   },
   {
     name: 'guest-lies',
     promise: 3,
     tries: 'fill or hang the server from a guest that was taken over: lies about lengths, noise, floods of six kinds',
-    without: 'bounds: a reader that keeps what comes',
+    without: '',
     async strong({ programDir }) {
       const dataDir = mkdtempSync(join(programDir, '../guest-'))
       chmodSync(dataDir, 0o711)
@@ -367,17 +403,7 @@ export const serverAttacks: ServerAttack[] = [
         rmSync(dataDir, { recursive: true, force: true })
       }
     },
-    async weakly() {
-      const reader = `const kept = []; const net = require('net'); const server = net.createServer((socket) => socket.on('data', (chunk) => kept.push(chunk)));
-        server.listen(0, '127.0.0.1', () => { const peer = net.connect(server.address().port, '127.0.0.1'); const block = Buffer.alloc(65536, 1); let left = 4000;
-        const more = () => { while (left-- > 0) if (!peer.write(block)) return peer.once('drain', more); setTimeout(() => console.log(process.memoryUsage().rss), 500) }; more() })`
-      const child = spawn(process.execPath, ['-e', reader], { stdio: ['ignore', 'pipe', 'ignore'] })
-      let said = ''
-      child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
-      await eventually(20, () => said !== '')
-      child.kill('SIGKILL')
-      return Number(said) > 128 * mib ? `it grew to ${Math.round(Number(said) / mib)} MiB` : undefined
-    },
+    weakly: { unshown: 'nothing can be told to weaken the server, and another reader would prove nothing of this one' },
   },
 ]
 

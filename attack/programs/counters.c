@@ -2,8 +2,13 @@
 #include "attack.h"
 #include <mqueue.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/ipc.h>
+#include <sys/msg.h>
 #include <sys/resource.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
 
 static void no_limits(void) {
   struct rlimit files;
@@ -52,19 +57,59 @@ static int terminals(int argc, char **argv) {
   return hold();
 }
 
-/* COUNT: message queues. */
+/* COUNT: message queues, held by their descriptors alone, so that none outlives its holder. */
 static int queues(int argc, char **argv) {
   char name[32];
   struct rlimit bytes = {RLIM_INFINITY, RLIM_INFINITY};
+  no_limits();
   setrlimit(RLIMIT_MSGQUEUE, &bytes);
   for (int at = 0, most = argc > 0 ? atoi(argv[0]) : 1024; at < most; at++) {
-    snprintf(name, sizeof name, "/delta-%d", at);
+    snprintf(name, sizeof name, "/delta-%d-%d", getpid(), at);
     struct mq_attr size = {.mq_maxmsg = 10, .mq_msgsize = 8192};
     if (mq_open(name, O_CREAT | O_RDWR, 0600, &size) == (mqd_t)-1) break;
+    mq_unlink(name);
+  }
+  return hold();
+}
+
+/* COUNT: keys, by each of the calls that make one; asking for one that is not there has the kernel start a program of the host's. */
+static int keys_of_a_user(int argc, char **argv) {
+  char name[32];
+  syscall(SYS_keyctl, 1 /* JOIN_SESSION_KEYRING */, 0);
+  syscall(SYS_request_key, "user", "delta-none", "x", -2);
+  for (int at = 0, most = argc > 0 ? atoi(argv[0]) : 4096; at < most; at++) {
+    snprintf(name, sizeof name, "delta-%d", at);
+    if (syscall(SYS_add_key, "user", name, "x", 1, -2 /* KEY_SPEC_PROCESS_KEYRING */) < 0) break;
+  }
+  return hold();
+}
+
+/* All queues, semaphores and segments that System V names; they go with the namespace. */
+static int system_v(int argc, char **argv) {
+  (void)argc, (void)argv;
+  while (msgget(IPC_PRIVATE, 0600) >= 0);
+  while (semget(IPC_PRIVATE, 1, 0600) >= 0);
+  while (shmget(IPC_PRIVATE, 4096, 0600) >= 0);
+  return hold();
+}
+
+/* COUNT: things watched by epoll, a thousand by each of as many as that needs. */
+static int watches(int argc, char **argv) {
+  long most = argc > 0 ? atol(argv[0]) : 1 << 30;
+  struct epoll_event event = {.events = EPOLLIN};
+  int watched[1000], count = 0;
+  no_limits();
+  while (count < 1000 && (watched[count] = eventfd(0, 0)) >= 0) count++;
+  for (long had = 0; had < most;) {
+    int watcher = epoll_create1(0);
+    if (watcher < 0) break;
+    for (int at = 0; at < count; at++, had++)
+      if (epoll_ctl(watcher, EPOLL_CTL_ADD, watched[at], &event) < 0) return hold();
   }
   return hold();
 }
 
 const struct program counters[] = {
-    {"take-inotify", inotify}, {"take-signals", signals}, {"take-pipes", pipes}, {"take-terminals", terminals}, {"take-queues", queues}, {0, 0},
+    {"take-inotify", inotify}, {"take-signals", signals}, {"take-pipes", pipes}, {"take-terminals", terminals}, {"take-queues", queues},
+    {"take-keys", keys_of_a_user}, {"take-ipc", system_v},     {"take-watches", watches}, {0, 0},
 };

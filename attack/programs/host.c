@@ -1,7 +1,13 @@
 /* What the host itself needs to place a canary or to look at one. */
 #include "attack.h"
+#include <mqueue.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/ipc.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/timex.h>
 
@@ -107,8 +113,65 @@ static int one_pipe(int argc, char **argv) {
   return 0;
 }
 
+static int one_queue(int argc, char **argv) {
+  (void)argc, (void)argv;
+  char name[32];
+  struct mq_attr size = {.mq_maxmsg = 10, .mq_msgsize = 8192};
+  snprintf(name, sizeof name, "/delta-one-%d", getpid());
+  int had = mq_open(name, O_CREAT | O_EXCL | O_RDWR, 0600, &size) != (mqd_t)-1;
+  mq_unlink(name);
+  printf("%d", had);
+  return 0;
+}
+
+static int one_key(int argc, char **argv) {
+  (void)argc, (void)argv;
+  printf("%d", syscall(SYS_add_key, "user", "delta-one", "x", 1, -2) >= 0);
+  return 0;
+}
+
+/* One of each of System V's. */
+static int one_ipc(int argc, char **argv) {
+  (void)argc, (void)argv;
+  int queue = msgget(IPC_PRIVATE, 0600), semaphore = semget(IPC_PRIVATE, 1, 0600), segment = shmget(IPC_PRIVATE, 4096, 0600);
+  printf("%d", queue >= 0 && semaphore >= 0 && segment >= 0);
+  if (queue >= 0) msgctl(queue, IPC_RMID, 0);
+  if (semaphore >= 0) semctl(semaphore, 0, IPC_RMID);
+  if (segment >= 0) shmctl(segment, IPC_RMID, 0);
+  return 0;
+}
+
+static int one_watch(int argc, char **argv) {
+  (void)argc, (void)argv;
+  struct epoll_event event = {.events = EPOLLIN};
+  printf("%d", epoll_ctl(epoll_create1(0), EPOLL_CTL_ADD, eventfd(0, 0), &event) == 0);
+  return 0;
+}
+
+static int one_process(int argc, char **argv) {
+  (void)argc, (void)argv;
+  pid_t child = fork();
+  if (child == 0) _exit(0);
+  if (child > 0) waitpid(child, 0, 0);
+  printf("%d", child > 0);
+  return 0;
+}
+
+/* Whether files can be locked, in every way that programs do. */
+static int one_lock(int argc, char **argv) {
+  (void)argc, (void)argv;
+  char name[] = "/var/tmp/one-lock-XXXXXX";
+  int fd = mkstemp(name);
+  struct flock one = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+  unlink(name);
+  printf("%d", fd >= 0 && fcntl(fd, F_SETLK, &one) == 0 && flock(fd, LOCK_EX | LOCK_NB) == 0);
+  return 0;
+}
+
 const struct program host[] = {
     {"host-victim", victim},       {"host-handle", show_handle},   {"host-uid", show_uid},       {"host-clock", show_clock},
     {"host-shared", shared},       {"host-sockets", show_sockets}, {"one-inotify", one_inotify}, {"one-signal", one_signal},
-    {"one-pipe", one_pipe},        {0, 0},
+    {"one-pipe", one_pipe},        {"one-queue", one_queue},      {"one-key", one_key},         {"one-ipc", one_ipc},
+    {"one-watch", one_watch},      {"one-process", one_process},  {"one-lock", one_lock},
+    {0, 0},
 };

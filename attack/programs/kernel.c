@@ -165,6 +165,35 @@ static int cgroups(int argc, char **argv) {
   return hold();
 }
 
+/* A kernel to start in place of this one: by its segments, by a file, and for a crash. */
+static int other_kernel(int argc, char **argv) {
+  (void)argc, (void)argv;
+  static char page[4096];
+  struct {
+    void *from;
+    size_t length;
+    unsigned long to;
+    size_t room;
+  } segment = {page, sizeof page, 0x10000000, sizeof page};
+  say("kexec_load", syscall(SYS_kexec_load, 0x10000000, 1, &segment, 62ul << 16));
+  say("kexec_load for a crash", syscall(SYS_kexec_load, 0x10000000, 1, &segment, 62ul << 16 | 1));
+  say("kexec_file_load", syscall(SYS_kexec_file_load, open("/proc/self/exe", O_RDONLY), -1, 1, "", 4));
+  return hold();
+}
+
+/* FILE…: modules of the kernel, by both calls. */
+static int modules(int argc, char **argv) {
+  for (int at = 0; at < argc; at++) {
+    int fd = open(argv[at], O_RDONLY);
+    struct stat seen;
+    if (fd < 0 || fstat(fd, &seen) < 0) continue;
+    void *bytes = mmap(0, (size_t)seen.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    say("finit_module", syscall(SYS_finit_module, fd, "", 0));
+    if (bytes != MAP_FAILED) say("init_module", syscall(SYS_init_module, bytes, (size_t)seen.st_size, ""));
+  }
+  return hold();
+}
+
 /* KEY: shared memory of the host's. */
 static int shared_memory(int argc, char **argv) {
   if (argc < 1) return 64;
@@ -178,5 +207,5 @@ const struct program kernel[] = {
     {"bpf", bpf_map},       {"io-uring", uring},       {"userfaultfd", userfault}, {"perf", perf},   {"fanotify", fanotify},
     {"mount-api", mount_api}, {"mount", mounting},     {"unmask", unmask},         {"namespace", namespace}, {"keys", keys},
     {"abi-32", abi_32},     {"abi-x32", abi_x32},      {"terminal-injection", inject}, {"aio", aio}, {"cgroup", cgroups},
-    {"shared-memory", shared_memory}, {0, 0},
+    {"shared-memory", shared_memory}, {"kexec", other_kernel}, {"modules", modules}, {0, 0},
 };

@@ -1,0 +1,210 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createAgentTokens } from '../packages/server/src/access/agent-tokens/service.ts'
+import { createCallerDoor } from '../packages/server/src/access/authenticate.ts'
+import { keyMigrations } from '../packages/server/src/access/keys/migrations.ts'
+import { createKeyReader } from '../packages/server/src/access/keys/reader.ts'
+import type { KeyRecord } from '../packages/server/src/access/keys/record.ts'
+import { openKeys } from '../packages/server/src/access/keys/open.ts'
+import { createKeyStore } from '../packages/server/src/access/keys/store.ts'
+import { keyHash, newKeyText } from '../packages/server/src/access/keys/text.ts'
+import { accessMigrations } from '../packages/server/src/access/migrations.ts'
+import { openRevocations } from '../packages/server/src/access/revocations.ts'
+import { createDirectory } from '../packages/server/src/agents/directory.ts'
+import { agentMigrations } from '../packages/server/src/agents/migrations.ts'
+import type { AgentRecord } from '../packages/server/src/agents/store.ts'
+import { type Right, right } from '../packages/server/src/access/rights.ts'
+import { createSecrets } from '../packages/server/src/access/secrets.ts'
+import { systemClock } from '../packages/server/src/kernel/clock.ts'
+import { openDatabase } from '../packages/server/src/kernel/db/open.ts'
+import { newId } from '../packages/server/src/kernel/ids.ts'
+import { createLogger } from '../packages/server/src/kernel/log.ts'
+import { type Figure, figure, percentile } from './figures.ts'
+
+const few = 10
+const many = 100_000
+const manyAgents = 10_000
+/** Keys that are asked for, each once unknown and many times known. */
+const asked = 10
+const rounds = 2_000
+const insertsAtOnce = 500
+
+interface Samples {
+  known: number[]
+  unknown: number[]
+}
+
+/** What recognising a caller, deciding and holding on to the request add to it, with that many keys in the database. */
+async function measure(keys: number): Promise<Samples> {
+  const folder = mkdtempSync(join(tmpdir(), 'delta-bench-access-'))
+  const log = createLogger({ level: 'error', write: (line) => process.stderr.write(line) })
+  const database = await openDatabase({
+    path: join(folder, 'delta.db'),
+    log,
+    migrations: [...accessMigrations, ...keyMigrations],
+  })
+  const store = createKeyStore(database)
+  const texts = Array.from({ length: keys }, newKeyText)
+  for (let at = 0; at < keys; at += insertsAtOnce) {
+    await Promise.all(texts.slice(at, at + insertsAtOnce).map((text) => store.insert(recordOf(text))))
+  }
+  const revocations = await openRevocations({ database, clock: systemClock, log })
+  const open = () => createKeyReader({ store, roleOf: () => 'owner', revocations, clock: systemClock, log })
+  const chosen = Array.from({ length: asked }, (_, at) => texts[Math.floor((at * keys) / asked)]!)
+  const samples: Samples = { known: [], unknown: [] }
+  // New readers know no key yet.
+  for (let round = 0; round < rounds / asked; round++) {
+    const { reader, stop } = open()
+    const door = createCallerDoor({ readers: [reader], revocations, clock: systemClock })
+    for (const text of chosen) samples.unknown.push(await one(door, text))
+    for (let again = 0; again < asked; again++) for (const text of chosen) samples.known.push(await one(door, text))
+    door.stop()
+    await stop()
+  }
+  revocations.stop()
+  await database.close()
+  rmSync(folder, { recursive: true })
+  return samples
+}
+
+/**
+ * The same for agents that act at once, each with a token of its own, limited to sandboxes of its own and made with one of as many keys. A token
+ * that was not seen yet is known by its signature and by a look at the key it was made with.
+ */
+async function measureAgents(agents: number): Promise<Samples> {
+  const folder = mkdtempSync(join(tmpdir(), 'delta-bench-access-'))
+  const log = createLogger({ level: 'error', write: (line) => process.stderr.write(line) })
+  const database = await openDatabase({
+    path: join(folder, 'delta.db'),
+    log,
+    migrations: [...accessMigrations, ...keyMigrations, ...agentMigrations],
+  })
+  const revocations = await openRevocations({ database, clock: systemClock, log })
+  const directory = createDirectory({ database, revocations, clock: systemClock })
+  const people = { roleOf: () => 'owner' as const, hasSecondFactor: () => Promise.resolve(false) }
+  const keys = openKeys({ database, revocations, ...people, clock: systemClock, log })
+  const { signing } = createSecrets({ secretKey: 'of the bench, which protects nothing' })
+  const tokens = createAgentTokens({
+    signing,
+    findRoot: keys.find,
+    findAgent: directory.findAgent,
+    revocations,
+    clock: systemClock,
+  })
+  const door = createCallerDoor({ readers: [tokens.reader], revocations, clock: systemClock })
+  const store = createKeyStore(database)
+  const makers = Array.from({ length: agents }, () => recordOf(newKeyText()))
+  for (let at = 0; at < agents; at += insertsAtOnce) {
+    await Promise.all(makers.slice(at, at + insertsAtOnce).map((record) => store.insert(record)))
+  }
+  const kept = Array.from({ length: agents }, () => newId('agt'))
+  const rights = ['read:sandboxes', 'write:exec'].map(right)
+  for (let at = 0; at < agents; at += insertsAtOnce) {
+    const some = kept.slice(at, at + insertsAtOnce)
+    await Promise.all(some.map((id) => directory.store.insert(agentOf(id, rights), { line: [id], limit: undefined })))
+  }
+  const sandboxes = ['sbx_a', ...Array.from({ length: 9 }, () => newId('sbx'))]
+  const make = async (agent: number): Promise<string> => {
+    const maker = (await keys.find(makers[agent % agents]!.id))!
+    const agentId = kept[agent % agents]!
+    return (await tokens.create({ agentId, rights, sandboxes, ttlMs: 900_000 }, maker)).token
+  }
+  const texts: string[] = []
+  for (let agent = 0; agent < agents; agent++) texts.push(await make(agent))
+  for (const text of texts) await one(door, text)
+  const samples: Samples = { known: [], unknown: [] }
+  for (let round = 0; round < rounds; round++) {
+    const known = texts[Math.floor(((round % asked) * agents) / asked)]!
+    for (let again = 0; again < asked; again++) samples.known.push(await one(door, known))
+    samples.unknown.push(await one(door, await make(round)))
+  }
+  door.stop()
+  await keys.feature.stop?.('leave')
+  revocations.stop()
+  await database.close()
+  rmSync(folder, { recursive: true })
+  return samples
+}
+
+async function one(door: ReturnType<typeof createCallerDoor>, text: string): Promise<number> {
+  const authorization = `Bearer ${text}`
+  const startedAt = performance.now()
+  const found = door.authenticate({ authorization })
+  const caller = found instanceof Promise ? await found : found
+  if (!caller) throw new Error('A key that is there was not found')
+  const admitted = door.admit(caller, { right: 'read:sandboxes', resource: 'sandbox' }, 'sbx_a')
+  door.hold(admitted, () => {})()
+  return performance.now() - startedAt
+}
+
+function agentOf(id: string, rights: readonly Right[]): AgentRecord {
+  const at = systemClock.now()
+  const none = { parentId: null, task: null, channel: null, workspaceId: null, sandboxId: null }
+  const own = { id, accountId: 'acc_a', name: id, kind: 'main', state: 'active', rights } as const
+  return {
+    ...none,
+    ...own,
+    template: 'host',
+    memoryMb: 512,
+    budget: 0,
+    confirmAbove: 0,
+    monthly: 0,
+    version: 1,
+    createdAt: at,
+    changedAt: at,
+  }
+}
+
+function recordOf(text: string): KeyRecord {
+  return {
+    id: newId('key'),
+    accountId: 'acc_a',
+    userId: 'usr_a',
+    madeBy: 'usr_a',
+    ancestors: [],
+    name: 'bench',
+    hint: text.slice(0, 7),
+    hash: keyHash(text),
+    previousHash: null,
+    previousUntil: null,
+    rights: ['read:*', 'write:exec'],
+    agents: null,
+    sandboxes: null,
+    createdAt: 1,
+    expiresAt: null,
+    rotatedAt: null,
+    revokedAt: null,
+    lastUsedAt: null,
+  }
+}
+
+export async function accessAdded(): Promise<Figure[]> {
+  const keys = { few: await measure(few), many: await measure(many) }
+  const agents = { few: await measureAgents(few), many: await measureAgents(manyAgents) }
+  return [
+    ...figuresOf({ ...keys, what: ['a key in use', 'a key not seen yet'], count: many }),
+    ...figuresOf({ ...agents, what: ['an agent in action', 'an agent not seen yet'], count: manyAgents }),
+  ]
+}
+
+interface Measured {
+  few: Samples
+  many: Samples
+  what: [known: string, unknown: string]
+  count: number
+}
+
+function figuresOf({ few: small, many: large, what, count }: Measured): Figure[] {
+  const flat = 1.3
+  return (['known', 'unknown'] as const).map((kind, index) =>
+    figure({
+      name: `access, ${what[index]}, of ${count.toLocaleString('en')}`,
+      unit: 'ms',
+      samples: large[kind],
+      rival: { name: `of ${few}`, samples: small[kind] },
+      bar: `p50 ≤ 0.3 ms, p99 ≤ 1 ms, ≤ ${flat} × of ${few}`,
+      holds: ({ p50, p99 }) => p50 <= 0.3 && p99 <= 1 && p50 <= flat * percentile(small[kind], 50),
+    }),
+  )
+}
