@@ -167,8 +167,8 @@ testDatabases('ledger', (open) => {
     const periods = async () =>
       Promise.all(['acc_a', 'acc_b', 'acc_c'].map(async (id) => (await store.tenant(id))!.period))
     await expect.poll(periods).toEqual(['2026-12', '2026-11', '2026-12'])
-    const open = { state: 'open', limit: 10 } as const
-    const left = await Promise.all(['acc_a', 'acc_b', 'acc_c'].map((id) => reading.holds({ accountId: id }, open)))
+    const stillOpen = { state: 'open', limit: 10 } as const
+    const left = await Promise.all(['acc_a', 'acc_b', 'acc_c'].map((id) => reading.holds({ accountId: id }, stillOpen)))
     expect(left.map(({ rows }) => rows.length)).toEqual([0, 1, 0])
     await next.stop()
   })
