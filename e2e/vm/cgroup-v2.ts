@@ -83,7 +83,7 @@ function initialRoot(modules: string): Buffer {
     return place
   })
   root.file('/second', second(test!))
-  const mounted = new Set(['proc', 'sys', 'dev', 'run', 'var', 'modules'])
+  const mounted = new Set(['proc', 'sys', 'dev', 'modules'])
   const names = new Set(root.entries().map(({ path }) => path.split('/')[1]!))
   root.file('/init', init(loaded, Array.from(names.difference(mounted))))
   return packCpio([{ path: '/dev', kind: 'folder' }, { path: '/dev/console', kind: 'console' }, ...root.entries()])
