@@ -1,4 +1,5 @@
 import type { Right } from '../access/callers/door.ts'
+import { compiledOnce } from '../kernel/db/compile.ts'
 import type { BatchStep, Database } from '../kernel/db/database.ts'
 import type { Place } from '../kernel/http/cursors.ts'
 import type { AgentKind, AgentState, Channel } from './schema.ts'
@@ -94,6 +95,14 @@ export type AgentStore = ReturnType<typeof createAgentStore>
 export function createAgentStore(database: Database) {
   const db = database.of<Tables>()
   const sql = db.sql
+  const lineOf = compiledOnce((id) =>
+    sql
+      .selectFrom('agent_lines')
+      .innerJoin('agents', 'agents.id', 'agent_lines.above_id')
+      .selectAll('agents')
+      .where('agent_lines.agent_id', '=', id)
+      .orderBy('agent_lines.distance', 'desc'),
+  )
 
   return {
     /**
@@ -188,14 +197,7 @@ export function createAgentStore(database: Database) {
 
     /** The agent with all above it, from the first down; empty where there is none. */
     async line(id: string): Promise<AgentRecord[]> {
-      const query = sql
-        .selectFrom('agent_lines')
-        .innerJoin('agents', 'agents.id', 'agent_lines.above_id')
-        .selectAll('agents')
-        .where('agent_lines.agent_id', '=', id)
-        .orderBy('agent_lines.distance', 'desc')
-        .compile()
-      return (await db.all(query)).map(recordOf)
+      return (await db.all(lineOf(id))).map(recordOf)
     },
 
     /** The lines of several at once, by agent. */

@@ -1,3 +1,4 @@
+import { compiledOnce } from '../../kernel/db/compile.ts'
 import type { BatchStep, Database } from '../../kernel/db/database.ts'
 import type { Place } from '../../kernel/http/cursors.ts'
 import type { KeyRecord } from './record.ts'
@@ -44,21 +45,26 @@ export function createKeyStore(database: Database) {
       .where('revoked_at', 'is', null)
       .where((where) => where.or([where('expires_at', 'is', null), where('expires_at', '>', now)]))
 
+  const withId = compiledOnce((id) => sql.selectFrom('api_keys').selectAll().where('id', '=', id))
+  /** Each in an index of its own. */
+  const withHash = compiledOnce((hash) => {
+    const before = sql.selectFrom('api_keys').selectAll().where('previous_hash', '=', hash)
+    return sql.selectFrom('api_keys').selectAll().where('hash', '=', hash).unionAll(before).limit(1)
+  })
+
   return {
     async insert(record: KeyRecord): Promise<void> {
       await db.run(sql.insertInto('api_keys').values(toRow(record)).compile())
     },
 
     async get(id: string): Promise<KeyRecord | undefined> {
-      const row = await db.first(sql.selectFrom('api_keys').selectAll().where('id', '=', id).compile())
+      const row = await db.first(withId(id))
       return row && toRecord(row)
     },
 
-    /** By the text's hash, or by that of the text before the last rotation: each in an index of its own. */
+    /** By the text's hash, or by that of the text before the last rotation. */
     async byHash(hash: string): Promise<KeyRecord | undefined> {
-      const before = sql.selectFrom('api_keys').selectAll().where('previous_hash', '=', hash)
-      const query = sql.selectFrom('api_keys').selectAll().where('hash', '=', hash).unionAll(before).limit(1)
-      const row = await db.first(query.compile())
+      const row = await db.first(withHash(hash))
       return row && toRecord(row)
     },
 

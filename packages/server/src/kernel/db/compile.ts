@@ -1,4 +1,4 @@
-import type { CompiledQuery, Dialect, Driver } from 'kysely'
+import type { Compilable, CompiledQuery, Dialect, Driver } from 'kysely'
 import { CompiledQuery as Compiled, Kysely } from 'kysely'
 import { sqlFault } from './values.ts'
 import type { SqlValue } from './worker-messages.ts'
@@ -24,6 +24,15 @@ const buildOnly: Driver = {
 
 export function rawQuery(text: string, parameters: SqlValue[] = []): CompiledQuery {
   return Compiled.raw(text, parameters)
+}
+
+/** What stands for the value in a query that is compiled once. As it holds a NUL, no value is like it. */
+const anyValue = 'any\0value'
+
+/** For what requests wait for: a query is compiled once, not each time. What `build` makes must be the same whatever the value. */
+export function compiledOnce<Row>(build: (value: string) => Compilable<Row>): (value: string) => CompiledQuery<Row> {
+  const query = build(anyValue).compile()
+  return (value) => ({ ...query, parameters: query.parameters.map((one) => (one === anyValue ? value : one)) })
 }
 
 /** Whether a query can run outside a write transaction. When in doubt it can not. */

@@ -2,7 +2,7 @@ import { sql } from 'kysely'
 import { describe, expect, test } from 'vitest'
 import { limits } from '../limits.ts'
 import { silentLogger } from '../log.ts'
-import { rawQuery } from './compile.ts'
+import { compiledOnce, rawQuery } from './compile.ts'
 import type { BatchStep, Database, Migration } from './database.ts'
 import { migrate } from './migrate.ts'
 import { testDatabases } from './testing.ts'
@@ -62,6 +62,26 @@ testDatabases('database', (open) => {
     expect(row).toMatchObject({ id: 'a', balance: 5, note: 'naïve ✓' })
     expect(Buffer.from(row!.bytes!)).toEqual(Buffer.from(bytes))
     expect(await database.first(database.sql.selectFrom('entries').selectAll().compile())).toBeUndefined()
+  })
+
+  test('a query that is compiled once finds what each value names, wherever in it the value stands', async () => {
+    const { database, insert } = await start()
+    await database.batch([{ query: insert('a', 1, { note: 'b' }) }, { query: insert('b', 2) }])
+    let built = 0
+    const named = compiledOnce((name) => {
+      built += 1
+      const noted = database.sql.selectFrom('accounts').select(['id', 'balance']).where('note', '=', name)
+      const own = database.sql.selectFrom('accounts').select(['id', 'balance']).where('id', '=', name)
+      return own.where('balance', '>', 0).unionAll(noted).orderBy('id').limit(5)
+    })
+    const [a, b] = [named('a'), named('b')]
+    expect(await database.all(b)).toEqual([
+      { id: 'a', balance: 1 },
+      { id: 'b', balance: 2 },
+    ])
+    expect(await database.all(a)).toEqual([{ id: 'a', balance: 1 }])
+    expect(await database.all(named("' or 1 = 1 --"))).toEqual([])
+    expect(built).toBe(1)
   })
 
   test('returning gives the rows that were written', async () => {
