@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import { idempotencyHeader, pageQuery } from '../kernel/http/request-shapes.ts'
 import { agentRightsSchema } from '../access/callers/door.ts'
-import { largestTokens } from '../ledger/door.ts'
+import { tokensSchema } from '../ledger/door.ts'
 import { sandboxLimits } from '../sandboxes/schema.ts'
 import { createWorkspaceSchema } from '../workspaces/schema.ts'
 
@@ -59,14 +59,9 @@ const templateSchema = createWorkspaceSchema.shape.template.unwrap()
 
 const memorySchema = z.int().min(agentLimits.memoryMb.min).max(agentLimits.memoryMb.max)
 
-/** Whole tokens, and where `least` is 0, that for none. `parseTokens` says what is wrong with anything else. */
-const tokensSchema = (description: string, least: 0 | 1 = 0) =>
-  z
-    .custom<unknown>((value) => value !== undefined, 'required')
-    .openapi({ type: 'integer', minimum: least, maximum: largestTokens, description })
-
 const confirmAboveSchema = tokensSchema(
   'What its bots ask for is confirmed by a person where it is more than so many tokens at once; 0: always',
+  0,
 )
 
 export const createAgentSchema = z
@@ -82,8 +77,11 @@ export const createAgentSchema = z
       .openapi({ description: 'The one channel of a bot or messenger; `api`: it speaks to programs alone' }),
     template: templateSchema.optional().openapi({ description: 'What its computer begins as. Without it: `host`' }),
     memoryMb: memorySchema.optional(),
-    tokenBudget: tokensSchema('From its parent’s balance, or for a main agent from the account’s reserve').optional(),
-    monthlyTokens: tokensSchema('Renewed from the reserve with each month').optional(),
+    tokenBudget: tokensSchema(
+      'From its parent’s balance, or for a main agent from the account’s reserve',
+      0,
+    ).optional(),
+    monthlyTokens: tokensSchema('Renewed from the reserve with each month', 0).optional(),
     confirmAboveTokens: confirmAboveSchema.optional(),
     rights: agentRightsSchema.optional().openapi({
       description: 'Never wider than the parent’s and its maker’s. Without it: what its kind usually needs',
@@ -119,7 +117,7 @@ export const patchAgentSchema = z
     task: taskSchema.optional(),
     rights: agentRightsSchema.optional().openapi({ description: 'Never wider than the parent’s, nor than yours' }),
     memoryMb: memorySchema.optional().openapi({ description: 'Of its next sandbox' }),
-    monthlyTokens: tokensSchema('Renewed from the reserve with each month; 0 ends it').optional(),
+    monthlyTokens: tokensSchema('Renewed from the reserve with each month; 0 ends it', 0).optional(),
     confirmAboveTokens: confirmAboveSchema.optional(),
     parentAgent: idSchema.optional().openapi({ description: 'An agent keeps the one it has' }),
   })
@@ -128,7 +126,7 @@ export type PatchAgent = z.output<typeof patchAgentSchema>
 
 export const giveTokensSchema = z
   .strictObject({
-    tokens: tokensSchema('Whole tokens', 1),
+    tokens: tokensSchema('Whole tokens'),
     from: z
       .enum(['parent', 'reserve'])
       .optional()

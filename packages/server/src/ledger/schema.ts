@@ -5,17 +5,9 @@ import { planNames } from '../kernel/settings.ts'
 import { largestTokens, microPerToken, shownTokens } from './amounts.ts'
 import type { TransferKind } from './book.ts'
 import { readingLimits } from './reading-limits.ts'
+import { tokensSchema } from './tokens.ts'
 
-/** What a request names; `parseTokens` says what is wrong with anything else. */
-const tokens = z
-  .custom<unknown>((value) => value !== undefined, 'required')
-  .openapi({
-    type: 'integer',
-    minimum: 1,
-    maximum: largestTokens,
-    description: 'Whole tokens',
-    example: 500,
-  })
+const tokens = tokensSchema('Whole tokens').openapi({ example: 500 })
 
 const amount = (description: string, example = 12.5) =>
   z.number().openapi({ description: `${description}, in tokens`, example })

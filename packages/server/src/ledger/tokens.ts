@@ -1,5 +1,13 @@
+import { z } from '@hono/zod-openapi'
 import { DeltaError } from '../kernel/errors.ts'
 import { largestTokens, microPerToken } from './amounts.ts'
+
+/** Whole tokens that a request names. It lets through whatever there is, since only `parseTokens` has a name for what is wrong with it. */
+export function tokensSchema(description: string, least: 0 | 1 = 1) {
+  return z
+    .custom<unknown>((value) => value !== undefined, 'required')
+    .openapi({ type: 'integer', minimum: least, maximum: largestTokens, description })
+}
 
 /** Micro-tokens of what a request names in whole tokens; throws `amount_invalid`, which says what is wrong. */
 export function parseTokens(value: unknown, { field, least = 1 }: { field: string; least?: 0 | 1 }): number {

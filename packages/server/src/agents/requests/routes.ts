@@ -46,6 +46,7 @@ const askRoute = createRoute({
   tags,
   refuses: [
     ...ofDatabase,
+    'amount_invalid',
     'agent_not_found',
     'agent_archived',
     'token_request_pending',
@@ -107,7 +108,13 @@ const approveRoute = createRoute({
   operationId: 'approveTokenRequest',
   needs: 'nothing',
   tags,
-  refuses: [...ofDeciding, 'token_request_changed', 'approval_requester_gone', 'approval_action_changed'],
+  refuses: [
+    ...ofDeciding,
+    'amount_invalid',
+    'token_request_changed',
+    'approval_requester_gone',
+    'approval_action_changed',
+  ],
   summary: 'Say yes to a request for tokens',
   description:
     'A main agent above the one that asks, with the right `allocate`: up to its limits the tokens move at once from its own balance, else a person is asked to confirm. Or a person in a session, or a key with `approve:tokens`, also in place of the main agent: then they move at once, or the answer says `failed` and why. Never one’s own request.',

@@ -1,21 +1,15 @@
 import { z } from '@hono/zod-openapi'
 import { askFields } from '../../approvals/schema.ts'
 import { idempotencyHeader, pageQuery } from '../../kernel/http/request-shapes.ts'
-import { largestTokens } from '../../ledger/door.ts'
+import { tokensSchema } from '../../ledger/door.ts'
 import { requestLimits } from './limits.ts'
 import { tokenRequestStates } from './record.ts'
-
-const tokensSchema = z
-  .int(`tokens are a whole number from 1 to ${largestTokens}`)
-  .min(1)
-  .max(largestTokens)
-  .openapi({ description: 'Whole tokens', example: 50 })
 
 const agentIdSchema = z.string().regex(/^agt_[a-z0-9]{1,40}$/, 'an id such as agt_k3v9x0m2qp7a8b1c4d5e')
 
 export const requestTokensSchema = z
   .strictObject({
-    tokens: tokensSchema,
+    tokens: tokensSchema('Whole tokens').openapi({ example: 50 }),
     reason: askFields.reason.openapi({ example: 'Forty more mails are to be answered' }),
     ttlMs: askFields.ttlMs,
   })
@@ -78,7 +72,7 @@ export const tokenRequestParamsSchema = z.object({
 
 export const approveTokensSchema = z
   .strictObject({
-    tokens: tokensSchema.openapi({ description: 'As many as you saw; with any other number nothing is approved' }),
+    tokens: tokensSchema('As many as you saw; with any other number nothing is approved').openapi({ example: 50 }),
   })
   .openapi('ApproveTokens')
 

@@ -22,7 +22,7 @@ import { testAgent } from '../testing.ts'
 import { tokensApproval } from './approval.ts'
 import { requestLimits } from './limits.ts'
 import { tokenRequestMigrations } from './migrations.ts'
-import { requestTokensSchema, tokenRequestListQuerySchema } from './schema.ts'
+import { approveTokensSchema, requestTokensSchema, tokenRequestListQuerySchema } from './schema.ts'
 import { createTokenRequests, type RequestLedger } from './service.ts'
 import { createTokenRequestStore } from './store.ts'
 
@@ -238,13 +238,24 @@ testDatabases('token requests', (open) => {
       expect(await code('agt_sibling', sibling)).toBe('agent_archived')
     })
 
-    test.each([0, -1, -0, 1.5, Number.NaN, Infinity, '5', 2 ** 53 + 1, 2 ** 63, 9_007_199_255])(
-      'for %s tokens is no wish',
-      (tokens) => {
-        const parsed = requestTokensSchema.safeParse({ tokens, reason: 'x' })
-        expect(parsed.success).toBe(false)
-      },
-    )
+    test('for what is no number of tokens is refused by name, as is a yes to it, and nothing is asked', async () => {
+      const { requests, ask, balances } = await start()
+      const texts = ['0', '-1', '-0', '1.5', '1e400', '"5"', '9007199254740993', '18446744073709551616', '9007199255']
+      for (const text of [...texts, JSON.stringify(Number.NaN), 'true', '[1]', '{}']) {
+        const asked = requestTokensSchema.parse(JSON.parse(`{"reason":"x","tokens":${text}}`))
+        expect([text, await codeOf(requests.ask('agt_bot', asked, bot))]).toEqual([text, 'amount_invalid'])
+      }
+      expect(requestTokensSchema.safeParse({ reason: 'x' }).success).toBe(false)
+      expect((await requests.list(page, main)).data).toEqual([])
+      const { id } = await ask(5)
+      for (const text of texts) {
+        const { tokens } = approveTokensSchema.parse(JSON.parse(`{"tokens":${text}}`))
+        for (const caller of [main, bert])
+          expect([text, await codeOf(requests.approve(id, tokens, caller))]).toEqual([text, 'amount_invalid'])
+      }
+      expect(approveTokensSchema.safeParse({}).success).toBe(false)
+      expect([(await requests.get(id, bot)).state, await balances()]).toEqual(['pending_main', [900, 100, 0]])
+    })
 
     test('has a limit for a day', async () => {
       const { requests, ask, clock, database } = await start()

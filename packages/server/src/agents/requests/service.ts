@@ -12,7 +12,7 @@ import { isId, newId } from '../../kernel/ids.ts'
 import type { Logger } from '../../kernel/log.ts'
 import { knownOf } from '../directory.ts'
 import { effective, isOver, mayKnow, mayWork, refusalOf } from '../rules.ts'
-import { microPerToken } from '../../ledger/door.ts'
+import { microPerToken, parseTokens } from '../../ledger/door.ts'
 import type { AgentRecord, AgentStore } from '../store.ts'
 import type { TokensAction } from './approval.ts'
 import type { TokenRequestEvents } from './events.ts'
@@ -85,6 +85,7 @@ export function createTokenRequests({ database, agents, approvals, ledger, recor
     caller: KnownCaller,
     { idempotencyKey }: { idempotencyKey?: string | undefined } = {},
   ): Promise<{ request: TokenRequestView; made: boolean }> {
+    const tokens = wholeTokens(wish.tokens)
     const line = isId('agt', agentId) ? await agents.line(agentId) : []
     const known = knownOf(line)
     if (known?.agent.accountId !== caller.accountId || !mayKnow(caller.principal, known)) throw noAgent(agentId)
@@ -97,7 +98,7 @@ export function createTokenRequests({ database, agents, approvals, ledger, recor
     const before = key && (await store.withKey(agentId, key.key))
     if (before) return again(before, key)
     if (isOver(known.agent.state)) refuseWork(known.agent)
-    const { tokens, reason, ttlMs } = wish
+    const { reason, ttlMs } = wish
     const asked = { tokens, reason, ttlMs, automatic: false, asker: askerOf(caller) }
     const made = await open(line, asked, key)
     if (made) return { request: view(made), made: true }
@@ -266,7 +267,8 @@ export function createTokenRequests({ database, agents, approvals, ledger, recor
   }
 
   /** Resolves when the tokens were moved, could not be, or a person was asked. */
-  async function approve(id: string, tokens: number, caller: KnownCaller): Promise<TokenRequestView> {
+  async function approve(id: string, seen: unknown, caller: KnownCaller): Promise<TokenRequestView> {
+    const tokens = wholeTokens(seen)
     const request = await recordFor(id, caller)
     const { as, kind } = await deciding(request, caller, tokens)
     if (as === 'user') {
@@ -571,6 +573,10 @@ export function createTokenRequests({ database, agents, approvals, ledger, recor
       await loop
     },
   }
+}
+
+function wholeTokens(wished: unknown): number {
+  return parseTokens(wished, { field: 'tokens' }) / microPerToken
 }
 
 /** Each with what is left of its rights after all above it. */
