@@ -80,6 +80,38 @@ test('ls shows what waits, or all there is', async () => {
   ])
 })
 
+test('alone it lists what waits, and says how to decide', async () => {
+  const page = json(200, { data: [approval], nextCursor: null })
+  const { delta, asked } = await against(page, json(200, { data: [tokenRequest], nextCursor: null }))
+  const { stdout, exitCode } = await delta('approve')
+  expect(exitCode).toBe(0)
+  for (const part of ['apr_a', 'trq_a', 'delta approve yes APPROVAL']) expect(stdout).toContain(part)
+  expect(asked().map(([, target]) => target)).toEqual([
+    '/v1/approvals?state=pending',
+    '/v1/token-requests?state=pending_main',
+  ])
+})
+
+test('where nothing waits it says so', async () => {
+  const none = json(200, { data: [], nextCursor: null })
+  const { delta } = await against(none, none, none, none, none)
+  expect((await delta('approve')).stdout).toBe('Nothing waits for a decision.\n')
+  expect((await delta('approve', '--json')).stdout).toBe('[]\n')
+  expect((await delta('approve', '--all')).stdout).toMatch(/^APPROVAL .*\n$/)
+})
+
+test.each([
+  [['apr_a'], 'delta approve show apr_a'],
+  [['trq_a'], 'delta approve show trq_a'],
+  [['yse', 'apr_a'], "'yse' is no command"],
+  [['list', 'apr_a'], 'delta approve show apr_a'],
+])('what is no command asks for nothing and says what there is: %j', async (args, said) => {
+  const { delta, asked } = await against(json(200, approval))
+  const { stderr, exitCode } = await delta('approve', ...args)
+  expect([exitCode, stderr]).toEqual([2, expect.stringContaining(said)])
+  expect(asked()).toEqual([])
+})
+
 test('show tells what will happen and why, with nothing that a terminal would obey', async () => {
   const { delta } = await against(json(200, approval))
   const { stdout } = await delta('approve', 'show', 'apr_a')

@@ -1,5 +1,5 @@
 import type { ApprovalInfo, ApprovalState, Delta, TokenRequestInfo } from '@delta-agents/sdk'
-import { type Command, Option } from 'commander'
+import { type Command, type CommandOptions, Option } from 'commander'
 import { createAsk } from './ask.ts'
 import { exitCodes, UsageError } from './failure.ts'
 import { parseNumber, table, visible } from './format.ts'
@@ -8,7 +8,7 @@ import { describedRequest, isRequest, willHappen } from './token-requests.ts'
 
 export interface ApprovalCommandsDeps {
   io: Io
-  leaf(usage: string, description: string): Command
+  leaf(usage: string, description: string, options?: CommandOptions): Command
   delta(command: Command): Delta
   print(command: Command, value: unknown, text: string): void
   exitWith(code: number): void
@@ -23,12 +23,15 @@ interface ListFlags {
 }
 
 export function addApprovalCommands({ io, leaf, delta, print, exitWith }: ApprovalCommandsDeps): void {
-  leaf('list', 'list what waits for a person, newest first')
+  leaf('list', 'list what waits for a person, newest first', { isDefault: true })
     .alias('ls')
+    // What is no command comes here.
+    .allowExcessArguments()
     .addOption(new Option('--state <state>', 'in this state').choices(states).default('pending'))
     .option('--all', 'in every state')
     .option('--kind <kind>', 'only of this kind, such as egress')
     .action(async ({ state, all, kind }: ListFlags, command: Command) => {
+      if (command.args.length > 0) throw noCommand(command.args)
       const found: (ApprovalInfo | TokenRequestInfo)[] = []
       const { approvals, tokenRequests } = delta(command)
       const filter = { ...(!all && { state }), ...(kind !== undefined && { kind }) }
@@ -38,7 +41,9 @@ export function addApprovalCommands({ io, leaf, delta, print, exitWith }: Approv
         for await (const { info } of tokenRequests.list({ state: 'pending_main' })) found.push(info)
       }
       const rows = found.map((one) => [one.id, one.state, one.askedBy, one.expiresAt, visible(whatOf(one))])
-      print(command, found, table(['APPROVAL', 'STATE', 'ASKED BY', 'UNTIL', 'WHAT'], rows))
+      const shown = table(['APPROVAL', 'STATE', 'ASKED BY', 'UNTIL', 'WHAT'], rows)
+      const isPending = !all && state === 'pending'
+      print(command, found, isPending ? pendingOf(shown, rows.length) : shown)
     })
 
   leaf('show <approval>', 'what exactly will happen').action(async (id: string, _: unknown, command: Command) => {
@@ -112,6 +117,17 @@ export function addApprovalCommands({ io, leaf, delta, print, exitWith }: Approv
     const after = await approvals.cancel(id)
     print(command, after, described(after))
   })
+}
+
+function pendingOf(shown: string, count: number): string {
+  if (count === 0) return 'Nothing waits for a decision.\n'
+  return `${shown}\nLook at one and decide: \`delta approve yes APPROVAL\`, or \`delta approve no APPROVAL [reason]\`.\n`
+}
+
+function noCommand([first = '', ...others]: string[]): UsageError {
+  const isId = others.length === 0 && /^(apr|trq)_/.test(first)
+  if (isId) return new UsageError(`Say what to do with it: \`delta approve show ${first}\`, or yes, no, cancel`)
+  return new UsageError(`'${first}' is no command of \`delta approve\`: see \`delta approve --help\``)
 }
 
 function whatOf(one: ApprovalInfo | TokenRequestInfo): string {

@@ -160,7 +160,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'exec' and 's
   const approve = program.command('approve').description('what waits for a person')
   addApprovalCommands({
     io: run.io,
-    leaf: (usage, description) => leaf(approve, usage, description),
+    leaf: (usage, description, options) => leaf(approve, usage, description, options),
     delta: run.delta,
     print: run.print,
     exitWith: (code) => (run.exitCode = code),
