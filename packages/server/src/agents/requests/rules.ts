@@ -62,13 +62,26 @@ export function mayAsk(principal: Principal, agentId: string): boolean {
 
 type About = Pick<TokenRequestRecord, 'accountId' | 'agentId' | 'line'>
 
-/** Agents see what they and those below them ask for; whoever else may look at that agent sees it too. */
+/** What somebody sees of the requests of their account, in a form that a statement can ask for. */
+export interface Sight {
+  /** Of this agent and those below it. @default all */
+  below?: string | undefined
+  /** Of these agents. @default all */
+  only?: readonly string[] | undefined
+}
+
+/** Agents see what they and those below them ask for; whoever else may look at that agent sees it too. Undefined: nothing. */
+export function sightOf(principal: Principal): Sight | undefined {
+  if (principal.kind === 'agent') return { below: principal.agentId, only: principal.agents }
+  const seen = decide(principal, { right: 'read:agents', resource: 'agent' })
+  return seen.allowed ? { only: seen.only } : undefined
+}
+
 export function maySee(principal: Principal, { accountId, agentId, line }: About): boolean {
-  if (principal.accountId !== accountId) return false
-  if (principal.kind !== 'agent') {
-    return decide(principal, { right: 'read:agents', resource: 'agent', id: agentId }).allowed
-  }
-  return line.includes(principal.agentId) && (principal.agents === undefined || principal.agents.includes(agentId))
+  const sight = principal.accountId === accountId ? sightOf(principal) : undefined
+  if (!sight) return false
+  const { below, only } = sight
+  return (below === undefined || line.includes(below)) && (only === undefined || only.includes(agentId))
 }
 
 export type Ruling =

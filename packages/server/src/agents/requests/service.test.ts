@@ -22,6 +22,8 @@ import { testAgent } from '../testing.ts'
 import { tokensApproval } from './approval.ts'
 import { requestLimits } from './limits.ts'
 import { tokenRequestMigrations } from './migrations.ts'
+import { tokenRequestStates } from './record.ts'
+import { isPending, maySee, stateOf } from './rules.ts'
 import { approveTokensSchema, requestTokensSchema, tokenRequestListQuerySchema } from './schema.ts'
 import { createTokenRequests, type RequestLedger } from './service.ts'
 import { createTokenRequestStore } from './store.ts'
@@ -678,6 +680,59 @@ testDatabases('token requests', (open) => {
     expect((await requests.list({ ...page, state: 'pending' }, main)).data.map(({ id }) => id)).toEqual([made[0]])
     expect((await requests.list({ ...page, state: 'refused' }, main)).data).toHaveLength(3)
     expect((await requests.list({ ...page, agentId: 'agt_main' }, main)).data).toEqual([])
+  })
+
+  test('every page but the last is full, whoever looks and whatever they look for', async () => {
+    const { requests, ask, add, database, clock } = await start()
+    const store = createTokenRequestStore(database)
+    await add('agt_low', 0, { parentId: 'agt_bot', kind: 'bot' })
+    await add('agt_other', 0)
+    const lines = [
+      ['agt_main'],
+      ['agt_main', 'agt_bot'],
+      ['agt_main', 'agt_bot', 'agt_low'],
+      ['agt_main', 'agt_sibling'],
+      ['agt_other'],
+    ]
+    const { id } = await ask()
+    await requests.cancel(id, bot)
+    const over = (await store.get(id))!
+    for (let at = 0; at < 60; at++) {
+      const line = lines[at % lines.length]!
+      const state = tokenRequestStates[at % tokenRequestStates.length]!
+      const expiresAt = clock.now() + (at % 4 === 0 ? 0 : 1_000)
+      // Three at each moment: the ids decide.
+      const askedAt = clock.now() - Math.floor(at / 3)
+      // Over, for the index: an agent waits for one at a time.
+      const endedAt = clock.now()
+      const agentId = line.at(-1)!
+      await store.insert({ ...over, id: `trq_${100 + at}`, agentId, line, state, askedAt, expiresAt, endedAt })
+    }
+    const key = (agents?: string[]) => testCaller(testKeyPrincipal({ accountId, ...(agents && { agents }) }))
+    const lookers = [anna, main, bot, sibling, asAgent('agt_low'), asAgent('agt_main', { agents: ['agt_low'] })]
+    lookers.push(key(), key(['agt_bot', 'agt_other']), key([]), stranger)
+    const all = await store.list({ accountId, sight: {}, now: clock.now(), limit: 1_000 })
+    expect(all).toHaveLength(61)
+    for (const looker of lookers) {
+      for (const state of [undefined, 'pending', ...tokenRequestStates] as const) {
+        for (const agentId of [undefined, 'agt_bot']) {
+          const wanted = all.filter((one) => {
+            const now = stateOf(one, clock.now())
+            const isAsked = state === undefined || now === state || (state === 'pending' && isPending(now))
+            return maySee(looker.principal, one) && isAsked && (agentId === undefined || one.agentId === agentId)
+          })
+          const pages = []
+          for (let cursor: string | undefined; ;) {
+            const next = await requests.list({ ...page, limit: 2, state, agentId, cursor }, looker)
+            pages.push(next.data.map((one) => one.id))
+            if (next.nextCursor === null) break
+            cursor = next.nextCursor
+          }
+          expect(pages.flat()).toEqual(wanted.map((one) => one.id))
+          expect(pages.slice(0, -1).every((one) => one.length === 2)).toBe(true)
+        }
+      }
+    }
   })
 
   test('what is over is forgotten in the end, but for the last change', async () => {

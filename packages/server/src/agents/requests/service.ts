@@ -29,6 +29,7 @@ import {
   maySee,
   type Member,
   type Ruling,
+  sightOf,
   stateOf,
   wayOf,
 } from './rules.ts'
@@ -253,12 +254,12 @@ export function createTokenRequests({ database, agents, approvals, ledger, recor
   ): Promise<{ data: TokenRequestView[]; nextCursor: string | null }> {
     const { principal, accountId } = caller
     const before = readCursor(cursor, ['trq'])
+    const sight = sightOf(principal)
+    if (!sight) return { data: [], nextCursor: null }
     const states =
       state === undefined ? undefined : state === 'pending' ? tokenRequestStates.filter(isPending) : [state]
-    const below = principal.kind === 'agent' ? principal.agentId : undefined
-    const only = principal.kind === 'user' ? undefined : principal.agents
-    const filter = { accountId, below, only, states, agentId, before, now: clock.now(), limit: limit + 1 }
-    const found = (await store.list(filter)).filter((one) => maySee(principal, one))
+    const filter = { accountId, sight, states, agentId, before, now: clock.now(), limit: limit + 1 }
+    const found = await store.list(filter)
     const { items, nextCursor } = pageOf(
       found.map((one) => ({ ...one, createdAt: one.askedAt })),
       limit,

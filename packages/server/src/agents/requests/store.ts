@@ -3,7 +3,7 @@ import { isClash } from '../../kernel/db/clash.ts'
 import type { Database } from '../../kernel/db/database.ts'
 import type { Place } from '../../kernel/http/cursors.ts'
 import { requestLimits } from './limits.ts'
-import { isPending } from './rules.ts'
+import { isPending, type Sight } from './rules.ts'
 import type { SuspensionRecord, TokenRequestRecord, TokenRequestState } from './record.ts'
 
 interface Row {
@@ -51,9 +51,7 @@ interface Tables {
 
 export interface TokenRequestFilter {
   accountId: string
-  /** The agent itself, and those below it. */
-  below?: string | undefined
-  only?: readonly string[] | undefined
+  sight: Sight
   states?: readonly TokenRequestState[] | undefined
   agentId?: string | undefined
   now: number
@@ -187,9 +185,10 @@ export function createTokenRequestStore(database: Database) {
       await numbered(() => db.run(query.compile()))
     },
 
-    /** Newest first. */
+    /** Newest first. All of the filter is in the statement: what was left out after it would make pages short, or the last of them. */
     async list(filter: TokenRequestFilter): Promise<TokenRequestRecord[]> {
-      const { accountId, below, only, states, agentId, now, limit, before } = filter
+      const { accountId, states, agentId, now, limit, before } = filter
+      const { below, only } = filter.sight
       if (only?.length === 0) return []
       let query = all.where('account_id', '=', accountId)
       if (only) query = query.where('agent_id', 'in', only)
