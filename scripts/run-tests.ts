@@ -66,10 +66,10 @@ async function shortForm() {
   if (checkOnly) return
   // Unit tests make no boxes, so they share neither uid ranges nor cgroups with the helper's tests, which wait more than they work.
   await Promise.all([
-    cargoTests('guest and helper', [])
-      .then(() => vitest('conformance', ['--config', 'vitest.config.ts'], [boxTests]))
-      .then(() => storesOnPostgres('what all stores stand on, on PostgreSQL', baseTests, temporary())),
-    vitest('unit', ['--config', 'vitest.config.ts', '--exclude', `${boxTests}/**`], [], temporary()),
+    cargoTests('guest and helper', []).then(() => vitest('conformance', ['--config', 'vitest.config.ts'], [boxTests])),
+    vitest('unit', ['--config', 'vitest.config.ts', '--exclude', `${boxTests}/**`], [], temporary()).then(() =>
+      storesOnPostgres('what all stores stand on, on PostgreSQL', baseTests, temporary()),
+    ),
   ])
   await endToEnd('end to end', {}, { own: 2 })
   await attack('attacks', [])
@@ -78,34 +78,36 @@ async function shortForm() {
 async function longForm() {
   const long = { DELTA_TEST_ALL: '1' }
   const drivers = ['packages/server/src/drivers']
-  const [ledgers, stores] = partition(databaseTests(), (file) => /\/(?:ledger|agents)\//.test(file))
   // These wait for a package mirror and for boxes, those for a database.
   await Promise.all([
     cargoTests('the template debian', ['--test', 'templates', '--', '--ignored'], long).then(() =>
       vitest('conformance, every runtime', ['--config', 'vitest.config.ts'], drivers, long),
     ),
-    storesOnPostgres('stores on PostgreSQL', stores, long).then(() =>
-      // Once, before three would do it side by side.
-      check('debian is there', join(root, '.build/bin/delta-helper'), ['template', 'build', 'debian'], {
-        DELTA_DATA_DIR: join(root, '.build'),
-      }),
-    ),
+    storesOnPostgres('stores on PostgreSQL', databaseTests(), long),
   ])
   for (const runtime of ['runc', 'runsc']) {
     // gVisor has a kernel to start for each sandbox: more at a time would take no less.
     await endToEnd(`end to end on ${runtime}`, { DELTA_RUNTIME: runtime }, { own: runtime === 'runsc' ? 1 : 2 })
   }
   await attack('attacks, every runtime', ['--runtime', 'all', '--long'])
-  // Most of the time each waits, for what was killed or for the network: what works meanwhile costs no time.
-  const e2e = (name: string, at: number, ...files: string[]) =>
-    vitest(name, ['--config', 'e2e/vitest.config.ts'], files, { ...long, ...uidsOf(at) })
   await Promise.all([
-    e2e('kill points', 0, 'e2e/kill-points'),
-    e2e('kill points of workspaces, history', 1, 'workspace-kill-points', 'e2e/history'),
-    check('cgroup v2, emulated', process.execPath, ['e2e/vm/cgroup-v2.ts'])
-      .then(() => e2e('debian', 2, 'debian'))
-      .then(() => storesOnPostgres('ledger and agents on PostgreSQL', ledgers, long)),
+    check('cgroup v2, emulated', process.execPath, ['e2e/vm/cgroup-v2.ts']),
+    // Once, before three would do it side by side.
+    check('debian is there', join(root, '.build/bin/delta-helper'), ['template', 'build', 'debian'], {
+      DELTA_DATA_DIR: join(root, '.build'),
+    }),
   ])
+  // Each waits most of the time, for what was killed or for the network.
+  const lanes = [
+    ['kill points', 'e2e/kill-points'],
+    ['kill points of workspaces, history', 'workspace-kill-points', 'e2e/history'],
+    ['debian', 'debian'],
+  ] as const
+  await Promise.all(
+    lanes.map(([name, ...files], at) =>
+      vitest(name, ['--config', 'e2e/vitest.config.ts'], files, { ...long, ...uidsOf(at) }),
+    ),
+  )
 }
 
 /** Those on SQLite, and what needs no database, are run with all others. */
@@ -170,10 +172,6 @@ function hasRoom(folder: string): boolean {
 
 function temporary(): NodeJS.ProcessEnv {
   return inMemory ? { TMPDIR: inMemory } : {}
-}
-
-function partition<Item>(items: readonly Item[], isFirst: (item: Item) => boolean): [Item[], Item[]] {
-  return [items.filter(isFirst), items.filter((item) => !isFirst(item))]
 }
 
 /** The tests that run on each database there is: the others gain nothing by a second one. */
