@@ -1,0 +1,62 @@
+import type { Message, ReplyPart, ToolDescription } from './conversation.ts'
+import type { FailureKind, ProviderEvent, Stop, ThinkingLevel, Usage } from './provider.ts'
+
+/** One question to a model: what the loop of a task asks `models.service` for. */
+export interface ModelCall {
+  accountId: string
+  /** The purse that pays: the task's, or the agent's. */
+  payer: string
+  agentId: string
+  taskId: string
+  /** `anthropic/claude-…`, in the order in which they are tried; a later one only before any output came, and only where it is no dearer than `maxPrice` says. */
+  models: readonly string[]
+  /** Tokens for a million output tokens: no dearer model than that. @default any */
+  maxPrice?: number | undefined
+  system: string
+  messages: readonly Message[]
+  tools: readonly ToolDescription[]
+  /** @default what the model allows, at most 32,000 */
+  maxOutputTokens?: number | undefined
+  thinking?: ThinkingLevel | undefined
+  /** Ends it: what had come is charged as cut. */
+  signal: AbortSignal
+  /** As it comes, and again from the beginning when `onAttempt` was called again. */
+  onEvent(event: Exclude<ProviderEvent, { type: 'end' }>): void
+  /** Before each HTTP request leaves and after it is over: for the row of the step. Must not throw. */
+  onAttempt?(attempt: Attempt): void
+}
+
+/** One HTTP request to a provider, with its own hold. */
+export interface Attempt {
+  holdId: string
+  model: string
+  state: 'sent' | 'ended' | 'cut' | 'failed'
+  /** Of one that failed. */
+  failure?: { kind: FailureKind; status?: number | undefined; message: string }
+  /** How long is waited before the next. */
+  waitMs?: number
+  usage?: Usage
+  /** Micro-tokens. */
+  cost?: number
+  /** Not what the provider said at the end, but a bound of it. */
+  estimated?: boolean
+}
+
+export interface ModelReply {
+  model: string
+  parts: readonly ReplyPart[]
+  stop: Stop
+  usage: Usage
+  /** Micro-tokens, of all attempts together. */
+  cost: number
+  estimated: boolean
+  /** The balance allowed for less output than was asked for: a `cut` reply is then out of tokens, and its last tool call must not run. */
+  lowered: boolean
+  attempts: readonly Attempt[]
+}
+
+/**
+ * Rejects with a `DeltaError`: `balance_too_low` (nothing was sent), `account_owes`, `model_key_missing`, `model_key_refused`, `model_not_found`, `model_not_priced`, `model_too_long` (the
+ * conversation), `model_refused` (the request), `model_unavailable` (all tries and fall-backs failed; `context.retryAfterMs`), `canceled` (by the signal).
+ */
+export type CallModel = (call: ModelCall) => Promise<ModelReply>
