@@ -131,6 +131,8 @@ export interface Additions {
   messages?: readonly StoredMessage[]
   /** New, or as it is now. */
   step?: StepRecord | undefined
+  /** The step before it, which ends with this. */
+  earlierStep?: StepRecord | undefined
   newCalls?: readonly CallRecord[]
   calls?: readonly CallRecord[]
   events?: readonly TaskEvent[]
@@ -143,14 +145,16 @@ export function createTaskStore(database: Database) {
   const db = database.of<Tables>()
   const { sql } = db
 
-  function additionsOf(taskId: string, { messages = [], step, newCalls = [], calls = [], events = [] }: Additions) {
+  function additionsOf(taskId: string, additions: Additions) {
+    const { messages = [], step, earlierStep, newCalls = [], calls = [], events = [] } = additions
     const steps: BatchStep[] = []
     if (messages.length > 0) {
       const rows = messages.map((one) => messageRow(taskId, one))
       steps.push({ query: sql.insertInto('task_messages').values(rows).compile() })
     }
-    if (step) {
-      const { state, model, attempts, ended_at, ...fixed } = stepRow(taskId, step)
+    for (const one of [earlierStep, step]) {
+      if (!one) continue
+      const { state, model, attempts, ended_at, ...fixed } = stepRow(taskId, one)
       const changed = { state, model, attempts, ended_at }
       const query = sql
         .insertInto('task_steps')
