@@ -138,6 +138,18 @@ export const errorTable = {
   purse_limit_reached: { status: 409, remediation: 'Archive agents that are no longer needed, and end tasks: `context.limit` of both together may live at once, whatever the plan allows.' },
   plan_limit_reached: { status: 402, remediation: 'The account’s plan allows `context.limit` of these. Archive or stop what is no longer needed, wait for the next month where it counts hours, or ask the owner of the installation for another plan.' },
 
+  // Models
+  model_key_missing: { status: 409, remediation: 'The operator should set `context.variable` and restart the server, or an owner or admin send the account’s own key with PUT /v1/model-keys/{provider} where `context.provider` is anthropic or google. GET /v1/models shows what can be used now; everything but models works without, and `delta demo` plays a recorded task.' },
+  model_key_refused: { status: 502, remediation: 'The provider does not take the key. Send a valid one with PUT /v1/model-keys/{provider} where it is the account’s own, else the operator should set the variable anew and restart. The provider’s own words are in the message.' },
+  model_key_unreadable: { status: 409, remediation: 'The account’s key was sealed with another SECRET_KEY. Send it again with PUT /v1/model-keys/{provider}, or remove it with DELETE to use the operator’s.' },
+  model_key_not_found: { status: 404, remediation: 'The account has no key of its own for this provider: GET /v1/model-keys lists those it has.' },
+  model_not_found: { status: 404, remediation: 'Name a model as `<provider>/<name>` with provider anthropic, google or openai: GET /v1/models lists those that can be used.' },
+  model_not_priced: { status: 409, remediation: 'The operator should add `context.meters` to the file that DELTA_RATE_CARD names, or, where it is to cost nothing because it runs on the operator’s own machine, name the model in DELTA_LOCAL_MODELS; then restart. GET /v1/models lists what has a price.' },
+  model_too_dear: { status: 409, remediation: 'Allow a higher `maxPrice`, or name a model that costs less: GET /v1/models shows the prices.' },
+  model_too_long: { status: 413, remediation: 'The conversation is longer than the model takes. Shorten it or begin anew, or choose a model with a longer context: GET /v1/models shows `contextTokens`.' },
+  model_refused: { status: 502, remediation: 'The provider refused the request for the reason in the message, and would again. Change the request, or use another model.' },
+  model_unavailable: { status: 503, remediation: 'The provider did not answer after several tries. Try again, after `context.retryAfterMs` where it is there, or name another model as a fall-back.' },
+
   // Workspaces
   workspace_not_found: { status: 404, remediation: 'Check the id or name, or list yours with GET /v1/workspaces.' },
   workspace_in_use: { status: 409, remediation: 'Stop the sandbox named in `context.sandboxId`, or send `ifHeld: "join"` to work in that one, or fork the workspace and start on the fork.' },
