@@ -1,9 +1,9 @@
-import { allows, type KnownCaller } from '../access/callers/door.ts'
+import type { KnownCaller } from '../access/callers/door.ts'
 import type { Asker } from '../approvals/door.ts'
 import type { Approvals } from '../approvals/service.ts'
 import type { Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
-import { DeltaError } from '../kernel/errors.ts'
+import { DeltaError, type ErrorCode } from '../kernel/errors.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { TextPart, ToolResultPart } from '../models/door.ts'
 import { actionOf } from './approval.ts'
@@ -13,17 +13,18 @@ import type { CallOutcome, CallRecord, TaskRecord } from './record.ts'
 import { modeOf, shown } from './rules.ts'
 import { createPieces, LeftTask, type NewEvent, type Run, type Write } from './run.ts'
 import type { TaskWaitsFor } from './schema.ts'
-import type { Tool, ToolContext, ToolOutcome } from './tools/tool.ts'
+import { readCall } from './tools/table.ts'
+import type { Tool, ToolContext, ToolOutcome, WaitsFor } from './tools/tool.ts'
 
 export interface ActingDeps {
   /** All that a task may use, by name; those of external servers beside ours. */
   toolsOf(run: Run): Promise<ReadonlyMap<string, Tool>>
-  /** Reads what the model wrote; says what is wrong with it. */
-  readInput(tool: Tool, text: string): { ok: true; input: unknown } | { ok: false; fault: string }
-  /** What it is told of a tool that is not there. */
-  unknownTool(name: string, tools: ReadonlyMap<string, Tool>): string
   approvals: Pick<Approvals, 'askFor' | 'find'>
-  computerOf(agentId: string, caller: KnownCaller): Promise<string>
+  computer: {
+    of(run: Run, caller: KnownCaller): Promise<string>
+    /** Undefined where none is there now. */
+    present(run: Run): Promise<string | undefined>
+  }
   /** Before the first call of a turn that may change files, and after each step that did. */
   snapshots: { before(run: Run): Promise<void>; after(run: Run): void }
   write: Write
@@ -37,7 +38,7 @@ const oneDayMs = 24 * 3_600_000
 
 /** The tool calls of a reply: confirmed where that is wanted, run as far as they go, and what became of each. */
 export function createActing(deps: ActingDeps) {
-  const { toolsOf, readInput, unknownTool, approvals, computerOf, snapshots, write, clock, log } = deps
+  const { toolsOf, approvals, computer, snapshots, write, clock, log } = deps
 
   /** How they begin: those that a person confirms ask first; those that can run at once are begun with the write of the reply. */
   async function opened(run: Run, wished: readonly CallRecord[]): Promise<{ calls: CallRecord[]; events: NewEvent[] }> {
@@ -56,13 +57,9 @@ export function createActing(deps: ActingDeps) {
       return over(`Arguments have at most ${taskLimits.inputChars} characters: write long texts in parts.`)
     }
     if (call.tool === finishName && run.finish) return call
-    const tool = tools.get(call.tool)
-    if (!tool) return over(unknownTool(call.tool, tools))
-    const read = readInput(tool, call.input)
-    if (!read.ok) return over(read.fault)
-    const lacking = tool.needs.find((right) => !allows(run.agent.rights, right))
-    if (lacking !== undefined) return over(`You do not have the right ${lacking}, which ${tool.name} needs.`)
-    return modeOf(run.task.spec.tools, tool) === 'ask' ? { ...call, state: 'asking' } : call
+    const read = readCall(tools, call.tool, call.input)
+    if (!read.ok) return over(read.text)
+    return modeOf(run.task.spec.tools, read.tool) === 'ask' ? { ...call, state: 'asking' } : call
   }
 
   function start(
@@ -82,10 +79,10 @@ export function createActing(deps: ActingDeps) {
     const tools = await toolsOf(run)
     await askForConfirmation(run)
     for (;;) {
-      const group = nextGroup(run.calls, tools)
+      const group = nextGroup(run.calls, tools, run.due)
       if (group.length === 0) break
       await runGroup(run, group, tools)
-      if (run.control.isInterrupted || run.control.halted !== undefined) break
+      if (run.blocked || run.control.isInterrupted || run.control.halted !== undefined) break
     }
     return run.calls.flatMap(({ state, waitsFor }) => (state !== 'done' && waitsFor ? [waitsFor] : []))
   }
@@ -120,6 +117,7 @@ export function createActing(deps: ActingDeps) {
       await write(run, {}, { calls: calls.filter(({ id }) => group.some((one) => one.id === id)), events })
     }
     const ids = new Set(group.map(({ id }) => id))
+    for (const id of ids) run.due.delete(id)
     const ran = await Promise.all(run.calls.filter(({ id }) => ids.has(id)).map((call) => runOne(run, call, tools)))
     for (const { call, events } of ran) {
       replace(run, call)
@@ -134,10 +132,9 @@ export function createActing(deps: ActingDeps) {
     tools: ReadonlyMap<string, Tool>,
   ): Promise<{ call: CallRecord; events: NewEvent[] }> {
     if (call.tool === finishName && run.finish) return finished(run, call)
-    const tool = tools.get(call.tool)
-    if (!tool) return over(call, fault(unknownTool(call.tool, tools)))
-    const read = readInput(tool, call.input)
-    if (!read.ok) return over(call, fault(read.fault))
+    const read = readCall(tools, call.tool, call.input)
+    if (!read.ok) return over(call, fault(read.text))
+    const { tool } = read
     // It was under way when a server died.
     const begun = call.state === 'started' && !run.fresh.has(call.id)
     if (begun && tool.afterCrash === 'unknown') {
@@ -155,8 +152,10 @@ export function createActing(deps: ActingDeps) {
       caller,
       begun,
       answer: call.answer ?? undefined,
+      waited: call.waitsFor === null ? undefined : (call.waitsFor as WaitsFor),
       signal,
-      computer: () => computerOf(run.task.agentId, caller),
+      computer: () => computer.of(run, caller),
+      presentComputer: () => computer.present(run),
       onOutput(stream, text) {
         if (outputChars >= taskLimits.outputChars) return
         outputChars += text.length
@@ -168,6 +167,11 @@ export function createActing(deps: ActingDeps) {
     }
     const outcome = await outcomeOf(run, tool, { input: read.input, context })
     const left = pieces.end()
+    if (outcome.kind === 'blocked') {
+      run.blocked = outcome.error
+      run.fresh.delete(call.id)
+      return { call: { ...call, state: 'ready', startedAt: null }, events: left }
+    }
     if (outcome.kind === 'waits') {
       const waiting = { ...call, state: 'waiting' as const, waitsFor: { ...outcome.for, callId: call.id } as TaskWaitsFor }
       return { call: waiting, events: left }
@@ -181,7 +185,7 @@ export function createActing(deps: ActingDeps) {
     run: Run,
     tool: Tool,
     { input, context }: { input: unknown; context: ToolContext },
-  ): Promise<ToolOutcome> {
+  ): Promise<ToolOutcome | { kind: 'blocked'; error: DeltaError }> {
     const stopped = new Promise<never>((_, reject) => {
       const onAbort = () => run.control.halted === 'stop' && reject(new LeftTask(run.task.id))
       context.signal.addEventListener('abort', onAbort, { once: true })
@@ -191,10 +195,8 @@ export function createActing(deps: ActingDeps) {
     try {
       return await Promise.race([tool.run(input, context), stopped])
     } catch (error) {
-      if (error instanceof LeftTask) throw error
-      if (error instanceof DeltaError && error.status < 500) {
-        return fault(`${error.code}: ${error.message}${causeOf(error)}\n${error.remediation}`)
-      }
+      if (error instanceof LeftTask || (error instanceof DeltaError && error.code.startsWith('database_'))) throw error
+      if (error instanceof DeltaError && blocking.has(error.code)) return { kind: 'blocked', error }
       log.error('tool_failed', { tool: tool.name, taskId: run.task.id, error })
       const what = error instanceof DeltaError ? `${error.code}: ${error.message}` : 'The tool failed for a reason of the server’s own.'
       return fault(`${what}\nWhether it did anything is not known: check before repeating it.`)
@@ -217,12 +219,16 @@ export function createActing(deps: ActingDeps) {
 }
 
 /** In the reply's order: calls that may run side by side together, any other alone, and none before those that stand before it have ended. */
-function nextGroup(calls: readonly CallRecord[], tools: ReadonlyMap<string, Tool>): CallRecord[] {
+function nextGroup(
+  calls: readonly CallRecord[],
+  tools: ReadonlyMap<string, Tool>,
+  due: ReadonlySet<string> = new Set(),
+): CallRecord[] {
   const group: CallRecord[] = []
   for (const call of calls) {
     if (call.state === 'done') continue
     const isParallel = tools.get(call.tool)?.isParallel === true
-    const canRun = call.state === 'ready' || call.state === 'started' || (call.state === 'waiting' && call.waitsFor === null)
+    const canRun = call.state === 'ready' || call.state === 'started' || (call.state === 'waiting' && due.has(call.id))
     if (!canRun) {
       // What waits keeps those behind it waiting, but for those that may run beside it.
       if (isParallel) continue
@@ -246,9 +252,13 @@ export function fault(text: string): ToolOutcome & { kind: 'done' } {
   return { kind: 'done', content: [{ type: 'text', text }], isError: true }
 }
 
-function causeOf({ cause }: DeltaError): string {
-  return typeof cause === 'string' ? ` (${cause})` : ''
-}
+/** Its computer is not to be had for now: the agent waits, and the call is made when it goes on. */
+const blocking: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'account_owes',
+  'agent_paused',
+  'agent_suspended',
+  'balance_too_low',
+])
 
 function startOf({ id, callId, tool, input }: CallRecord): NewEvent {
   return { kind: 'call', data: { id, callId, tool, input: shown(input) } }

@@ -108,16 +108,16 @@ export function createLoop(deps: LoopDeps) {
     ])
     const { resultSchema } = task.spec
     const isOver = step === undefined || step.state === 'done' || step.state === 'cut'
-    // What they waited for may have come: they look for themselves.
-    const own = calls
-      .filter((call) => call.step === task.step)
-      .map((call) => (call.state === 'waiting' ? { ...call, waitsFor: null } : call))
+    const own = calls.filter((call) => call.step === task.step)
     return {
       task,
       messages,
       step: isOver ? undefined : step,
       calls: isOver ? [] : own,
       fresh: new Set(),
+      // What they waited for may have come: they look for themselves.
+      due: new Set(own.filter(({ state }) => state === 'waiting').map(({ id }) => id)),
+      blocked: undefined,
       past: calls.filter((call) => call.state === 'done' && (isOver || call.step !== task.step)).slice(-pastCalls),
       agent,
       control,
@@ -151,6 +151,7 @@ export function createLoop(deps: LoopDeps) {
       if (halted === 'stop') throw new LeftTask(run.task.id)
       if (halted !== undefined) return haltEnds[halted]
       if (run.control.isInterrupted) giveUpCalls(run)
+      if (run.blocked) return { state: 'suspended', message: run.blocked.message }
       if (run.calls.some(({ state }) => state !== 'done')) {
         if (run.control.isToPause) return { state: 'paused', message: 'A person paused it', waitsFor }
         return { state: 'waiting', message: null, waitsFor }

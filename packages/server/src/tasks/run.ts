@@ -1,5 +1,6 @@
 import type { Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
+import type { DeltaError } from '../kernel/errors.ts'
 import type { Control } from './control.ts'
 import type { Finish } from './finish.ts'
 import type { Hub } from './hub.ts'
@@ -17,6 +18,10 @@ export interface Run {
   calls: CallRecord[]
   /** Ids of calls that were begun here: whatever else is `started` was begun by a server that died. */
   fresh: Set<string>
+  /** Ids of calls that waited, and look now whether that has come. */
+  due: Set<string>
+  /** Why a call could not be made for now. */
+  blocked: DeltaError | undefined
   /** The latest of the steps before it. */
   past: CallRecord[]
   agent: Known
