@@ -8,7 +8,7 @@ import type { Metrics } from '../kernel/metrics.ts'
 import type { Ledger } from '../ledger/service.ts'
 import type { CallModel } from './call.ts'
 import { createModelCalls } from './calls.ts'
-import type { Usable } from './calls.ts'
+import type { CallCounts, Usable } from './calls.ts'
 import { knownModel } from './catalogue.ts'
 import { readModelPrices } from './prices.ts'
 import type { ModelRates } from './prices.ts'
@@ -67,6 +67,7 @@ export interface Models {
     set(provider: OwnKeyProvider, apiKey: string, by: { accountId: string; actorId: string }): Promise<ModelKeyRecord>
     remove(provider: OwnKeyProvider, accountId: string): Promise<void>
   }
+  counts(): CallCounts
   metrics(metrics: Metrics): void
   stop(): Promise<void>
 }
@@ -176,6 +177,7 @@ export function createModels(deps: ModelsDeps): Models {
         })
       },
     },
+    counts: calls.counts,
     metrics(metrics) {
       const { attempts } = calls.counts()
       for (const state of ['ended', 'cut', 'failed'] as const)
