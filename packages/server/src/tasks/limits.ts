@@ -47,6 +47,8 @@ export const taskLimits = {
   /** Events that a stream reads at once. */
   events: 256,
   pollMs: 2 * second,
+  /** Rows of one look for what is due. */
+  swept: 200,
   /** How often a server says that it lives, and looks for tasks of those that don't. */
   sweepMs: 5 * second,
   ownerDeadMs: 20 * second,

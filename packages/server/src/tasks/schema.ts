@@ -1,8 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import { idempotencyHeader, pageQuery } from '../kernel/http/request-shapes.ts'
 import { tokensSchema } from '../ledger/door.ts'
-import { imageTypes } from '../models/conversation.ts'
-import { thinkingLevels } from '../models/provider.ts'
+import { imageTypes, thinkingLevels } from '../models/door.ts'
 import { taskLimits } from './limits.ts'
 
 export const taskStates = [
@@ -104,7 +103,12 @@ export const createTaskSchema = z
     tokenBudget: tokensSchema(
       'It spends no more: set aside from the agent’s balance, what is left goes back at its end. Without it: the agent’s balance',
     ).optional(),
-    timeLimitMs: z.int().min(1_000).max(taskLimits.timeLimitMs.max).default(taskLimits.timeLimitMs.default),
+    timeLimitMs: z
+      .int()
+      .min(1_000)
+      .max(taskLimits.timeLimitMs.max)
+      .optional()
+      .openapi({ description: 'It has so long, waiting included. Without it: a day, and a chat 30 days' }),
     maxSteps: z.int().min(1).max(taskLimits.steps.max).default(taskLimits.steps.default),
     tools: z
       .record(toolNameSchema, z.enum(toolModes))

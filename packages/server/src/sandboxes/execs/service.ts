@@ -305,6 +305,22 @@ export function createExecs(deps: ExecsDeps) {
       return { summary: summaryOf(info), start: info.start }
     },
 
+    /**
+     * What was started with this key in the sandbox's present life. Undefined where nothing is known of it, or that life is over: a stopped sandbox is left so, a paused one
+     * goes on with all that runs in it.
+     */
+    async startedWith(sandboxId: string, caller: DoorCaller, key: string): Promise<ExecSummary | undefined> {
+      const opened = await openPresent(door, sandboxId, caller)
+      if (opened === undefined) return undefined
+      const execId = execIdOfKey(sandboxId, key)
+      try {
+        const info = (await knownExecs(opened.guest)).find((known) => known.execId === execId)
+        return info && summaryOf(kills.wasKilled(execId) ? { ...info, oomKilled: true } : info)
+      } catch (error) {
+        throw execRefusal(await explainLost(door, { sandboxId, caller, guest: opened.guest }, error), execId)
+      }
+    },
+
     /** For a terminal: output, input and size over one channel. `stdin`: whether to write. */
     async attach(
       sandboxId: string,
@@ -401,6 +417,17 @@ export function createExecs(deps: ExecsDeps) {
         throw execRefusal(await explainLost(door, { sandboxId, caller, guest }, error), execId)
       }
     },
+  }
+}
+
+async function openPresent(door: SandboxDoor, sandboxId: string, caller: DoorCaller): Promise<OpenDoor | undefined> {
+  try {
+    return await door.open(sandboxId, caller, { wake: false })
+  } catch (error) {
+    if (!(error instanceof DeltaError)) throw error
+    if (error.code === 'sandbox_not_found') return undefined
+    if (error.code !== 'sandbox_not_running') throw error
+    return error.context?.['state'] === 'paused' ? door.open(sandboxId, caller) : undefined
   }
 }
 

@@ -1,6 +1,6 @@
 import type { z } from 'zod'
 import type { KnownCaller } from '../../access/callers/door.ts'
-import type { ImagePart, TextPart } from '../../models/conversation.ts'
+import type { ImagePart, TextPart } from '../../models/door.ts'
 import type { RightName } from '../../kernel/http/needs.ts'
 
 /** What a call came to. What the agent can mend is no exception but a result with `isError`: it says what to change. */
@@ -27,10 +27,14 @@ export interface ToolContext {
   begun: boolean
   /** What a person has answered to it. */
   answer: string | undefined
+  /** What it last said that it waits for. */
+  waited: WaitsFor | undefined
   /** By an interruption, or at the task's end. */
   signal: AbortSignal
   /** The id of the agent's sandbox, which is made or woken by this. */
   computer(): Promise<string>
+  /** The same without making or waking one: undefined where it has none now. */
+  presentComputer(): Promise<string | undefined>
   /** What whoever watches sees while it runs. */
   onOutput(stream: 'stdout' | 'stderr', text: string): void
   /** Words that came from outside and are data, not instructions, were brought in. */
@@ -42,6 +46,8 @@ export interface Tool<Input = unknown> {
   /** For the model: what it does, when to use it, what it answers. */
   description: string
   input: z.ZodType<Input>
+  /** JSON schema for the model, where it says more than `input` does. @default that of `input` */
+  inputSchema?: Readonly<Record<string, unknown>>
   /** What the agent must have. */
   needs: readonly RightName[]
   /** Whether a person is asked before each call, unless the task says otherwise. */
