@@ -2,12 +2,14 @@ import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import { newOrderedId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
+import { shownTokens } from '../ledger/door.ts'
 import { createBreaker } from './breaker.ts'
 import type { Attempt, CallModel, ModelCall, ModelReply } from './call.ts'
 import type { ReplyPart } from './conversation.ts'
 import { modelLimits } from './limits.ts'
 import { createMetered, wasNeverConnected } from './metered.ts'
 import type { Metered, MeterLedger, Settled } from './metered.ts'
+import { dearestOutput } from './prices.ts'
 import type { ModelRates } from './prices.ts'
 import { ProviderFailure } from './provider.ts'
 import type { Endpoint, FailureKind, Provider, ProviderRequest, Stop, Usage } from './provider.ts'
@@ -282,10 +284,8 @@ function refuseCanceled({ signal }: ModelCall): void {
   if (signal.aborted) throw new DeltaError('canceled', 'The call was given up', { cause: signal.reason })
 }
 
-const microPerToken = 1_000_000
-
 function refuseDear({ model, rates }: Usable, maxPrice: number | undefined): void {
-  const price = Math.max(...rates.map(({ rates: { output } }) => output.perMillion)) / microPerToken
+  const price = shownTokens(dearestOutput(rates))
   if (maxPrice === undefined || price <= maxPrice) return
   throw new DeltaError('model_too_dear', `${model} costs ${price} tokens for a million of output`, {
     context: { model, price, maxPrice },

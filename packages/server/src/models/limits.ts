@@ -40,6 +40,11 @@ export const modelLimits = {
   commitsWaiting: 10_000,
   /** Characters of a model's name. */
   nameChars: 120,
-  /** An image of a conversation. */
-  imageBytes: 5_000_000,
+  /** Of a provider's key. */
+  keyChars: { min: 8, max: 512 },
+  /** What an OpenAI-compatible server says it has: how long it may take, how much it may send, how many of it are shown, how long it is kept. */
+  servedMs: 2_000,
+  servedBytes: 1024 * 1024,
+  served: 200,
+  servedKeptMs: 30_000,
 } as const

@@ -214,3 +214,8 @@ export function affordableOutput(
   }
   return fits
 }
+
+/** Micro-tokens for 1,000,000 tokens of output, in whichever tier. */
+export function dearestOutput(rates: ModelRates): number {
+  return Math.max(...rates.map((tier) => tier.rates.output.perMillion))
+}

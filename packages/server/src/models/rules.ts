@@ -15,7 +15,26 @@ export function parseModel(text: string): ModelName | undefined {
   const slash = text.indexOf('/')
   const provider = providerNames.find((one) => one === text.slice(0, slash))
   const name = text.slice(slash + 1)
-  return provider !== undefined && shape.test(name) ? { provider, name } : undefined
+  return provider !== undefined && isModelName(name) ? { provider, name } : undefined
+}
+
+/** As a provider may call one of its models. */
+export function isModelName(text: string): boolean {
+  return shape.test(text)
+}
+
+interface KeyAndPlace {
+  apiKey: string | undefined
+  baseUrl: string | undefined
+}
+
+/** What the operator has set; see `ModelsConfig`. */
+export interface ModelSettings {
+  anthropic: KeyAndPlace
+  google: KeyAndPlace
+  openai: KeyAndPlace
+  defaultModel: string | undefined
+  localModels: readonly string[]
 }
 
 /** What an account may set a key of its own for. With the others it would be the operator's server that learns it. */

@@ -5,37 +5,35 @@ import type { Database } from '../kernel/db/database.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Metrics } from '../kernel/metrics.ts'
+import { shownTokens } from '../ledger/door.ts'
 import type { Ledger } from '../ledger/service.ts'
 import type { CallModel } from './call.ts'
 import { createModelCalls } from './calls.ts'
-import type { Usable } from './calls.ts'
+import type { CallCounts, Usable } from './calls.ts'
 import { knownModel } from './catalogue.ts'
-import { readModelPrices } from './prices.ts'
+import { createEndpoints } from './endpoints.ts'
+import type { KnownEndpoint, ModelKeys } from './endpoints.ts'
+import { dearestOutput, readModelPrices } from './prices.ts'
 import type { ModelRates } from './prices.ts'
-import type { Endpoint, Provider, ProviderName } from './provider.ts'
-import { lastOf, parseModel, takesOwnKeys, variables } from './rules.ts'
-import type { ModelName, OwnKeyProvider } from './rules.ts'
+import { providerNames } from './provider.ts'
+import type { Provider, ProviderName } from './provider.ts'
+import { parseModel } from './rules.ts'
+import type { ModelName, ModelSettings, OwnKeyProvider } from './rules.ts'
+import { createServedModels } from './served.ts'
 import { createModelKeyStore } from './store.ts'
-import type { ModelKeyRecord } from './store.ts'
+import { modelView, providerView } from './views.ts'
+import type { ModelListView, ModelView, ProviderView } from './schema.ts'
 
-export interface ModelSettings {
-  anthropic: { apiKey: string | undefined; baseUrl: string | undefined }
-  google: { apiKey: string | undefined; baseUrl: string | undefined }
-  /** Without a base URL there is none. */
-  openai: { apiKey: string | undefined; baseUrl: string | undefined }
-  /** `<provider>/<name>`, where nobody says another. */
-  defaultModel: string | undefined
-  /** Of the OpenAI-compatible server, those that cost nothing; `*`: all. */
-  localModels: readonly string[]
-}
+export type { ModelSettings } from './rules.ts'
 
 export interface ModelsDeps {
   database: Database
   ledger: Pick<Ledger, 'ensure' | 'hold' | 'sent' | 'commit' | 'charge' | 'price' | 'bound' | 'rates'>
   clock: Clock
   log: Logger
+  /** For keys of accounts. */
   seal: Box
-  providers: Readonly<Record<ProviderName, Provider>>
+  providers: Readonly<Partial<Record<ProviderName, Provider>>>
   settings: ModelSettings
   /** The bytes of an image of a conversation. */
   image: (digest: string, accountId: string) => Promise<Uint8Array>
@@ -51,7 +49,9 @@ export interface ModelsDeps {
 export interface ResolvedModel extends ModelName {
   /** `<provider>/<name>` */
   model: string
+  /** With a key of the account, which pays its provider itself. */
   ownKey: boolean
+  /** Where it is known. */
   contextTokens: number | undefined
   maxOutputTokens: number | undefined
   /** Tokens for a million output tokens, at the dearest. */
@@ -62,12 +62,12 @@ export interface Models {
   call: CallModel
   /** What a task would use. Without a name: the default one. Throws why it can not be used. */
   resolve(model: string | undefined, accountId: string): Promise<ResolvedModel>
-  keys: {
-    list(accountId: string): Promise<ModelKeyRecord[]>
-    set(provider: OwnKeyProvider, apiKey: string, by: { accountId: string; actorId: string }): Promise<ModelKeyRecord>
-    remove(provider: OwnKeyProvider, accountId: string): Promise<void>
-  }
+  /** All that the server knows of, with why some can not be used now. */
+  list(accountId: string): Promise<ModelListView>
+  keys: ModelKeys
+  counts(): CallCounts
   metrics(metrics: Metrics): void
+  /** What is under way ends by its own signals; what was not written yet is tried once more. */
   stop(): Promise<void>
 }
 
@@ -78,40 +78,19 @@ const publicBaseUrls = {
 
 const anyRandom = () => randomInt(2 ** 32) / 2 ** 32
 
-/** The door to models: which there are, with whose key, and one metered call. */
+/** The door to models: which there are, with whose key, and the metered call. */
 export function createModels(deps: ModelsDeps): Models {
-  const { ledger, clock, seal, providers, settings } = deps
+  const { ledger, clock, seal, providers, settings, fetch = globalThis.fetch, random = anyRandom } = deps
   const store = createModelKeyStore(deps.database)
   const prices = readModelPrices(ledger.rates.meters)
-  const publicUrls = deps.publicBaseUrls ?? publicBaseUrls
-
-  async function ownKey(provider: ProviderName, accountId: string): Promise<string | undefined> {
-    if (!takesOwnKeys(provider)) return undefined
-    const record = await store.find(accountId, provider)
-    if (!record) return undefined
-    const apiKey = seal.open(record.sealed, placeOf(accountId, provider))
-    if (apiKey !== undefined) return apiKey
-    throw new DeltaError('model_key_unreadable', `The account’s key of ${provider} can not be read`, {
-      context: { provider },
-    })
-  }
-
-  /** The account's own key comes first, since the account pays for it itself. */
-  async function endpointOf(
-    provider: ProviderName,
-    accountId: string,
-  ): Promise<{ endpoint: Endpoint; isOwn: boolean }> {
-    const own = await ownKey(provider, accountId)
-    if (own !== undefined && takesOwnKeys(provider))
-      return { endpoint: { apiKey: own, baseUrl: publicUrls[provider] }, isOwn: true }
-    const { apiKey, baseUrl = takesOwnKeys(provider) ? publicUrls[provider] : undefined } = settings[provider]
-    const isSet = provider === 'openai' || apiKey !== undefined
-    if (isSet && baseUrl !== undefined) return { endpoint: { apiKey, baseUrl }, isOwn: false }
-    const variable = variables[provider]
-    throw new DeltaError('model_key_missing', `There is no key for models of ${provider}: ${variable} is not set`, {
-      context: { provider, variable },
-    })
-  }
+  const endpoints = createEndpoints({
+    store,
+    seal,
+    clock,
+    settings,
+    publicBaseUrls: deps.publicBaseUrls ?? publicBaseUrls,
+  })
+  const served = createServedModels({ fetch, clock })
 
   function ratesOf({ provider, name }: ModelName, isOwn: boolean): ModelRates {
     const model = `${provider}/${name}`
@@ -123,31 +102,29 @@ export function createModels(deps: ModelsDeps): Models {
     })
   }
 
-  async function usable(model: string, accountId: string): Promise<Usable & ModelName & { isOwn: boolean }> {
-    const parsed = parseModel(model)
-    if (!parsed) throw new DeltaError('model_not_found', 'This names no model', { context: { model } })
-    const { endpoint, isOwn } = await endpointOf(parsed.provider, accountId)
-    return {
-      ...parsed,
-      model,
-      isOwn,
-      by: providers[parsed.provider],
-      endpoint,
-      keyName: isOwn ? accountId : 'operator',
-      rates: ratesOf(parsed, isOwn),
-      maxOutputTokens: knownModel(model)?.maxOutputTokens,
-    }
+  function parsed(model: string): ModelName & { by: Provider } {
+    const found = parseModel(model)
+    const by = found && providers[found.provider]
+    if (!by) throw new DeltaError('model_not_found', 'This names no model', { context: { model } })
+    return { ...found, by }
   }
 
-  const calls = createModelCalls({
-    ledger,
-    clock,
-    log: deps.log,
-    usable,
-    image: deps.image,
-    fetch: deps.fetch ?? globalThis.fetch,
-    random: deps.random ?? anyRandom,
-  })
+  async function usable(model: string, accountId: string): Promise<Usable & { isOwn: boolean }> {
+    const { provider, name, by } = parsed(model)
+    const { endpoint, isOwn } = await endpoints.of(provider, accountId)
+    const rates = ratesOf({ provider, name }, isOwn)
+    const keyName = isOwn ? accountId : 'operator'
+    return { model, name, by, endpoint, isOwn, keyName, rates, maxOutputTokens: knownModel(model)?.maxOutputTokens }
+  }
+
+  const calls = createModelCalls({ ledger, clock, log: deps.log, usable, image: deps.image, fetch, random })
+
+  /** Names beside those that the card has. */
+  async function otherNames(openai: KnownEndpoint | DeltaError): Promise<string[]> {
+    const told = openai instanceof DeltaError ? [] : ((await served.of(openai.endpoint)) ?? [])
+    const local = openai instanceof DeltaError ? [] : settings.localModels.filter((name) => name !== '*')
+    return [...told, ...local].map((name) => `openai/${name}`)
+  }
 
   return {
     call: calls.call,
@@ -156,33 +133,43 @@ export function createModels(deps: ModelsDeps): Models {
         const context = { variable: 'DELTA_MODEL' }
         throw new DeltaError('model_not_found', 'No model is named, and DELTA_MODEL is not set', { context })
       }
-      const { model, provider, name, isOwn, rates } = await usable(wanted, accountId)
+      const { provider } = parsed(wanted)
+      const { model, name, isOwn, rates } = await usable(wanted, accountId)
       const { contextTokens, maxOutputTokens } = knownModel(model) ?? {}
-      const price = Math.max(...rates.map((tier) => tier.rates.output.perMillion)) / 1_000_000
+      const price = shownTokens(dearestOutput(rates))
       return { model, provider, name, ownKey: isOwn, contextTokens, maxOutputTokens, price }
     },
-    keys: {
-      list: store.list,
-      async set(provider, apiKey, { accountId, actorId }) {
-        const sealed = seal.seal(apiKey, placeOf(accountId, provider))
-        const record = { provider, sealed, last: lastOf(apiKey), setBy: actorId, setAt: clock.now() }
-        await store.put(accountId, record)
-        return record
-      },
-      async remove(provider, accountId) {
-        if (await store.remove(accountId, provider)) return
-        throw new DeltaError('model_key_not_found', `The account has no key of its own for ${provider}`, {
-          context: { provider },
-        })
-      },
+    async list(accountId) {
+      const found = new Map<ProviderName, KnownEndpoint | DeltaError>()
+      for (const name of providerNames)
+        if (providers[name]) found.set(name, await unlessRefused(endpoints.of(name, accountId)))
+      const { defaultModel } = settings
+      const names = new Set([
+        ...(defaultModel === undefined ? [] : [defaultModel]),
+        ...prices.named,
+        ...(await otherNames(found.get('openai') ?? new DeltaError('model_key_missing', 'not there'))),
+      ])
+      const data = [...names].flatMap((model): ModelView[] => {
+        const name = parseModel(model)
+        const endpoint = name && found.get(name.provider)
+        if (!endpoint) return []
+        const isOwn = !(endpoint instanceof DeltaError) && endpoint.isOwn
+        const rates = refusedOr(() => ratesOf(name, isOwn))
+        return [modelView({ model, ...name, endpoint, rates, known: knownModel(model) })]
+      })
+      const all = [...found].map(([provider, endpoint]): ProviderView => providerView(provider, endpoint))
+      return { data, providers: all, default: defaultModel ?? null }
     },
+    keys: endpoints.keys,
+    counts: calls.counts,
     metrics(metrics) {
       const { attempts } = calls.counts()
-      for (const state of ['ended', 'cut', 'failed'] as const)
+      const outcomes = { ended: 'were answered to the end', cut: 'were cut', failed: 'failed' } as const
+      for (const [state, what] of Object.entries(outcomes))
         metrics.counterFrom(
           `delta_model_requests_${state}_total`,
-          `Requests to providers of models that ${state === 'failed' ? 'failed' : `were ${state}`}`,
-          () => attempts[state],
+          `Requests to providers of models that ${what}`,
+          () => attempts[state as keyof typeof outcomes],
         )
       metrics.gauge('delta_model_calls_active', 'Calls of models under way', () => calls.counts().active)
       metrics.gauge('delta_model_breakers_open', 'Models left alone after failures', () => calls.counts().openBreakers)
@@ -192,10 +179,24 @@ export function createModels(deps: ModelsDeps): Models {
   }
 }
 
-function placeOf(accountId: string, provider: OwnKeyProvider): string {
-  return `${accountId}/${provider}`
-}
-
 function isLocal(names: readonly string[], name: string): boolean {
   return names.some((one) => one === '*' || one === name)
+}
+
+async function unlessRefused<Result>(work: Promise<Result>): Promise<Result | DeltaError> {
+  try {
+    return await work
+  } catch (error) {
+    if (error instanceof DeltaError && error.status < 500) return error
+    throw error
+  }
+}
+
+function refusedOr<Result>(work: () => Result): Result | DeltaError {
+  try {
+    return work()
+  } catch (error) {
+    if (error instanceof DeltaError) return error
+    throw error
+  }
 }

@@ -22,7 +22,7 @@ export interface Asked {
 }
 
 /** What a peer does, one after the other: a line, to wait, or to cut the connection. */
-export type Act = { line: object } | { raw: string } | { wait: Promise<unknown> } | 'cut'
+export type Act = { line: object } | { raw: string } | { wait: () => Promise<unknown> } | 'cut'
 export interface Script {
   status?: number
   headers?: Record<string, string>
@@ -81,7 +81,7 @@ async function act(response: ServerResponse, { status = 200, headers = {}, acts,
   response.flushHeaders()
   for (const one of acts) {
     if (one === 'cut') return void response.destroy()
-    if ('wait' in one) await one.wait
+    if ('wait' in one) await one.wait()
     else response.write('raw' in one ? one.raw : `${JSON.stringify(one.line)}\n`)
   }
   response.end()
@@ -128,7 +128,7 @@ export function plainProvider(name: ProviderName): Provider {
     async *stream({ model, messages, maxOutputTokens }, { endpoint, fetch, signal }) {
       const text = messages.flatMap(({ parts }) => parts.map((part) => ('text' in part ? part.text : ''))).join('\n')
       const body = JSON.stringify({ model, text, maxTokens: maxOutputTokens } satisfies PlainBody)
-      const headers = { authorization: `Bearer ${endpoint.apiKey}` }
+      const headers = { authorization: `Bearer ${endpoint.apiKey}`, 'x-provider': name }
       const response = await fetch(`${endpoint.baseUrl}/ask`, { method: 'POST', body, headers, signal })
       if (!response.ok) throw await failureOf(response)
       const read = linesOf()
