@@ -1,5 +1,5 @@
 import type { KnownCaller } from '../access/callers/door.ts'
-import { decide } from '../access/callers/door.ts'
+import { decide, type Right } from '../access/callers/door.ts'
 import { type Known, mayKnow, mayWork, refusalOf } from '../agents/door.ts'
 import type { Agents } from '../agents/service.ts'
 import { askerOf, type Asker } from '../approvals/door.ts'
@@ -63,6 +63,8 @@ export interface TaskMaker {
   accountId: string
   asker: Asker
   parentTaskId?: string | undefined
+  /** At most these, of what its agent has. @default all of it */
+  rights?: readonly Right[] | undefined
 }
 
 const hour = 3_600_000
@@ -127,7 +129,7 @@ export function createTasks(deps: TasksDeps) {
       })
     }
     const id = newId('tsk')
-    const spec = await specOf(id, wish, accountId)
+    const spec = { ...(await specOf(id, wish, accountId)), rights: maker.rights ?? null }
     const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
     const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
     const budget = wish.tokenBudget === undefined ? null : parseTokens(wish.tokenBudget, { field: 'tokenBudget' })
@@ -184,7 +186,7 @@ export function createTasks(deps: TasksDeps) {
     return task && viewOf(task)
   }
 
-  async function specOf(id: string, wish: CreateTask, accountId: string): Promise<TaskSpec> {
+  async function specOf(id: string, wish: CreateTask, accountId: string): Promise<Omit<TaskSpec, 'rights'>> {
     const { model } = await resolveModel(wish.model, accountId)
     const fallbackModels: string[] = []
     for (const one of wish.fallbackModels ?? []) fallbackModels.push((await resolveModel(one, accountId)).model)
