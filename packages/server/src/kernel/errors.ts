@@ -58,6 +58,12 @@ export const errorTable = {
   key_ended: { status: 409, remediation: 'A key that is revoked or has expired stays so. Look at it with GET /v1/keys/{id}, or make another with POST /v1/keys.' },
   key_limit_reached: { status: 429, remediation: 'Revoke keys you no longer need with DELETE /v1/keys/{id}, then try again.' },
 
+  // Tasks
+  task_not_found: { status: 404, remediation: 'Check the id, or list the tasks you may see with GET /v1/tasks.' },
+  task_over: { status: 409, remediation: 'A task that has ended stays so. Go on from it with POST /v1/tasks/{id}/fork, or give a new one with POST /v1/tasks; one with `chat: true` waits for your messages.' },
+  task_state_conflict: { status: 409, remediation: 'Look at the task with GET /v1/tasks/{id}, bring it into the state that the message names, and try again.' },
+  task_limit_reached: { status: 429, remediation: 'Cancel tasks that are no longer needed with POST /v1/tasks/{id}/cancel, or wait until some have ended.' },
+
   // Token requests
   token_request_not_found: { status: 404, remediation: 'Check its id, or list those you may see with GET /v1/token-requests.' },
   token_request_pending: { status: 409, remediation: 'An agent waits for one at a time. Look at `context.requestId`, take it back with POST /v1/token-requests/{id}/cancel, or wait until it is decided on.' },

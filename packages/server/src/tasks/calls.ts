@@ -186,12 +186,14 @@ export function createActing(deps: ActingDeps) {
     tool: Tool,
     { input, context }: { input: unknown; context: ToolContext },
   ): Promise<ToolOutcome | { kind: 'blocked'; error: DeltaError }> {
+    const { left } = run.control
+    let leave = () => {}
     const stopped = new Promise<never>((_, reject) => {
-      const onAbort = () => run.control.halted === 'stop' && reject(new LeftTask(run.task.id))
-      context.signal.addEventListener('abort', onAbort, { once: true })
-      onAbort()
+      leave = () => reject(new LeftTask(run.task.id))
     })
     stopped.catch(() => undefined)
+    if (left.aborted) leave()
+    left.addEventListener('abort', leave, { once: true })
     try {
       return await Promise.race([tool.run(input, context), stopped])
     } catch (error) {
@@ -200,6 +202,8 @@ export function createActing(deps: ActingDeps) {
       log.error('tool_failed', { tool: tool.name, taskId: run.task.id, error })
       const what = error instanceof DeltaError ? `${error.code}: ${error.message}` : 'The tool failed for a reason of the server’s own.'
       return fault(`${what}\nWhether it did anything is not known: check before repeating it.`)
+    } finally {
+      left.removeEventListener('abort', leave)
     }
   }
 

@@ -74,10 +74,13 @@ export function createHub() {
       }
     },
 
-    /** It is over: what is still asked for is read from the database. */
-    ended(taskId: string): void {
+    /** This server works on it no more, and hears nothing of what others do: what is asked for from now on is read from the database. */
+    left(taskId: string): void {
       const kept = tasks.get(taskId)
-      if (kept && kept.listeners.size === 0) tasks.delete(taskId)
+      if (!kept) return
+      kept.events = []
+      tell(kept)
+      if (kept.listeners.size === 0) tasks.delete(taskId)
     },
 
     stop(): void {

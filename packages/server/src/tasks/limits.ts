@@ -52,7 +52,10 @@ export const taskLimits = {
   /** How often a server says that it lives, and looks for tasks of those that don't. */
   sweepMs: 5 * second,
   ownerDeadMs: 20 * second,
-  snapshots: 100,
+  /** A task that is canceled has so long before its request is answered all the same. */
+  haltMs: 8 * second,
+  /** Tasks of a stopping server have so long to let go. */
+  stopMs: 2 * second,
   /** Tries of a change that met another one. */
   clashes: 20,
 } as const

@@ -337,7 +337,7 @@ export function createLoop(deps: LoopDeps) {
         maxPrice: task.spec.maxPrice ?? undefined,
         ...question,
         thinking: task.spec.thinking,
-        signal: control.begin(),
+        signal: AbortSignal.any([control.begin(), control.left]),
         onEvent(event) {
           if (event.type === 'delta') pieces.add(event.of, {}, event.text)
         },

@@ -299,6 +299,31 @@ export function createTaskStore(database: Database) {
       return (await db.all(query.limit(taskLimits.swept).compile())).map(recordOf)
     },
 
+    async workedBy(owner: string): Promise<TaskRecord[]> {
+      const query = sql.selectFrom('tasks').selectAll().where('state', '=', 'working').where('owner', '=', owner)
+      return (await db.all(query.compile())).map(recordOf)
+    },
+
+    /** Those that stand still for something of that id. */
+    async waitingFor(id: string): Promise<TaskRecord[]> {
+      const query = sql
+        .selectFrom('tasks')
+        .selectAll()
+        .where('state', 'in', ['waiting', 'suspended'])
+        .where('waits_for', 'like', `%"${id}"%`)
+      return (await db.all(query.compile())).map(recordOf)
+    },
+
+    /** One that was never begun. */
+    async remove(id: string): Promise<void> {
+      await db.batch([
+        { query: sql.deleteFrom('tasks').where('id', '=', id).compile() },
+        { query: sql.deleteFrom('task_messages').where('task_id', '=', id).compile() },
+        { query: sql.deleteFrom('task_steps').where('task_id', '=', id).compile() },
+        { query: sql.deleteFrom('task_events').where('task_id', '=', id).compile() },
+      ])
+    },
+
     /** Those that stand still, after `id`: something they wait for may have come unheard. */
     async resting(state: 'waiting' | 'suspended', id: string): Promise<TaskRecord[]> {
       const query = sql.selectFrom('tasks').selectAll().where('state', '=', state).where('id', '>', id)

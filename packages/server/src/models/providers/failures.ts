@@ -1,6 +1,6 @@
 import { systemClock } from '../../kernel/clock.ts'
 import { ProviderFailure, type FailureKind } from '../provider.ts'
-import { isRecord, textOf } from './reading.ts'
+import { isRecord, recordsIn, textOf } from './reading.ts'
 
 const answerBytesMax = 64 * 1024
 const retryAfterMsMax = 24 * 60 * 60 * 1_000
@@ -26,22 +26,26 @@ export function failureIn(said: unknown, { status, retryAfterMs, apiKey }: Failu
   const message = textOf(words.message) || (typeof inner === 'string' ? inner : '')
   const own = status ?? (typeof words.code === 'number' && words.code >= 400 ? words.code : undefined)
   const text = message.trim() === '' ? `It answered ${own ?? 'with an error'} without a word.` : message.trim()
-  return new ProviderFailure(kindOf(own, type, `${message} ${reasonsOf(words)}`), withoutKey(text, apiKey), {
+  const details = recordsIn(words.details)
+  const reasons = details.map(({ reason }) => textOf(reason)).join(' ')
+  return new ProviderFailure(kindOf(own, type, `${message} ${reasons}`), withoutKey(text, apiKey), {
     status: own,
-    retryAfterMs,
+    retryAfterMs: retryAfterMs ?? retryDelayIn(details),
   })
+}
+
+/** Gemini says in the body how long to wait (https://cloud.google.com/apis/design/errors#retryinfo). */
+function retryDelayIn(details: Record<string, unknown>[]): number | undefined {
+  const seconds = details
+    .map(({ retryDelay }) => /^(\d+(?:\.\d+)?)s$/.exec(textOf(retryDelay))?.[1])
+    .find((found) => found !== undefined)
+  return seconds === undefined ? undefined : Math.min(Math.ceil(Number(seconds) * 1_000), retryAfterMsMax)
 }
 
 /** A list of one is how Gemini answers without `alt=sse`. */
 function errorWithin(said: unknown): unknown {
   const first = Array.isArray(said) ? (said[0] as unknown) : said
   return isRecord(first) && first.error !== undefined && first.error !== null ? first.error : first
-}
-
-/** Gemini says why in `details`: `API_KEY_INVALID` comes with a 400. */
-function reasonsOf({ details }: Record<string, unknown>): string {
-  if (!Array.isArray(details)) return ''
-  return details.map((detail) => (isRecord(detail) ? textOf(detail.reason) : '')).join(' ')
 }
 
 const tooLong =

@@ -31,10 +31,7 @@ export interface Speaker {
   /** What else the package is told, after the conversation. */
   callOptions(request: ProviderRequest, options: LanguageModelV4CallOptions): LanguageModelV4CallOptions
   /** The body that leaves, made of the one that the package wrote. @default as it is */
-  rewrite?(
-    request: ProviderRequest,
-    endpoint: Endpoint,
-  ): ((body: Record<string, unknown>) => Record<string, unknown>) | undefined
+  rewrite?(request: ProviderRequest): ((body: Record<string, unknown>) => Record<string, unknown>) | undefined
   /** Of what a package puts at a part, what must come back with it. */
   bound(of: ReplyPart['type'], metadata: Record<string, unknown>): Record<string, unknown> | undefined
   wire: Wire
@@ -59,7 +56,7 @@ export function createProvider(name: Provider['name'], speaker: Speaker): Provid
       abortSignal: signal,
     })
     const reader = speaker.wire.usageReader()
-    const exchange = createExchange({ ...options, reader, rewrite: speaker.rewrite?.(request, endpoint) })
+    const exchange = createExchange({ ...options, reader, rewrite: speaker.rewrite?.(request) })
     try {
       const model = await speaker.open(request.model, endpoint, exchange.fetch)
       const { stream: parts } = await model.doStream(call)

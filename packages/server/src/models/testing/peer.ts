@@ -48,7 +48,7 @@ export interface PeerReply {
 }
 
 export type PeerPart =
-  | { type: 'text'; text: string; /** Google signs these, too. */ isSigned?: boolean }
+  | { type: 'text'; text: string }
   /** `isHidden`: not a word of it is shown, only what proves it. */
   | { type: 'thinking'; text: string; isHidden?: boolean }
   /** A text goes out as it is, valid JSON or not. */

@@ -5,6 +5,7 @@ import { nearest } from './nearest.ts'
 import type { Tool } from './tool.ts'
 
 const mostIssues = 8
+const issueChars = 300
 const valueChars = 60
 const schemaChars = 3_000
 
@@ -31,7 +32,7 @@ export function describeFault(tool: Tool, inputText: string): string | undefined
 
 function unknownTool(tools: ReadonlyMap<string, Tool>, name: string): string {
   const names = [...tools.keys()]
-  const [near] = nearest(name, names, { textOf: (one) => one, most: 1, least: 0.3 })
+  const [near] = nearest(name.slice(0, 200), names, { textOf: (one) => one, most: 1, least: 0.3 })
   const hint = near === undefined ? '' : ` Did you mean ${near}?`
   return `There is no tool ${JSON.stringify(shortened(name, 64))}.${hint} There are: ${names.join(', ')}.`
 }
@@ -64,7 +65,7 @@ function issuesText(tool: Tool, value: unknown, error: z.ZodError): string {
   const lines = error.issues.slice(0, mostIssues).map(({ path, message }) => {
     const at = path.map(String).join('.')
     const sent = at === '' ? '' : ` (you sent ${shownValue(valueAt(value, path))})`
-    return `- ${at === '' ? '' : `${at}: `}${message}${sent}`
+    return `- ${shortened(`${at === '' ? '' : `${at}: `}${message}`, issueChars)}${sent}`
   })
   const more = error.issues.length > mostIssues ? [`- and ${error.issues.length - mostIssues} more`] : []
   const head = `The arguments of ${tool.name} are not right, so nothing was done:`

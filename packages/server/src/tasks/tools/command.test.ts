@@ -2,8 +2,8 @@ import { readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { unknownText } from './command.ts'
-import { createTools, readCall } from './table.ts'
-import { agentCaller, openTestComputer, testContext, textOf } from './testing.ts'
+import { createTools } from './table.ts'
+import { agentCaller, callTool, openTestComputer, testContext, testDeps, textOf } from './testing.ts'
 import type { ToolContext } from './tool.ts'
 
 let box: Awaited<ReturnType<typeof openTestComputer>>
@@ -12,17 +12,15 @@ const leftFiles: string[] = []
 
 beforeAll(async () => {
   box = await openTestComputer()
-  tools = createTools(box)
+  tools = createTools(testDeps(box))
 })
 afterAll(async () => {
   await box?.close()
   for (const file of leftFiles) rmSync(file, { force: true })
 })
 
-async function call(name: string, input: object, context: ToolContext = testContext()): Promise<string> {
-  const read = readCall(tools, name, JSON.stringify(input))
-  return read.ok ? textOf(await read.tool.run(read.input, context)) : read.text
-}
+const call = (name: string, input: object, context: ToolContext = testContext()) =>
+  callTool(tools, name, input, context)
 /** The machine may be busy with other tests. */
 const patience = { timeout: 15_000 }
 
@@ -164,7 +162,7 @@ describe('a sandbox that ends under a command', () => {
   test('leaves it unknown', async () => {
     const own = await openTestComputer()
     try {
-      const table = createTools(own)
+      const table = createTools(testDeps(own))
       const context = testContext()
       const running = table
         .get('run_terminal')!

@@ -23,6 +23,8 @@ const editLimits = {
   comparedLines: 20_000,
   comparedChars: 200,
   namedLines: 10,
+  /** Places at which a change may have been made. */
+  tried: 20,
 } as const
 
 const input = z
@@ -117,7 +119,7 @@ export interface EditWish {
 export function editOf(text: string, { oldText, newText, all, begun }: EditWish): Edit {
   const found = occurrences(text, oldText)
   if (begun) {
-    const before = madeBefore(text, { oldText, newText, found })
+    const before = madeBefore(text, { oldText, newText, all, found })
     if (before === 'yes') return { kind: 'done_before' }
     if (before === 'perhaps') return { kind: 'refused', reason: `${unknownText}: read the file` }
   }
@@ -132,19 +134,26 @@ export function editOf(text: string, { oldText, newText, all, begun }: EditWish)
   return { kind: 'changed', text: text.split(oldText).join(newText), lines }
 }
 
-/** Whether the text looks as if the change had been made. */
+/** Whether the change has been made to this text. Where that can not be told, the model looks: made twice is worse than asked once. */
 function madeBefore(
   text: string,
-  { oldText, newText, found }: { oldText: string; newText: string; found: readonly number[] },
+  { oldText, newText, all, found }: Pick<EditWish, 'oldText' | 'newText' | 'all'> & { found: readonly number[] },
 ): 'yes' | 'no' | 'perhaps' {
-  if (newText === '') return found.length === 0 ? 'perhaps' : 'no'
-  const made = occurrences(text, newText)
-  if (made.length === 0) return 'no'
+  if (newText === '') return 'perhaps'
+  // Wherever it was made, the new text stands there; and without the old one it could not be made.
+  const made = text.indexOf(newText)
+  if (made === -1) return 'no'
   if (found.length === 0) return 'yes'
-  // The new text may hold the old one: then whatever stands within it tells nothing.
-  const isWithin = (at: number): boolean =>
-    made.some((from) => from <= at && at + oldText.length <= from + newText.length)
-  return found.every(isWithin) ? 'perhaps' : 'no'
+  if (all) return 'perhaps'
+  let tried = 0
+  for (let at = made; at !== -1; at = text.indexOf(newText, at + 1)) {
+    tried += 1
+    if (tried > editLimits.tried) return 'perhaps'
+    // The text from which it would have come. Had the old text not stood there just once, it would have been refused.
+    const before = text.slice(0, at) + oldText + text.slice(at + newText.length)
+    if (occurrences(before, oldText).length === 1) return 'perhaps'
+  }
+  return 'no'
 }
 
 function occurrences(text: string, wanted: string): number[] {

@@ -8,6 +8,8 @@ import type { SandboxDoor } from '../../sandboxes/door.ts'
 import { createExecs } from '../../sandboxes/execs/service.ts'
 import { openTestGuest, testUser } from '../../sandboxes/execs/testing-guest.ts'
 import { createFiles } from '../../sandboxes/files/service.ts'
+import type { createTools, ToolsDeps } from './table.ts'
+import { readCall } from './table.ts'
 import type { ToolContext, ToolOutcome } from './tool.ts'
 
 export const agentRights = ['read:*', 'write:*', 'egress', 'request', 'delegate', 'allocate']
@@ -82,6 +84,48 @@ export async function openTestComputer() {
     write: (at, body, wish) => written.write(at, body, { owner, ...wish }),
   }
   return { ...box, door, execs, files, images, saveImage, clock: systemClock }
+}
+
+const notHere = (what: string) => async (): Promise<never> => {
+  throw new Error(`This test has no ${what}`)
+}
+
+/** Every part that tools stand on; those that are not given fail when they are used. */
+export function testDeps(given: Partial<ToolsDeps>): ToolsDeps {
+  return {
+    execs: {
+      events: notHere('execs'),
+      inspect: notHere('execs'),
+      run: notHere('execs'),
+      runCode: notHere('execs'),
+      signal: notHere('execs'),
+      startedWith: notHere('execs'),
+      stream: notHere('execs'),
+      streamCode: notHere('execs'),
+    },
+    files: { list: notHere('files'), read: notHere('files'), write: notHere('files') },
+    ports: { list: notHere('ports') },
+    door: { open: notHere('door'), oomKills: notHere('door') },
+    tokenRequests: { ask: notHere('requests'), get: notHere('requests') },
+    approvals: { get: notHere('approvals') },
+    askForHost: notHere('approvals'),
+    tasks: { create: notHere('tasks'), view: notHere('tasks') },
+    agents: { create: notHere('agents'), get: notHere('agents') },
+    saveImage: notHere('blobs'),
+    clock: systemClock,
+    ...given,
+  }
+}
+
+/** As the loop does it: what the model wrote is read, then run. */
+export async function callTool(
+  tools: ReturnType<typeof createTools>,
+  name: string,
+  input: object | string,
+  context: ToolContext = testContext(),
+): Promise<string> {
+  const read = readCall(tools, name, typeof input === 'string' ? input : JSON.stringify(input))
+  return read.ok ? textOf(await read.tool.run(read.input, context)) : `fault: ${read.text}`
 }
 
 /** Its text, with `error: ` before that of a failure. */
