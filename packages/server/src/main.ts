@@ -59,6 +59,7 @@ import type { Config } from './kernel/config.ts'
 import type { Database } from './kernel/db/database.ts'
 import { openDatabase } from './kernel/db/open.ts'
 import type { ApiContext, Feature, StopMode } from './kernel/http/api.ts'
+import { DeltaError } from './kernel/errors.ts'
 import { createEvents } from './kernel/events.ts'
 import { createClientAddress } from './kernel/http/client-address.ts'
 import type { ClientAddress } from './kernel/http/client-address.ts'
@@ -83,6 +84,7 @@ import type { Ledger } from './ledger/service.ts'
 import { allMigrations } from './migrations.ts'
 import { modelsFeature } from './models/routes.ts'
 import { createModels } from './models/service.ts'
+import { providers } from './models/providers/providers.ts'
 import { finishRestore, finishSwap } from './operations/backup/finish.ts'
 import { backupsFeature } from './operations/backup/routes.ts'
 import { createBackups } from './operations/backup/service.ts'
@@ -121,6 +123,7 @@ import { createRegistry } from './templates/registry/client.ts'
 import { templatesFeature } from './templates/routes.ts'
 import { createTemplates } from './templates/service.ts'
 import type { Templates } from './templates/service.ts'
+import { isDigest } from './storage/blobs.ts'
 import type { BlobStore } from './storage/blobs.ts'
 import { openStorage } from './storage/open.ts'
 import { createSpace } from './storage/space.ts'
@@ -210,6 +213,16 @@ async function serve(config: Config, log: Logger): Promise<void> {
     audit,
     endKeysSteps,
     shared,
+  })
+  const models = createModels({
+    database,
+    ledger,
+    clock,
+    log,
+    seal: createBox(secrets.deriveKey('model keys')),
+    providers,
+    settings: config.models,
+    image: (digest) => imageIn(blobs, digest),
   })
   const ledgerApi = createLedgerApi({
     ledger,
@@ -329,6 +342,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
       },
     },
     ledgerFeature({ ledger, ledgerApi }),
+    // After the ledger, so that what calls have cost is written before that stops.
+    modelsFeature({ models }),
     keys.feature,
     agentTokensFeature({ agentTokens }),
     accessFeature({ tokens: accessTokens, findSandbox: sandboxes.get }),
@@ -422,6 +437,14 @@ async function serve(config: Config, log: Logger): Promise<void> {
     sandboxes.warmUp().catch((error: unknown) => log.error('pool_not_started', { error }))
   })
   stopWhenAsked({ app, server, features, database, driver, log, onStopping: sandboxes.rest })
+}
+
+/** Whole: it was small when it was stored. */
+async function imageIn(blobs: BlobStore, digest: string): Promise<Uint8Array> {
+  if (!isDigest(digest)) throw new DeltaError('blob_missing', 'There is no such image')
+  const chunks: Uint8Array[] = []
+  for await (const chunk of blobs.get(digest)) chunks.push(chunk)
+  return Buffer.concat(chunks)
 }
 
 /** What only the start needed: 3 MB of 119, which V8 would not look for before there is work. */

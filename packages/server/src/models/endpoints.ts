@@ -1,14 +1,19 @@
-import type { Box } from '../access/secrets.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Endpoint, ProviderName } from './provider.ts'
-import { lastOf, takesOwnKeys, variables } from './rules.ts'
-import type { ModelSettings, OwnKeyProvider } from './rules.ts'
+import { lastOf, takesOwnKeys, variables } from './names.ts'
+import type { ModelSettings, OwnKeyProvider } from './names.ts'
 import type { ModelKeyRecord, ModelKeyStore } from './store.ts'
+
+/** See `Box`. */
+export interface Seal {
+  seal(text: string, place: string): string
+  open(sealed: string, place: string): string | undefined
+}
 
 export interface EndpointsDeps {
   store: ModelKeyStore
-  seal: Box
+  seal: Seal
   clock: Clock
   settings: ModelSettings
   publicBaseUrls: Readonly<Record<OwnKeyProvider, string>>

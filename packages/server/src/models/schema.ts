@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi'
 import { modelLimits } from './limits.ts'
 import { providerNames } from './provider.ts'
-import { ownKeyProviders } from './rules.ts'
+import { ownKeyProviders } from './names.ts'
 
 const tokensPerMillion = (what: string) =>
   z.number().openapi({ description: `Tokens for 1,000,000 tokens of ${what}`, example: 200 })

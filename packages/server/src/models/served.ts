@@ -1,7 +1,7 @@
 import type { Clock } from '../kernel/clock.ts'
 import { modelLimits } from './limits.ts'
 import type { Endpoint } from './provider.ts'
-import { isModelName } from './rules.ts'
+import { isModelName } from './names.ts'
 
 export interface ServedModels {
   /** Names, as the server tells them; undefined: it does not. */

@@ -1,5 +1,4 @@
 import { randomInt } from 'node:crypto'
-import type { Box } from '../access/secrets.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { DeltaError } from '../kernel/errors.ts'
@@ -12,19 +11,19 @@ import { createModelCalls } from './calls.ts'
 import type { CallCounts, Usable } from './calls.ts'
 import { knownModel } from './catalogue.ts'
 import { createEndpoints } from './endpoints.ts'
-import type { KnownEndpoint, ModelKeys } from './endpoints.ts'
+import type { KnownEndpoint, ModelKeys, Seal } from './endpoints.ts'
 import { dearestOutput, readModelPrices } from './prices.ts'
 import type { ModelRates } from './prices.ts'
 import { providerNames } from './provider.ts'
 import type { Provider, ProviderName } from './provider.ts'
-import { parseModel } from './rules.ts'
-import type { ModelName, ModelSettings, OwnKeyProvider } from './rules.ts'
+import { parseModel } from './names.ts'
+import type { ModelName, ModelSettings, OwnKeyProvider } from './names.ts'
 import { createServedModels } from './served.ts'
 import { createModelKeyStore } from './store.ts'
 import { modelView, providerView } from './views.ts'
 import type { ModelListView, ModelView, ProviderView } from './schema.ts'
 
-export type { ModelSettings } from './rules.ts'
+export type { ModelSettings } from './names.ts'
 
 export interface ModelsDeps {
   database: Database
@@ -32,7 +31,7 @@ export interface ModelsDeps {
   clock: Clock
   log: Logger
   /** For keys of accounts. */
-  seal: Box
+  seal: Seal
   providers: Readonly<Partial<Record<ProviderName, Provider>>>
   settings: ModelSettings
   /** The bytes of an image of a conversation. */

@@ -1,5 +1,5 @@
 import type { Database } from '../kernel/db/database.ts'
-import type { OwnKeyProvider } from './rules.ts'
+import type { OwnKeyProvider } from './names.ts'
 
 interface Row {
   account_id: string

@@ -4,7 +4,7 @@ import type { KnownModel } from './catalogue.ts'
 import type { KnownEndpoint } from './endpoints.ts'
 import type { ModelRates } from './prices.ts'
 import type { ProviderName } from './provider.ts'
-import type { ModelName } from './rules.ts'
+import type { ModelName } from './names.ts'
 import type { ModelKeyView, ModelView, ProviderView } from './schema.ts'
 import type { ModelKeyRecord } from './store.ts'
 

@@ -89,7 +89,8 @@ function numberIn(text: string | null): number | undefined {
 }
 
 function untilDate(said: string | null, date: string | null): number | undefined {
-  if (said === null) return undefined
+  // `Mon, 23 Nov 2026 12:00:00 GMT`; a date is read out of nearly anything else, too.
+  if (said === null || !/^[A-Z][a-z]{2,8}, /.test(said)) return undefined
   const at = Date.parse(said)
   const answered = date === null ? NaN : Date.parse(date)
   const from = Number.isNaN(answered) ? systemClock.now() : answered

@@ -52,9 +52,14 @@ export interface PlainPeer {
   close(): Promise<void>
 }
 
-export async function startPlainPeer(script: (asked: Asked) => Script | Promise<Script>): Promise<PlainPeer> {
+/** `served`: what it says when it is asked which models it has. */
+export async function startPlainPeer(
+  script: (asked: Asked) => Script | Promise<Script>,
+  { served = (): string => '{"data":[]}' } = {},
+): Promise<PlainPeer> {
   const asked: Asked[] = []
   const server = createServer((request, response) => {
+    if (request.method === 'GET') return void response.end(served())
     const chunks: Buffer[] = []
     request.on('data', (chunk: Buffer) => chunks.push(chunk))
     request.on('end', () => {
