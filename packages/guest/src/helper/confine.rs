@@ -30,8 +30,9 @@ const KEY_CHARACTERS: usize = 40;
 const KEY_ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 const OWNED_FILES_MAX: usize = 1_000_000;
 /// What of the helper's environment reaches the process. NODE_OPTIONS and LD_* would run foreign code in it.
-const ALLOWED: [&str; 11] = [
+const ALLOWED: [&str; 17] = [
     "PORT", "HOST", "DATABASE_URL", "REDIS_URL", "LOG_LEVEL", "TZ", "NODE_ENV", "SECRET_KEY", "JWT_SECRET_KEY", "SMTP_URL",
+    "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "GEMINI_API_KEY", "GEMINI_BASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL",
     "MAIL_FROM",
 ];
 const ALLOWED_START: &str = "DELTA_";
@@ -397,7 +398,7 @@ mod tests {
         ] {
             assert!(!is_allowed(name), "{}", name);
         }
-        for name in ["PORT", "HOST", "DELTA_RUNTIME", "DATABASE_URL", "LOG_LEVEL", "SECRET_KEY", "SMTP_URL"] {
+        for name in ["PORT", "HOST", "DELTA_RUNTIME", "DATABASE_URL", "LOG_LEVEL", "SECRET_KEY", "SMTP_URL", "GEMINI_API_KEY", "OPENAI_BASE_URL"] {
             assert!(is_allowed(name), "{}", name);
         }
     }

@@ -60,7 +60,7 @@ export function createComputer({ directory, sandboxes, workspaces, log }: Comput
       name: id,
       template,
       metadata: { agent: id },
-      keepLast: agentLimits.snapshots,
+      retention: { keepLast: agentLimits.snapshots },
     })
     try {
       return (await workspaces.create(wish, { accountId })).id
