@@ -21,6 +21,7 @@ import { addExecRoutes } from '../packages/server/src/sandboxes/execs/routes.ts'
 import { addFileRoutes } from '../packages/server/src/sandboxes/files/routes.ts'
 import { portsFeature } from '../packages/server/src/sandboxes/ports/routes.ts'
 import { sandboxesFeature } from '../packages/server/src/sandboxes/routes.ts'
+import { tasksRoutes } from '../packages/server/src/tasks/routes.ts'
 import { templatesFeature } from '../packages/server/src/templates/routes.ts'
 import { terminalsFeature } from '../packages/server/src/terminal/routes.ts'
 import { volumesFeature } from '../packages/server/src/workspaces/volumes/routes.ts'
@@ -65,6 +66,7 @@ export function serverApi() {
       },
     }),
     portsFeature({ ports: service, gateway: service, front: {} }),
+    { name: 'tasks', routes: (routes) => tasksRoutes(routes, service) },
     auditFeature({ audit: service }),
     volumesFeature({ volumes: service }),
     templatesFeature({ templates: service }),
