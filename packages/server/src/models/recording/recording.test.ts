@@ -24,7 +24,7 @@ testDatabases('a recording', (open) => {
 
   test('says what it says by how often it has spoken, costs nothing and is metered', async () => {
     const { models, ledger } = await start()
-    const messages = [asked]
+    const messages: Message[] = [asked]
     const tools: string[][] = []
     for (;;) {
       const call = testCall({ models: [name], messages })
