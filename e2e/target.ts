@@ -26,13 +26,19 @@ export interface RunningCli {
   ended: Promise<Ran>
 }
 
-export function startCli(
-  args: string[],
-  { input, cwd = root }: { input?: string | Buffer; cwd?: string } = {},
-): RunningCli {
+export interface CliOptions {
+  input?: string | Buffer
+  cwd?: string
+  /** @default that of the common platform */
+  env?: NodeJS.ProcessEnv
+}
+
+const ownEnv = { ...process.env, DELTA_URL: url, DELTA_API_KEY: key }
+
+export function startCli(args: string[], { input, cwd = root, env = ownEnv }: CliOptions = {}): RunningCli {
   const child = spawn(process.execPath, [join(root, 'packages/cli/bin/delta.mjs'), ...args], {
     cwd,
-    env: { ...process.env, DELTA_URL: url, DELTA_API_KEY: key },
+    env,
     stdio: [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
   })
   // A command that does not read its input closes the pipe.
@@ -51,8 +57,7 @@ export function startCli(
   return { kill: (signal) => child.kill(signal), ended }
 }
 
-export const cli = (args: string[], options?: { input?: string | Buffer; cwd?: string }) =>
-  startCli(args, options).ended
+export const cli = (args: string[], options?: CliOptions) => startCli(args, options).ended
 
 /** The server's resident memory, as it states it itself. */
 export async function serverMemoryBytes(): Promise<number> {

@@ -68,6 +68,16 @@ const commands: Record<string, string> = {
   account_owes: 'What is owed is paid first, with the next tokens: `delta budget` shows how much that is.',
   hold_not_found: 'Check the id: `delta budget holds --all` lists them.',
   key_conflict: 'Leave `--key` out, or repeat what was done with it word for word.',
+  task_not_found: 'Check the id: `delta task list` shows those that you may see.',
+  task_over:
+    'A task that has ended stays so. Go on from it with `delta task fork`, or give a new one: `delta task create`.',
+  task_state_conflict:
+    'Look at it with `delta task show`; one that works is paused (`delta task pause`) or canceled first.',
+  model_not_found:
+    'Name one of `delta models`, such as anthropic/claude-sonnet-5-5, with `--model`, or have DELTA_MODEL set where the server starts.',
+  model_key_missing:
+    'Set that variable where the server starts, or the account’s own key: `delta models key set anthropic`. `delta models` shows what can be used, `delta demo` needs no key.',
+  model_key_not_found: '`delta models key list` shows those that the account has.',
   workspace_not_found:
     'Check the id or name: `delta workspace list` shows yours, `delta workspace restore` finds those that only storage knows.',
   workspace_in_use:

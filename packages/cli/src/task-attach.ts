@@ -27,6 +27,8 @@ export async function attach(io: Io, task: Task, { json, from = 0 }: AttachOptio
   // Both ends: a question that is asked into a file is seen by nobody.
   const isSeen = !json && io.stdin.isTTY === true && io.stdout.isTTY === true
   let ask: Ask | undefined
+  /** It stands on the screen already, as it was typed. */
+  let answered: string | undefined
   try {
     await task.refresh()
     // Nothing more will come of it.
@@ -35,7 +37,8 @@ export async function attach(io: Io, task: Task, { json, from = 0 }: AttachOptio
       if (code !== undefined) return code
     }
     for await (const event of task.events({ from, signal: leave.signal })) {
-      view.show(event)
+      if (isAnswer(event, answered)) answered = undefined
+      else view.show(event)
       const mayRest = event.kind === 'undone' || (event.kind === 'state' && needsSomeone(event.data))
       if (!mayRest) continue
       const info = await task.refresh()
@@ -73,6 +76,7 @@ export async function attach(io: Io, task: Task, { json, from = 0 }: AttachOptio
       if (asks) io.stderr.write(`${paint(io, io.stderr, 'yellow', '?')} ${visible(waits.question)}\n`)
       if (asks && waits.options) io.stderr.write(`  ${waits.options.map(visible).join(' / ')}\n`)
       const text = await typed(asks ? 'Your answer: ' : '> ')
+      answered = text
       await task.message(text)
     } else io.stderr.write(`${paint(io, io.stderr, 'yellow', '!')} ${needOf(info)}\n`)
     return undefined
@@ -87,6 +91,12 @@ export async function attach(io: Io, task: Task, { json, from = 0 }: AttachOptio
     }
     throw detached
   }
+}
+
+function isAnswer({ kind, data }: TaskEvent, text: string | undefined): boolean {
+  if (kind !== 'message' || text === undefined) return false
+  const [only, ...others] = data.parts
+  return others.length === 0 && only?.type === 'text' && only.text === text
 }
 
 /** Each event as one line of JSON. */

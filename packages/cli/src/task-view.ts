@@ -45,7 +45,7 @@ export function createTaskView(io: Io): TaskView {
     for (const one of text.replace(/\n$/, '').split('\n')) {
       const count = (lines.get(callId) ?? 0) + 1
       lines.set(callId, count)
-      if (count <= shownLines) line(dim(`  ${short(one)}`))
+      if (count <= shownLines) line(dim(`  ${short(one)}`.trimEnd()))
       else if (count === shownLines + 1) line(dim('  …'))
     }
   }

@@ -84,6 +84,8 @@ export function createActing(deps: ActingDeps) {
       await runGroup(run, group, tools)
       if (run.blocked || run.control.isInterrupted || run.control.halted !== undefined) break
     }
+    const isOver = run.calls.every(({ state }) => state === 'done')
+    if (isOver && run.calls.some(({ tool }) => tools.get(tool)?.changesFiles)) snapshots.after(run)
     return run.calls.flatMap(({ state, waitsFor }) => (state !== 'done' && waitsFor ? [waitsFor] : []))
   }
 
@@ -103,7 +105,11 @@ export function createActing(deps: ActingDeps) {
         if (state === 'executed') replace(run, { ...call, state: 'ready', waitsFor: null })
         else if (state !== 'pending' && state !== 'approved') {
           const why = approval?.refusal ? ` Their words: ${approval.refusal}` : ''
-          replace(run, ended(call, fault(`Not done: what a person was asked to confirm is ${state}.${why}`), clock.now()))
+          const text = `Not done: what a person was asked to confirm is ${state}.${why}`
+          const { call: done, events } = over(call, fault(text))
+          replace(run, done)
+          run.carried.calls.push(done)
+          run.carried.events.push(...events)
         }
       }
     }

@@ -38,8 +38,13 @@ export function createTaskComputer(deps: TaskComputerDeps) {
   /** The turn for which a task has a snapshot of its beginning. */
   const begun = new Map<string, number>()
 
+  /** Undefined where it has had no computer yet. */
+  async function workspaceOf({ agentId, accountId }: Pick<TaskRecord, 'agentId' | 'accountId'>) {
+    return (await findAgent(agentId, accountId))?.agent.workspaceId ?? undefined
+  }
+
   async function take({ id, accountId, agentId, turn }: TaskRecord, step: number, isTurnStart = false): Promise<void> {
-    const workspaceId = (await findAgent(agentId, accountId))?.agent.workspaceId ?? undefined
+    const workspaceId = await workspaceOf({ accountId, agentId })
     if (workspaceId === undefined) return
     try {
       // One with a name is kept for ever, of the others the last hundred.
@@ -104,6 +109,10 @@ export function createTaskComputer(deps: TaskComputerDeps) {
         await taking.get(task.id)
         if (begun.get(task.id) === task.turn) return
         begun.set(task.id, task.turn)
+        // What changes files makes a computer anyway, and without one there is no disk to go back to. Why it can not be had says the call itself.
+        if ((await workspaceOf(task)) === undefined) {
+          await agents.computerOf(task.agentId, callerOf(run)).catch(() => undefined)
+        }
         // As it was after the step before.
         await take(task, task.step - 1, true)
       },
@@ -123,7 +132,6 @@ export function createTaskComputer(deps: TaskComputerDeps) {
 
     /** Its agent's disk as it was after the step, if anything was kept of that. */
     async rollBack(task: TaskRecord, snapshotId: string): Promise<void> {
-      await taking.get(task.id)
       const { accountId } = task
       const known = await findAgent(task.agentId, accountId)
       const { sandboxId = null, workspaceId = null } = known?.agent ?? {}
@@ -140,10 +148,13 @@ export function createTaskComputer(deps: TaskComputerDeps) {
 
     /** The disk as it is now; undefined where there is none. */
     async snapshotNow({ id, accountId, agentId }: TaskRecord): Promise<string | undefined> {
-      const workspaceId = (await findAgent(agentId, accountId))?.agent.workspaceId ?? undefined
+      const workspaceId = await workspaceOf({ accountId, agentId })
       if (workspaceId === undefined) return undefined
       return (await workspaces.snapshot(workspaceId, { comment: `For a fork of ${id}` }, { accountId })).id
     },
+
+    /** What was begun for a task is kept, so that its steps say where the disk was. */
+    settledOf: async (taskId: string): Promise<void> => taking.get(taskId),
 
     settled: async (): Promise<void> => void (await Promise.all(taking.values())),
   }

@@ -189,9 +189,9 @@ export function createLoop(deps: LoopDeps) {
     run.calls = []
   }
 
-  function carryMessage(run: Run, message: Message): void {
+  function carryMessage(run: Run, message: Message, step = run.task.step): void {
     const last = run.carried.changes.lastMessage ?? run.task.lastMessage
-    const stored: StoredMessage = { seq: last + 1, step: run.task.step, message, createdAt: clock.now() }
+    const stored: StoredMessage = { seq: last + 1, step, message, createdAt: clock.now() }
     run.messages.push(stored)
     run.carried.messages.push(stored)
     run.carried.changes = { ...run.carried.changes, lastMessage: stored.seq }
@@ -218,7 +218,8 @@ export function createLoop(deps: LoopDeps) {
     control.goOn()
     if (control.isToPause) return { state: 'paused', message: 'A person paused it' }
     if (inbox.length > 0) {
-      for (const { parts } of inbox) carryMessage(run, { role: 'user', parts })
+      // Of the step that reads them: what goes back to the one before has not heard them.
+      for (const { parts } of inbox) carryMessage(run, { role: 'user', parts }, task.step + 1)
       run.carried.changes = { ...run.carried.changes, lastInbox: inbox.at(-1)!.seq, turn: task.turn + 1 }
       run.carried.events.push(...inbox.map(({ parts, by }) => ({ kind: 'message' as const, data: { by, parts } })))
     } else {

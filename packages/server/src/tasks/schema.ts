@@ -229,7 +229,9 @@ export const forkTaskSchema = z
       description:
         'Who takes it over, on its own computer as that is; without it: a new agent with a copy of the computer as it was then',
     }),
-    tokenBudget: tokensSchema('Of the new task').optional(),
+    tokenBudget: tokensSchema(
+      'Of the new task, from its agent’s balance. A new agent gets them, from its parent’s balance or the reserve: without them it has none',
+    ).optional(),
   })
   .openapi('ForkTask')
 export type ForkTask = z.output<typeof forkTaskSchema>

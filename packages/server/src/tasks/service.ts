@@ -12,7 +12,7 @@ import type { RightName } from '../kernel/http/needs.ts'
 import { isId, newId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Metrics } from '../kernel/metrics.ts'
-import { parseTokens } from '../ledger/door.ts'
+import { parseTokens, shownTokens } from '../ledger/door.ts'
 import type { Message, UserPart } from '../models/door.ts'
 import type { Attachments } from './attachments.ts'
 import type { Budgets } from './budget.ts'
@@ -503,6 +503,7 @@ export function createTasks(deps: TasksDeps) {
   async function undo(id: string, { step }: UndoTask, caller: KnownCaller): Promise<TaskView> {
     const task = await recordFor(id, caller)
     if (task.state === 'working' || task.state === 'queued') throw conflict(task, 'pause or cancel it first')
+    await computer.settledOf(id)
     const [steps, messages] = await Promise.all([store.steps(id), store.messages(id)])
     const target = step ?? (steps.find(({ turn }) => turn === task.turn)?.step ?? 1) - 1
     if (target > task.step || !steps.some((one) => one.step === target)) throw noStep(id, target)
@@ -532,16 +533,17 @@ export function createTasks(deps: TasksDeps) {
   /** A task that goes on from there by itself, with a computer that is a copy of what it was then. */
   async function fork(
     id: string,
-    { step, text, agent, tokenBudget }: ForkTask,
+    { step, text, agent, tokenBudget: wished }: ForkTask,
     caller: KnownCaller,
     { idempotencyKey = newId('req') }: { idempotencyKey?: string | undefined } = {},
   ): Promise<TaskView> {
     const source = await recordFor(id, caller)
     const key = `fork ${id} ${caller.actorId} ${idempotencyKey}`
-    const wish = { step, text, agent, tokenBudget }
+    const wish = { step, text, agent, tokenBudget: wished }
     const request = { key, bodyHash: hashOfBody(wish) }
     const earlier = await madeBefore(source.accountId, request)
     if (earlier) return earlier
+    await computer.settledOf(id)
     const [steps, messages] = await Promise.all([store.steps(id), store.messages(id)])
     const ended = steps.filter(({ state }) => state === 'done' || state === 'cut')
     const target = step ?? ended.at(-1)?.step ?? 0
@@ -553,7 +555,9 @@ export function createTasks(deps: TasksDeps) {
     }
     const isNow = step === undefined && !isOpen(source.state)
     const snapshotId = snapshotOf(steps, target) ?? (isNow ? await computer.snapshotNow(source) : undefined)
-    const agentId = agent ?? (await agentCopy(source, { snapshotId, caller, key }))
+    // A new agent has nothing but these, for its computer too; of one that is there they are set aside.
+    const tokens = wished === undefined ? null : parseTokens(wished, { field: 'tokenBudget' })
+    const agentId = agent ?? (await agentCopy(source, { snapshotId, tokens, caller, key }))
     if (agent !== undefined) refuse(mayWork((await agentFor(agent, caller)).agent, { computer: true }))
     const now = clock.now()
     const newTaskId = newId('tsk')
@@ -564,7 +568,7 @@ export function createTasks(deps: TasksDeps) {
         : [{ seq: (last?.seq ?? 0) + 1, step: 1, message: { role: 'user', parts: [{ type: 'text', text }] } satisfies Message, createdAt: now }]
     const isTold = source.summary !== null && source.compactedTo <= (last?.seq ?? 0)
     const { mcpServers } = source.spec
-    const budget = tokenBudget === undefined ? null : parseTokens(tokenBudget, { field: 'tokenBudget' })
+    const budget = agent === undefined ? null : tokens
     const opened = mcpServers === null ? undefined : deps.seal.open(mcpServers, mcpPlace(id))
     const task: TaskRecord = {
       ...emptyTask(now),
@@ -605,7 +609,12 @@ export function createTasks(deps: TasksDeps) {
 
   async function agentCopy(
     source: TaskRecord,
-    { snapshotId, caller, key }: { snapshotId: string | undefined; caller: KnownCaller; key: string },
+    {
+      snapshotId,
+      tokens,
+      caller,
+      key,
+    }: { snapshotId: string | undefined; tokens: number | null; caller: KnownCaller; key: string },
   ): Promise<string> {
     const verdict = decide(caller.principal, { right: 'write:agents' })
     if (!verdict.allowed) {
@@ -624,6 +633,7 @@ export function createTasks(deps: TasksDeps) {
         ...(channel !== null && { channel }),
         template,
         memoryMb,
+        ...(tokens !== null && { tokenBudget: shownTokens(tokens) }),
         rights: [...rights],
       },
       caller,

@@ -22,7 +22,7 @@ const recordings: Readonly<Record<string, Recording>> = { fibonacci }
 /** A piece of text as a model would write it. */
 const pieceChars = 12
 /** Between two pieces. */
-const paceMs = 15
+const paceMs = 30
 
 /** One line of what goes through `fetch`. */
 type Line = { text: string } | { tool: string; input: string } | { stop: Stop; usage: Usage }
