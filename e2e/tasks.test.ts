@@ -150,7 +150,7 @@ test('a call that a person confirms waits for them, and is done once they have',
   const { key } = await ada.keys.create({ name: 'decides', rights: ['approve:*'] })
   const decides = new Delta({ url: delta.url, apiKey: key, maxRetries: 0 })
   expect(await decides.approvals.approve(approval)).toMatchObject({ state: 'executed' })
-  expect((await task.wait()).state).toBe('finished')
+  await isIn(task, 'finished')
   expect(await agent.files.readText('asked.txt')).toBe('ran\n')
 
   script(run('echo no >> asked.txt'), say('Then not.'))
@@ -158,7 +158,7 @@ test('a call that a person confirms waits for them, and is done once they have',
   const [asks] = refused.info.waitsFor
   if (asks?.kind !== 'approval') return expect.unreachable()
   await ada.approvals.refuse(asks.approvalId, 'Not today')
-  await refused.wait()
+  await isIn(refused, 'finished')
   expect(resultsIn(await eventsOf(refused))[0]).toMatch(/refused.*Not today/)
   expect(await agent.files.readText('asked.txt')).toBe('ran\n')
 })
@@ -202,13 +202,10 @@ test('a fork goes on from a step on a copy of the disk, and the first stays as i
   const task = await agent.run('Write one, then two')
   expect(task.state).toBe('finished')
   script(run('cat fork.txt; echo three > fork.txt'), say('It was one.'))
-  const fork = await task.fork({ step: 1, text: 'What is in it?' })
-  const info = await fork.wait()
-  expect(info).toMatchObject({ state: 'suspended' })
+  const fork = await task.fork({ step: 1, text: 'What is in it?', tokenBudget: 30 })
+  expect(fork.info).toMatchObject({ forkedFrom: { taskId: task.id, step: 1 } })
+  expect(await fork.wait()).toMatchObject({ state: 'finished' })
   const copy = await delta.agents.get(fork.agentId)
-  await copy.giveTokens(50, { from: 'reserve' })
-  await fork.resume().catch(() => {})
-  expect((await fork.wait()).state).toBe('finished')
   expect(resultsIn(await eventsOf(fork))[0]).toMatch(/^one\n/)
   expect(await agent.files.readText('fork.txt')).toBe('two\n')
   expect(await copy.files.readText('fork.txt')).toBe('three\n')
@@ -256,6 +253,23 @@ test('out of its own tokens it asks, waits, and goes on mid-task when a person s
   expect(await small.files.readText('tokens.txt')).toBe('first\n')
 })
 
+test('an agent that has used up its tokens asks for more, and its task goes on when a person says yes', async () => {
+  const poor = await delta.agents.create({ name: 'Poor', config: { memoryMb: 128, tokenBudget: 4 } })
+  // Costs more than what the next call needs at least.
+  script({ ...run('echo first >> poor.txt'), usage: { output: 3_500 } }, say('Done.'))
+  const task = await poor.run('Work')
+  expect(task.info).toMatchObject({ state: 'suspended', step: 2 })
+  const pending = () => delta.tokenRequests.list({ agentId: poor.id, state: 'pending' }).all()
+  await expect.poll(async () => (await pending())[0]?.info.approvalId ?? null).not.toBe(null)
+  const [request] = await pending()
+  expect(await ada.approvals.approve(await ada.approvals.get(request!.info.approvalId!))).toMatchObject({
+    state: 'executed',
+  })
+  await isIn(task, 'finished')
+  expect(await poor.files.readText('poor.txt')).toBe('first\n')
+  expect((await delta.ledger.get({ purseId: poor.id })).purses[0]!.used).toBeGreaterThan(0)
+})
+
 for (const signal of ['SIGTERM', 'SIGKILL', 'KILL of the HTTP process'] as const) {
   test(`after ${signal} it goes on, and what had finished is not done again`, async () => {
     const name = signal.replaceAll(' ', '-')
@@ -269,7 +283,15 @@ for (const signal of ['SIGTERM', 'SIGKILL', 'KILL of the HTTP process'] as const
     const watched = eventsOf(task)
     await expect.poll(() => agent.files.exists(`${name}.busy`)).toBe(true)
     if (signal === 'SIGTERM' || signal === 'SIGKILL') await on.restart(signal)
-    else process.kill(await httpPid(on.platform().pid), 'SIGKILL')
+    else {
+      process.kill(await httpPid(on.platform().pid), 'SIGKILL')
+      const answers = () =>
+        fetch(`${delta.url}/health`).then(
+          ({ ok }) => ok,
+          () => false,
+        )
+      await expect.poll(answers, { timeout: 30_000 }).toBe(true)
+    }
     await agent.files.write(`${name}.go`, '')
     expect((await task.wait()).state, task.info.message ?? '').toBe('finished')
     const events = await watched

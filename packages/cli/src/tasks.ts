@@ -204,7 +204,7 @@ function addGoingBack({ io, leaf, delta, print, exitWith }: TaskCommandsDeps): v
   leaf('fork <task> [text...]', 'go on from a step of it in another task, on a copy of the computer as it was')
     .option('-s, --step <n>', 'as it was after this step (default: as it is now)', parseStep)
     .option('-a, --agent <agent>', 'who takes it over, on its own computer (default: a new agent)')
-    .option('--budget <tokens>', 'of the new task', parseCount)
+    .option('--budget <tokens>', 'of the new task; a new agent gets them, and has none without', parseCount)
     .option('--attach', 'watch the new one')
     .action(
       async (

@@ -90,6 +90,7 @@ export interface ForkTaskOptions {
   text?: string
   /** Who takes it over, on its own computer. @default a new agent with a copy of the computer as it was then */
   agent?: string | { id: string }
+  /** From its agent's balance. A new agent gets them, from its parent's balance or the reserve: without them it has none. */
   tokenBudget?: number
   /** @default a random one */
   idempotencyKey?: string

@@ -894,7 +894,7 @@ export type ForkTask = {
   text?: string
   /** Who takes it over, on its own computer as that is; without it: a new agent with a copy of the computer as it was then */
   agent?: string
-  /** Of the new task */
+  /** Of the new task, from its agent’s balance. A new agent gets them, from its parent’s balance or the reserve: without them it has none */
   tokenBudget?: number
 }
 
