@@ -6,6 +6,7 @@ const titles: Record<SettingGroup, string> = {
   people: 'People and secrets',
   limits: 'How much anybody may ask',
   tokens: 'Tokens',
+  models: 'Models',
   sandboxes: 'Sandboxes',
   network: 'What sandboxes reach',
   storage: 'Saved layers',

@@ -14,6 +14,7 @@ import { createLogger } from '../packages/server/src/kernel/log.ts'
 import { createMetrics } from '../packages/server/src/kernel/metrics.ts'
 import { ledgerFeature } from '../packages/server/src/ledger/routes.ts'
 import { backupsFeature } from '../packages/server/src/operations/backup/routes.ts'
+import { modelsFeature } from '../packages/server/src/models/routes.ts'
 import { operationsFeature } from '../packages/server/src/operations/routes.ts'
 import { addEgressRoutes } from '../packages/server/src/sandboxes/egress/routes.ts'
 import { addExecRoutes } from '../packages/server/src/sandboxes/execs/routes.ts'
@@ -51,6 +52,7 @@ export function serverApi() {
     approvalsFeature({ approvals: service }),
     tokenRequestsFeature({ tokenRequests: service, suspension: service }),
     ledgerFeature({ ledger: service, ledgerApi: service }),
+    modelsFeature({ models: service }),
     { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },
     { name: 'files', routes: (routes) => addFileRoutes(routes, service) },
     terminalsFeature(service, service),

@@ -59,6 +59,7 @@ import type { Config } from './kernel/config.ts'
 import type { Database } from './kernel/db/database.ts'
 import { openDatabase } from './kernel/db/open.ts'
 import type { ApiContext, Feature, StopMode } from './kernel/http/api.ts'
+import { DeltaError } from './kernel/errors.ts'
 import { createEvents } from './kernel/events.ts'
 import { createClientAddress } from './kernel/http/client-address.ts'
 import type { ClientAddress } from './kernel/http/client-address.ts'
@@ -81,6 +82,9 @@ import { ledgerFeature } from './ledger/routes.ts'
 import { createLedger } from './ledger/service.ts'
 import type { Ledger } from './ledger/service.ts'
 import { allMigrations } from './migrations.ts'
+import { modelsFeature } from './models/routes.ts'
+import { createModels } from './models/service.ts'
+import { providers } from './models/providers/providers.ts'
 import { finishRestore, finishSwap } from './operations/backup/finish.ts'
 import { backupsFeature } from './operations/backup/routes.ts'
 import { createBackups } from './operations/backup/service.ts'
@@ -93,7 +97,7 @@ import { createNames } from './sandboxes/egress/names.ts'
 import { createOwnAddresses } from './sandboxes/egress/own-addresses.ts'
 import { awaitOutward, createOutward } from './sandboxes/egress/outward.ts'
 import type { ConnectOutward } from './sandboxes/egress/outward.ts'
-import { egressApproval } from './sandboxes/egress/requests.ts'
+import { askForHost, egressApproval } from './sandboxes/egress/requests.ts'
 import { egressFeature } from './sandboxes/egress/routes.ts'
 import { createEgress } from './sandboxes/egress/service.ts'
 import type { Egress } from './sandboxes/egress/service.ts'
@@ -116,9 +120,12 @@ import { createVolumes } from './workspaces/volumes/service.ts'
 import { createBoxes } from './templates/box.ts'
 import { createBuildDisks } from './templates/disks.ts'
 import { createRegistry } from './templates/registry/client.ts'
+import { toolCallApproval } from './tasks/approval.ts'
+import { openTasks } from './tasks/feature.ts'
 import { templatesFeature } from './templates/routes.ts'
 import { createTemplates } from './templates/service.ts'
 import type { Templates } from './templates/service.ts'
+import { isDigest } from './storage/blobs.ts'
 import type { BlobStore } from './storage/blobs.ts'
 import { openStorage } from './storage/open.ts'
 import { createSpace } from './storage/space.ts'
@@ -209,6 +216,16 @@ async function serve(config: Config, log: Logger): Promise<void> {
     endKeysSteps,
     shared,
   })
+  const models = createModels({
+    database,
+    ledger,
+    clock,
+    log,
+    seal: createBox(secrets.deriveKey('model keys')),
+    providers,
+    settings: config.models,
+    image: (digest) => imageIn(blobs, digest),
+  })
   const ledgerApi = createLedgerApi({
     ledger,
     reading: createLedgerReading(database),
@@ -249,7 +266,11 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const { door } = sandboxes
   const approvals = createApprovals({
     database,
-    kinds: [egressApproval(sandboxes), tokensApproval((...asked) => requests.tokenRequests.grant(...asked))],
+    kinds: [
+      egressApproval(sandboxes),
+      tokensApproval((...asked) => requests.tokenRequests.grant(...asked)),
+      toolCallApproval(),
+    ],
     hasSecondFactor,
     mayStillAsk: ({ accountId, asker, sandboxId }) => mayStillAsk({ accountId, ...asker }, sandboxId),
     record: audit.record,
@@ -294,6 +315,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   ledger.events.on('purse.archived', ({ purseId }) => {
     if (isId('agt', purseId)) agents.purseArchived(purseId)
+    else if (isId('tsk', purseId)) tasks.purseArchived(purseId)
   })
   const requests = openTokenRequests({
     database,
@@ -316,6 +338,34 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   const terminalFeature = terminalsFeature(terminals, connections)
   const files = createFiles({ door, newExecId, room })
+  const outward = outwardOf(config, connectPlainly)
+  const {
+    tasks,
+    feature: tasksFeature,
+    start: startTasks,
+  } = openTasks({
+    database,
+    blobs,
+    agents,
+    directory,
+    ledger,
+    models,
+    approvals,
+    tokenRequests: requests.tokenRequests,
+    sandboxes,
+    workspaces,
+    tools: {
+      execs,
+      files,
+      ports: ports.service,
+      askForHost: (sandboxId, wish, caller) => askForHost(sandboxId, wish, caller, { sandboxes, approvals }),
+      connect: async (target, signal) => (await awaitOutward(outward, 'mcp', target, signal)).socket,
+    },
+    seal: createBox(secrets.deriveKey('external servers of tasks')),
+    owner: newId('srv'),
+    clock,
+    log,
+  })
   const features: Feature[] = [
     // First, so that it stops last: every other may have something to write down.
     auditFeature({ audit }),
@@ -327,6 +377,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
       },
     },
     ledgerFeature({ ledger, ledgerApi }),
+    // After the ledger, so that what calls have cost is written before that stops.
+    modelsFeature({ models }),
     keys.feature,
     agentTokensFeature({ agentTokens }),
     accessFeature({ tokens: accessTokens, findSandbox: sandboxes.get }),
@@ -355,6 +407,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     }),
     // After agents and approvals, on which it acts.
     requests.feature,
+    tasksFeature,
     templatesFeature({ templates }),
     operationsFeature({ driver, settings: describeProcessSettings }),
     {
@@ -408,6 +461,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   await approvals.start()
   await agents.start()
   requests.start()
+  await startTasks()
   const fronts = features.flatMap(({ front }) => front ?? [])
   const server = await listen(app.api, { port: config.port, host: config.host, fronts })
   serverPort = server.port
@@ -420,6 +474,14 @@ async function serve(config: Config, log: Logger): Promise<void> {
     sandboxes.warmUp().catch((error: unknown) => log.error('pool_not_started', { error }))
   })
   stopWhenAsked({ app, server, features, database, driver, log, onStopping: sandboxes.rest })
+}
+
+/** Whole: it was small when it was stored. */
+async function imageIn(blobs: BlobStore, digest: string): Promise<Uint8Array> {
+  if (!isDigest(digest)) throw new DeltaError('blob_missing', 'There is no such image')
+  const chunks: Uint8Array[] = []
+  for await (const chunk of blobs.get(digest)) chunks.push(chunk)
+  return Buffer.concat(chunks)
 }
 
 /** What only the start needed: 3 MB of 119, which V8 would not look for before there is work. */

@@ -8,9 +8,11 @@ import { tokenRequestMigrations } from './agents/requests/migrations.ts'
 import { approvalMigrations } from './approvals/migrations.ts'
 import type { Migration } from './kernel/db/database.ts'
 import { ledgerMigrations } from './ledger/migrations.ts'
+import { modelMigrations } from './models/migrations.ts'
 import { backupMigrations } from './operations/backup/migrations.ts'
 import { sandboxMigrations } from './sandboxes/migrations.ts'
 import { portMigrations } from './sandboxes/ports/migrations.ts'
+import { taskMigrations } from './tasks/migrations.ts'
 import { templateMigrations } from './templates/migrations.ts'
 import { workspaceMigrations } from './workspaces/migrations.ts'
 import { volumeMigrations } from './workspaces/volumes/migrations.ts'
@@ -32,6 +34,8 @@ export const featureMigrations: readonly (readonly Migration[])[] = [
   backupMigrations,
   agentMigrations,
   tokenRequestMigrations,
+  taskMigrations,
+  modelMigrations,
 ]
 
 /** All that the database of a server has been through, in the order in which an empty one is built. */

@@ -7,12 +7,17 @@ import { createAudit } from './access/audit/service.ts'
 import { createApp } from './app.ts'
 import { createProcessDriver } from './drivers/testing/process.ts'
 import { systemClock } from './kernel/clock.ts'
+import { DeltaError } from './kernel/errors.ts'
 import { openDatabase } from './kernel/db/open.ts'
 import { keyOf, readAll } from './kernel/db/testing-rows.ts'
 import { testDatabases } from './kernel/db/testing.ts'
 import { newId } from './kernel/ids.ts'
 import { createLogger } from './kernel/log.ts'
 import { createMetrics } from './kernel/metrics.ts'
+import { modelsFeature } from './models/routes.ts'
+import { startModels, testCall } from './models/testing/start.ts'
+import { answering, startPlainPeer, used } from './models/testing/plain.ts'
+import type { Asked, Script } from './models/testing/plain.ts'
 import { allMigrations } from './migrations.ts'
 import { addExecRoutes } from './sandboxes/execs/routes.ts'
 import { createExecs } from './sandboxes/execs/service.ts'
@@ -35,7 +40,7 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
     for (const end of ends.splice(0).toReversed()) await end()
   })
 
-  async function start() {
+  async function start({ planted = [] as string[], script = (_: Asked): Script => answering(used(1, 1)) } = {}) {
     const place = await newPlace()
     const lines: string[] = []
     const log = createLogger({ level: 'debug', write: (line) => lines.push(line) })
@@ -68,8 +73,17 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
       log,
     })
     ends.push(() => connections.stop())
+    const peer = await startPlainPeer((asked) => script(asked))
+    ends.push(peer.close)
+    const { models } = startModels(database, peer.url, {
+      log,
+      settings: { anthropic: { apiKey: planted[0], baseUrl: peer.url } },
+      deps: { publicBaseUrls: { anthropic: peer.url, google: peer.url } },
+    })
+    ends.push(models.stop)
     const { api } = createApp({
       features: [
+        modelsFeature({ models }),
         sandboxesFeature(sandboxes),
         { name: 'execs', routes: (routes) => addExecRoutes(routes, execs) },
         {
@@ -90,18 +104,40 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
     const send = async (method: string, path: string, body: object | string) => {
       const sent = typeof body === 'string' ? body : JSON.stringify(body)
       const headers = { authorization: 'Bearer k', 'content-type': 'application/json', 'idempotency-key': newId('evt') }
-      const response = await api.request(`http://127.0.0.1/v1/sandboxes${path}`, { method, headers, body: sent })
+      const at = path.startsWith('/v1/') ? path : `/v1/sandboxes${path}`
+      const response = await api.request(`http://127.0.0.1${at}`, {
+        method,
+        headers,
+        ...(method !== 'GET' && { body: sent }),
+      })
       const text = await response.text()
       answers.push(text)
       return { status: response.status, body: JSON.parse(text === '' ? '{}' : text) as { id: string; stdout: string } }
     }
     const metrics = async () =>
       (await api.request('http://127.0.0.1/metrics', { headers: { authorization: 'Bearer k' } })).text()
-    return { place, database, driver, send, lines, answers, metrics }
+    /** Where anything may be kept or shown, by its name. */
+    const everywhere = async () => {
+      const found = new Map<string, string>()
+      for (const [table, all] of await readAll(database)) found.set(table, all.map(keyOf).join('\n'))
+      found.set('log', lines.join(''))
+      found.set('answers', answers.join('\n'))
+      found.set('figures', await metrics())
+      if (place.path === '') return found
+      const own = readdirSync(dirname(place.path))
+      expect(own).toContain('delta.db-wal')
+      for (const file of own) found.set(file, readFileSync(join(dirname(place.path), file), 'latin1'))
+      return found
+    }
+    const expectNowhere = async (secrets: readonly string[]) => {
+      for (const [name, text] of await everywhere())
+        for (const one of secrets) expect([name, one, text.includes(one)]).toEqual([name, one, false])
+    }
+    return { place, driver, send, answers, models, everywhere, expectNowhere }
   }
 
   test('planted in variables, stdin, terminals and files, it is in no row, log line, answer or figure, nor in a file of the database', async () => {
-    const { place, database, driver, send, lines, answers, metrics } = await start()
+    const { place, driver, send, everywhere, expectNowhere } = await start()
     const planted: string[] = []
     const plant = (what: string) => {
       planted.push(`planted-${what}-secret`)
@@ -141,24 +177,45 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
     expect((await send('POST', `${at}/stop`, {})).status).toBe(200)
     expect((await send('POST', `${at}/start`, {})).status).toBe(200)
 
-    const rows = await readAll(database)
-    const everywhere = new Map<string, string>()
-    for (const [table, all] of rows) everywhere.set(table, all.map(keyOf).join('\n'))
-    everywhere.set('log', lines.join(''))
-    everywhere.set('answers', answers.join('\n'))
-    everywhere.set('figures', await metrics())
-    if (place.path !== '') {
-      const own = readdirSync(dirname(place.path))
-      expect(own).toContain('delta.db-wal')
-      for (const file of own) everywhere.set(file, readFileSync(join(dirname(place.path), file), 'latin1'))
-    }
+    const looked = await everywhere()
     // It is looked for in the right places: what is no secret is found there.
-    expect(everywhere.get('sandboxes')).toContain('visible')
-    expect(everywhere.get('audit_entries')).toContain('createExec')
-    if (place.path !== '') expect(everywhere.get('delta.db-wal')).toContain('visible')
-    for (const [name, text] of everywhere) {
-      for (const one of [...planted, 'NAMED_PLANTED'])
-        expect([name, one, text.includes(one)]).toEqual([name, one, false])
+    expect(looked.get('sandboxes')).toContain('visible')
+    expect(looked.get('audit_entries')).toContain('createExec')
+    if (place.path !== '') expect(looked.get('delta.db-wal')).toContain('visible')
+    await expectNowhere([...planted, 'NAMED_PLANTED'])
+  })
+
+  test('keys of providers of models go to their provider, and are in no row, log line, answer, error or figure', async () => {
+    const planted = ['planted-operator-key', 'planted-account-key', 'planted-refused key']
+    const shown: (string | undefined)[] = []
+    const script = ({ headers, index }: Asked): Script => {
+      shown.push(headers.authorization)
+      // As some providers do, it says which key it does not take.
+      return index % 2 === 0
+        ? answering(used(1, 1))
+        : { status: 401, acts: [{ raw: `${headers.authorization} is wrong` }] }
     }
+    const { send, models, everywhere, expectNowhere, answers } = await start({ planted, script })
+    const call = async () => {
+      const asked = models.call(testCall({ accountId: 'acc_default', payer: 'acc_default:reserve' }))
+      const error = await asked.catch((reason: unknown) => reason)
+      if (error instanceof DeltaError) answers.push(JSON.stringify(error.toBody('req_a')))
+    }
+    await call()
+    await call()
+    const set = await send('PUT', '/v1/model-keys/anthropic', { apiKey: planted[1]! })
+    expect([set.status, set.body]).toMatchObject([200, { provider: 'anthropic', last: '-key' }])
+    expect((await send('PUT', '/v1/model-keys/anthropic', { apiKey: planted[2]! })).status).toBe(400)
+    expect((await send('GET', '/v1/model-keys', {})).status).toBe(200)
+    expect((await send('GET', '/v1/models', {})).status).toBe(200)
+    await call()
+    await call()
+    const [operators, accounts] = planted.map((key) => `Bearer ${key}`)
+    expect(shown).toEqual([operators, operators, accounts, accounts])
+    const looked = await everywhere()
+    expect(looked.get('answers')).toContain('[redacted] is wrong')
+    expect(looked.get('model_keys')).toContain('anthropic')
+    expect(looked.get('audit_entries')).toContain('setModelKey')
+    await expectNowhere(planted)
   })
 })

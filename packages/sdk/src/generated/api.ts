@@ -605,6 +605,16 @@ export type Error = {
       | 'meter_not_priced'
       | 'purse_limit_reached'
       | 'plan_limit_reached'
+      | 'model_key_missing'
+      | 'model_key_refused'
+      | 'model_key_unreadable'
+      | 'model_key_not_found'
+      | 'model_not_found'
+      | 'model_not_priced'
+      | 'model_too_dear'
+      | 'model_too_long'
+      | 'model_refused'
+      | 'model_unavailable'
       | 'workspace_not_found'
       | 'workspace_in_use'
       | 'workspace_name_taken'
@@ -1062,6 +1072,84 @@ export type MemberList = {
   nextCursor: null
 }
 
+export type Model = {
+  id: string
+  provider: 'anthropic' | 'google' | 'openai'
+  /** As the provider knows it */
+  name: string
+  usable: boolean
+  /** Why it can not be used now */
+  reason: {
+    code: string
+    message: string
+    remediation: string
+  } | null
+  /** With a key of the account, which pays its provider itself */
+  ownKey: boolean
+  prices: {
+    /** Tokens for 1,000,000 tokens of input */
+    input: number
+    /** Tokens for 1,000,000 tokens of input from the provider’s cache */
+    cacheRead: number
+    /** Tokens for 1,000,000 tokens of input that the provider keeps for five minutes */
+    cacheWrite: number
+    /** Tokens for 1,000,000 tokens of input that the provider keeps for an hour */
+    cacheWriteHour: number
+    /** Tokens for 1,000,000 tokens of output, thinking included */
+    output: number
+  } | null
+  /** Of all of a call, its output included */
+  longPrices: {
+    /** Of calls with more input than this */
+    overTokens: number
+    /** Tokens for 1,000,000 tokens of input */
+    input: number
+    /** Tokens for 1,000,000 tokens of input from the provider’s cache */
+    cacheRead: number
+    /** Tokens for 1,000,000 tokens of input that the provider keeps for five minutes */
+    cacheWrite: number
+    /** Tokens for 1,000,000 tokens of input that the provider keeps for an hour */
+    cacheWriteHour: number
+    /** Tokens for 1,000,000 tokens of output, thinking included */
+    output: number
+  }[]
+  /** Where it is known */
+  contextTokens: number | null
+  /** Where it is known */
+  maxOutputTokens: number | null
+}
+
+export type ModelKey = {
+  provider: 'anthropic' | 'google'
+  /** Its last four characters */
+  last: string
+  setBy: string
+  setAt: string
+}
+
+export type ModelKeyList = {
+  data: ModelKey[]
+}
+
+export type ModelList = {
+  data: Model[]
+  providers: ModelProvider[]
+  /** Of tasks that name none */
+  default: string | null
+}
+
+export type ModelProvider = {
+  provider: 'anthropic' | 'google' | 'openai'
+  usable: boolean
+  /** Why it can not be used now */
+  reason: {
+    code: string
+    message: string
+    remediation: string
+  } | null
+  ownKey: boolean
+}
+
 export type Move = {
   /** Absolute, or relative to /workspace; `~` is not expanded */
   from: string
@@ -1480,6 +1568,11 @@ export type SessionTokens = {
   sessionId: string
   userId: string
   accountId: string
+}
+
+export type SetModelKey = {
+  /** The provider’s key. It is sealed at rest and never shown again */
+  apiKey: string
 }
 
 export type SetNetwork = {
@@ -4311,6 +4404,38 @@ export interface Operations {
       default: Error
     }
   }
+  /** List the account’s own keys of providers of models */
+  listModelKeys: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': ModelKeyList
+      '401': Error
+      '403': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** List models */
+  listModels: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': ModelList
+      '401': Error
+      '403': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** The ports of a sandbox: their addresses, which are public, and what listens */
   listPorts: {
     path: {
@@ -5263,6 +5388,26 @@ export interface Operations {
       default: Error
     }
   }
+  /** Forget the account’s own key of a provider of models */
+  removeModelKey: {
+    path: {
+      provider: 'anthropic' | 'google'
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Remove a snapshot */
   removeSnapshot: {
     path: {
@@ -5908,6 +6053,28 @@ export interface Operations {
       '502': Error
       '503': Error
       '504': Error
+      default: Error
+    }
+  }
+  /** Use the account’s own key of a provider of models */
+  setModelKey: {
+    path: {
+      provider: 'anthropic' | 'google'
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: SetModelKey
+    responses: {
+      '200': ModelKey
+      '400': Error
+      '401': Error
+      '403': Error
+      '408': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }

@@ -56,7 +56,12 @@ export function createComputer({ directory, sandboxes, workspaces, log }: Comput
   /** Its name is the agent's id: whoever finds it there, after a crash or from another server, has the right one. */
   async function workspaceOf({ id, accountId, template, workspaceId }: AgentRecord): Promise<string> {
     if (workspaceId !== null) return workspaceId
-    const wish = createWorkspaceSchema.parse({ name: id, template, metadata: { agent: id } })
+    const wish = createWorkspaceSchema.parse({
+      name: id,
+      template,
+      metadata: { agent: id },
+      keepLast: agentLimits.snapshots,
+    })
     try {
       return (await workspaces.create(wish, { accountId })).id
     } catch (error) {

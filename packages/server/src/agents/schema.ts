@@ -27,6 +27,8 @@ export const agentLimits = {
   tree: 1_000,
   /** Its computer stops after so long without use, and starts again with the next. */
   idleTimeoutMs: 300_000,
+  /** Of its disk, kept to go back to: the tasks of an agent take one after each step that changed files. */
+  snapshots: 100,
   /** How often a change is tried that meets another one. */
   tries: 5,
   /** Agents known without asking the database. */

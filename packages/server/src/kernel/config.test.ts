@@ -27,6 +27,13 @@ test('everything but the keys has a default', () => {
     mail: { smtpUrl: undefined, from: 'DELTA <delta@localhost>' },
     registration: 'open',
     ledger: { grantTokens: 1_000, defaultPlan: 'free', rateCardText: undefined },
+    models: {
+      anthropic: { apiKey: undefined, baseUrl: undefined },
+      google: { apiKey: undefined, baseUrl: undefined },
+      openai: { apiKey: undefined, baseUrl: undefined },
+      defaultModel: undefined,
+      localModels: ['*'],
+    },
     runtime: undefined,
     maxSandboxes: 1_000,
     poolSize: 8,
@@ -257,4 +264,37 @@ test('the server goes by the name of its public address', () => {
     DELTA_PUBLIC_URL: 'https://Delta.example.com:8443',
   })
   expect(hosts).toEqual(['other.example.com', 'delta.example.com'])
+})
+
+test('places of providers of models are whole URLs, and a server that needs no key costs nothing', () => {
+  const base = { DELTA_API_KEY_SHA256, SECRET_KEY }
+  const { models } = readConfig({
+    ...base,
+    ANTHROPIC_API_KEY: 'sk-ant-12345',
+    ANTHROPIC_BASE_URL: 'http://127.0.0.1:9000',
+    GEMINI_BASE_URL: 'https://gateway.example/gemini/v1beta/',
+    OPENAI_BASE_URL: 'http://localhost:11434/',
+    DELTA_MODEL: 'openai/qwen3:8b',
+  })
+  expect(models).toEqual({
+    anthropic: { apiKey: 'sk-ant-12345', baseUrl: 'http://127.0.0.1:9000/v1' },
+    google: { apiKey: undefined, baseUrl: 'https://gateway.example/gemini/v1beta' },
+    openai: { apiKey: undefined, baseUrl: 'http://localhost:11434/v1' },
+    defaultModel: 'openai/qwen3:8b',
+    localModels: ['*'],
+  })
+  const withKey = { ...base, OPENAI_BASE_URL: 'http://localhost', OPENAI_API_KEY: 'sk-12345678' }
+  expect(readConfig(withKey).models.localModels).toEqual([])
+  expect(readConfig({ ...withKey, DELTA_LOCAL_MODELS: 'a, b/c:7' }).models.localModels).toEqual(['a', 'b/c:7'])
+})
+
+test.each([
+  ['ANTHROPIC_API_KEY', 'two words'],
+  ['OPENAI_BASE_URL', 'http://user:planted-password@localhost'],
+  ['OPENAI_BASE_URL', 'file:///etc/passwd'],
+  ['DELTA_MODEL', 'planted'],
+])('%s of a wrong form stops the start without its value', (name, value) => {
+  const read = () => readConfig({ DELTA_API_KEY_SHA256, SECRET_KEY, [name]: value })
+  expect(read).toThrow(expect.objectContaining({ code: 'config_invalid', message: expect.stringContaining(name) }))
+  expect(read).not.toThrow(expect.objectContaining({ message: expect.stringContaining(value) }))
 })

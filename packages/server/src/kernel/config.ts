@@ -37,6 +37,7 @@ export interface Config {
   /** `open`: whoever reaches the server may register. `invited`: only whom somebody has invited. @default open */
   registration: 'open' | 'invited'
   ledger: LedgerConfig
+  models: ModelsConfig
   runtime: string | undefined
   /** Most sandboxes that hold a box at once; a create beyond it is refused. @default 1000 */
   maxSandboxes: number
@@ -71,6 +72,24 @@ export interface LedgerConfig {
   defaultPlan: PlanName
   /** JSON. @default the card that comes with the server */
   rateCardText: string | undefined
+}
+
+/** The operator's keys of providers of models, and where these are. */
+export interface ModelsConfig {
+  anthropic: ModelEndpointConfig
+  google: ModelEndpointConfig
+  /** Without a base URL there is none. */
+  openai: ModelEndpointConfig
+  /** `<provider>/<name>`, of tasks that name none. */
+  defaultModel: string | undefined
+  /** Of the OpenAI-compatible server, those that cost nothing; `*`: all. */
+  localModels: string[]
+}
+
+export interface ModelEndpointConfig {
+  apiKey: string | undefined
+  /** Without a slash at its end. @default the provider's own */
+  baseUrl: string | undefined
 }
 
 /** How sandboxes reach the outside; the operator's part of it. */
@@ -153,6 +172,18 @@ function readS3(found: Settings): S3Config | undefined {
   }
 }
 
+function readModels(found: Settings): ModelsConfig {
+  const { OPENAI_API_KEY: apiKey, DELTA_LOCAL_MODELS } = found
+  return {
+    anthropic: { apiKey: found.ANTHROPIC_API_KEY, baseUrl: found.ANTHROPIC_BASE_URL },
+    google: { apiKey: found.GEMINI_API_KEY, baseUrl: found.GEMINI_BASE_URL },
+    openai: { apiKey, baseUrl: found.OPENAI_BASE_URL },
+    defaultModel: found.DELTA_MODEL,
+    // A server that wants no key bills nobody.
+    localModels: DELTA_LOCAL_MODELS ?? (apiKey === undefined ? ['*'] : []),
+  }
+}
+
 /** Reads every setting once. An empty variable counts as one that is not set. */
 export function readConfig(env: Environment): Config {
   const parsed = parseSettings(env)
@@ -187,6 +218,7 @@ export function readConfig(env: Environment): Config {
       defaultPlan: found.DELTA_DEFAULT_PLAN,
       rateCardText: found.DELTA_RATE_CARD_TEXT,
     },
+    models: readModels(found),
     runtime: found.DELTA_RUNTIME,
     maxSandboxes: found.DELTA_MAX_SANDBOXES,
     poolSize: found.DELTA_POOL_SIZE,

@@ -58,6 +58,12 @@ export const errorTable = {
   key_ended: { status: 409, remediation: 'A key that is revoked or has expired stays so. Look at it with GET /v1/keys/{id}, or make another with POST /v1/keys.' },
   key_limit_reached: { status: 429, remediation: 'Revoke keys you no longer need with DELETE /v1/keys/{id}, then try again.' },
 
+  // Tasks
+  task_not_found: { status: 404, remediation: 'Check the id, or list the tasks you may see with GET /v1/tasks.' },
+  task_over: { status: 409, remediation: 'A task that has ended stays so. Go on from it with POST /v1/tasks/{id}/fork, or give a new one with POST /v1/tasks; one with `chat: true` waits for your messages.' },
+  task_state_conflict: { status: 409, remediation: 'Look at the task with GET /v1/tasks/{id}, bring it into the state that the message names, and try again.' },
+  task_limit_reached: { status: 429, remediation: 'Cancel tasks that are no longer needed with POST /v1/tasks/{id}/cancel, or wait until some have ended.' },
+
   // Token requests
   token_request_not_found: { status: 404, remediation: 'Check its id, or list those you may see with GET /v1/token-requests.' },
   token_request_pending: { status: 409, remediation: 'An agent waits for one at a time. Look at `context.requestId`, take it back with POST /v1/token-requests/{id}/cancel, or wait until it is decided on.' },
@@ -137,6 +143,18 @@ export const errorTable = {
   meter_not_priced: { status: 409, remediation: 'The rate card has no price for this. The operator should add `context.meter` to the file that DELTA_RATE_CARD names, with 0 where it is to cost nothing, and restart.' },
   purse_limit_reached: { status: 409, remediation: 'Archive agents that are no longer needed, and end tasks: `context.limit` of both together may live at once, whatever the plan allows.' },
   plan_limit_reached: { status: 402, remediation: 'The account’s plan allows `context.limit` of these. Archive or stop what is no longer needed, wait for the next month where it counts hours, or ask the owner of the installation for another plan.' },
+
+  // Models
+  model_key_missing: { status: 409, remediation: 'The operator should set `context.variable` and restart the server, or an owner or admin send the account’s own key with PUT /v1/model-keys/{provider} where `context.provider` is anthropic or google. GET /v1/models shows what can be used now; everything but models works without, and `delta demo` plays a recorded task.' },
+  model_key_refused: { status: 502, remediation: 'The provider does not take the key. Send a valid one with PUT /v1/model-keys/{provider} where it is the account’s own, else the operator should set the variable anew and restart. The provider’s own words are in the message.' },
+  model_key_unreadable: { status: 409, remediation: 'The account’s key was sealed with another SECRET_KEY. Send it again with PUT /v1/model-keys/{provider}, or remove it with DELETE to use the operator’s.' },
+  model_key_not_found: { status: 404, remediation: 'Check the provider: GET /v1/model-keys lists those that the account has a key of its own for. Models are asked with the operator’s otherwise.' },
+  model_not_found: { status: 404, remediation: 'Name a model as `<provider>/<name>` with provider anthropic, google or openai: GET /v1/models lists those that can be used.' },
+  model_not_priced: { status: 409, remediation: 'The operator should add `context.meters` to the file that DELTA_RATE_CARD names, or, where it is to cost nothing because it runs on the operator’s own machine, name the model in DELTA_LOCAL_MODELS; then restart. GET /v1/models lists what has a price.' },
+  model_too_dear: { status: 409, remediation: 'Allow a higher `maxPrice`, or name a model that costs less: GET /v1/models shows the prices.' },
+  model_too_long: { status: 413, remediation: 'The conversation is longer than the model takes. Shorten it or begin anew, or choose a model with a longer context: GET /v1/models shows `contextTokens`.' },
+  model_refused: { status: 502, remediation: 'The provider refused the request for the reason in the message, and would again. Change the request, or use another model.' },
+  model_unavailable: { status: 503, remediation: 'The provider did not answer after several tries. Try again, after `context.retryAfterMs` where it is there, or name another model as a fall-back.' },
 
   // Workspaces
   workspace_not_found: { status: 404, remediation: 'Check the id or name, or list yours with GET /v1/workspaces.' },

@@ -26,6 +26,7 @@ const prefixes = [
   'hld',
   'srv',
   'trq',
+  'tcl',
 ] as const
 export type IdPrefix = (typeof prefixes)[number]
 

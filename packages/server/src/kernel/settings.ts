@@ -26,6 +26,7 @@ export const settingGroups = [
   'people',
   'limits',
   'tokens',
+  'models',
   'sandboxes',
   'network',
   'storage',
@@ -44,6 +45,19 @@ const count = (least: number, most: number) => z.coerce.number().int().min(least
 const isTrue = z.enum(['true', 'false', '1', '0']).transform((value) => ['true', '1'].includes(value))
 /** The helper has looked at it before this process began. */
 const helpers = z.string().optional()
+
+const modelKey = z
+  .string()
+  .trim()
+  .regex(/^[!-~]{8,512}$/, 'must be a key without spaces, at least 8 characters')
+  .optional()
+/** Without a path it has the one that the provider's own has. */
+const baseUrl = (path: string) =>
+  z
+    .url({ protocol: /^https?$/, error: 'must be an http:// or https:// URL' })
+    .refine(isBase, 'must have neither a user nor a query')
+    .transform((url) => endpointUrl(url, path))
+    .optional()
 
 /** All that can be set, and the only place where it is. `env.example` and docs/configuration.md are made of it. */
 export const settings = {
@@ -258,6 +272,73 @@ export const settings = {
     secret: true,
     internal: true,
     what: 'What the file DELTA_RATE_CARD holds: the server itself sees no file beside its own',
+  },
+
+  ANTHROPIC_API_KEY: {
+    group: 'models',
+    type: modelKey,
+    form: 'key',
+    without: 'its models are used by accounts with keys of their own',
+    secret: true,
+    what: 'For the models of Anthropic',
+  },
+  ANTHROPIC_BASE_URL: {
+    group: 'models',
+    type: baseUrl('/v1'),
+    form: 'URL',
+    without: 'https://api.anthropic.com/v1',
+    what: 'Another server that speaks as Anthropic does, for that key; it may be anywhere',
+  },
+  GEMINI_API_KEY: {
+    group: 'models',
+    type: modelKey,
+    form: 'key',
+    without: 'its models are used by accounts with keys of their own',
+    secret: true,
+    what: 'For the Gemini models of Google',
+  },
+  GEMINI_BASE_URL: {
+    group: 'models',
+    type: baseUrl('/v1beta'),
+    form: 'URL',
+    without: 'https://generativelanguage.googleapis.com/v1beta',
+    what: 'Another server that speaks as Gemini does, for that key; it may be anywhere',
+  },
+  OPENAI_BASE_URL: {
+    group: 'models',
+    type: baseUrl('/v1'),
+    form: 'URL',
+    without: 'there are no such models',
+    what: 'A server that speaks as OpenAI does, such as Ollama, vLLM or llama.cpp: `http://127.0.0.1:11434/v1`; it may be anywhere',
+  },
+  OPENAI_API_KEY: {
+    group: 'models',
+    type: modelKey,
+    form: 'key',
+    without: 'it is asked without',
+    secret: true,
+    what: 'For the server at OPENAI_BASE_URL',
+  },
+  DELTA_LOCAL_MODELS: {
+    group: 'models',
+    type: z.string().transform(items).optional(),
+    form: 'list',
+    without: '`*` where OPENAI_API_KEY is not set, else none',
+    what: 'Models of the server at OPENAI_BASE_URL that cost nothing where the rate card does not say otherwise: `llama3.2, qwen3:8b`; `*`: all of them',
+  },
+  DELTA_MODEL: {
+    group: 'models',
+    type: z
+      .string()
+      .trim()
+      .regex(
+        /^(anthropic|google|openai)\/[A-Za-z0-9][A-Za-z0-9_.:/@+-]{0,119}$/,
+        'must be a provider and a model, such as anthropic/claude-sonnet-5-5',
+      )
+      .optional(),
+    form: 'text',
+    without: 'each task names its own',
+    what: 'The model of tasks that name none: `anthropic/claude-sonnet-5-5`, `google/gemini-3.8-flash`, `openai/llama3.2`',
   },
 
   DELTA_RUNTIME: {
@@ -716,6 +797,16 @@ function readProxy(url: string): ProxyConfig {
   if (username === '') return { host, port: Number(port || 80) }
   const credentials = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`
   return { host, port: Number(port || 80), authorization: `Basic ${Buffer.from(credentials).toString('base64')}` }
+}
+
+function isBase(value: string): boolean {
+  const url = URL.parse(value)
+  return url !== null && url.search + url.hash + url.username + url.password === ''
+}
+
+function endpointUrl(value: string, path: string): string {
+  const { origin, pathname } = new URL(value)
+  return origin + (pathname === '/' ? path : pathname.replace(/\/+$/, ''))
 }
 
 function storageKey(base64: string): Buffer {

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { DeltaError } from '../kernel/errors.ts'
 import { largestAmount } from './amounts.ts'
+import { modelMeters } from './model-rates.ts'
 
 export interface MeterRate {
   /** In words: `second`, `MB second`, `byte`. */
@@ -18,7 +19,7 @@ export interface RateCard {
 
 /** From the DELTA document, with one token = US$ 0.01. A sandbox of the smallest size costs US$ 0.0000008 a second: 80 micro-tokens, half for its processor, half for its 256 MB. */
 export const firstCard: RateCard = {
-  version: '2026-11',
+  version: '2026-11-2',
   tokenUsd: 0.01,
   meters: {
     sandbox_cpu_seconds: { unit: 'second of one shared processor', perMillion: 40_000_000 },
@@ -29,6 +30,7 @@ export const firstCard: RateCard = {
     email: { unit: 'e-mail', perMillion: 10_000_000_000 },
     sms: { unit: 'SMS', perMillion: 790_000_000_000 },
     voice_minutes: { unit: 'minute', perMillion: 1_300_000_000_000 },
+    ...modelMeters,
   },
 }
 
@@ -36,7 +38,8 @@ const cardShape = z.strictObject({
   version: z.string().trim().min(1).max(100),
   tokenUsd: z.number().positive().max(1_000_000),
   meters: z.record(
-    z.string().regex(/^[a-z][a-z0-9_.:/-]{0,199}$/),
+    // Models have names of their own, of which a star may stand for the rest.
+    z.string().regex(/^([a-z][a-z0-9_.:/-]{0,199}|model:[A-Za-z0-9_.:/@+*-]{1,200})$/),
     z.strictObject({ unit: z.string().trim().min(1).max(200), perMillion: z.number().int().min(0).max(largestAmount) }),
   ),
 })
@@ -56,9 +59,10 @@ export function readRateCard(text: string | undefined): RateCard {
   }
 }
 
-/** Of what there is all is metered: a server that finds no price for it would stop in the middle of its work. */
+/** Of what there is all is metered: a server that finds no price for it would stop in the middle of its work. A model without one is not called. */
 function complete(card: RateCard): RateCard {
-  const missing = Object.keys(firstCard.meters).filter((meter) => !Object.hasOwn(card.meters, meter))
+  const isNeeded = (meter: string) => !meter.startsWith('model:') && !Object.hasOwn(card.meters, meter)
+  const missing = Object.keys(firstCard.meters).filter(isNeeded)
   if (missing.length === 0) return card
   throw new Error(`meters: no price for ${missing.join(', ')}: give one, 0 where it is to cost nothing`)
 }

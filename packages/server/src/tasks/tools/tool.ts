@@ -1,6 +1,6 @@
 import type { z } from 'zod'
 import type { KnownCaller } from '../../access/callers/door.ts'
-import type { ImagePart, TextPart } from '../../models/conversation.ts'
+import type { ImagePart, TextPart } from '../../models/door.ts'
 import type { RightName } from '../../kernel/http/needs.ts'
 
 /** What a call came to. What the agent can mend is no exception but a result with `isError`: it says what to change. */

@@ -1,0 +1,188 @@
+import { createHash } from 'node:crypto'
+import type {
+  JSONObject,
+  LanguageModelV4FunctionTool,
+  LanguageModelV4Message,
+  LanguageModelV4Prompt,
+  LanguageModelV4ToolResultPart,
+  SharedV4ProviderOptions,
+} from '@ai-sdk/provider'
+import type {
+  Bound,
+  ImagePart,
+  Message,
+  ReplyPart,
+  TextPart,
+  ToolDescription,
+  ToolResultPart,
+  UserPart,
+} from '../conversation.ts'
+import type { ProviderName, ProviderRequest } from '../provider.ts'
+import { isRecord } from './reading.ts'
+
+/** What one provider takes in a conversation. */
+export interface PromptStyle {
+  provider: ProviderName
+  /** Under which its package looks for what is its own. */
+  optionsKey: string
+  /** Images within the result of a tool. Where it takes none, they come as a message of the user right after. */
+  takesImagesInResults: boolean
+  /** Thinking goes back only in the turn it belongs to. */
+  forgetsThinkingOfTurns: boolean
+  /** What an id of a call may be. */
+  callId: RegExp
+}
+
+const noText = '(no text)'
+const invalidInputMax = 8_000
+
+/** The conversation as the packages take it. */
+export async function promptOf(request: ProviderRequest, style: PromptStyle): Promise<LanguageModelV4Prompt> {
+  const prompt: LanguageModelV4Prompt = []
+  if (request.system.trim() !== '') prompt.push({ role: 'system', content: request.system })
+  const turn = request.messages.findLastIndex(({ role }) => role === 'user')
+  const context: Context = { request, style, images: new Map() }
+  for (const [at, message] of request.messages.entries()) {
+    prompt.push(...(await messagesOf(message, context, at > turn)))
+  }
+  return prompt
+}
+
+export function toolsOf(tools: readonly ToolDescription[]): LanguageModelV4FunctionTool[] {
+  return tools.map(({ name, description, inputSchema }) => ({ type: 'function', name, description, inputSchema }))
+}
+
+interface Context {
+  request: ProviderRequest
+  style: PromptStyle
+  /** Each image is asked for once, however often it stands in the conversation. */
+  images: Map<string, Promise<Uint8Array>>
+}
+
+async function messagesOf(message: Message, context: Context, isTurn: boolean): Promise<LanguageModelV4Message[]> {
+  switch (message.role) {
+    case 'user':
+      return [{ role: 'user', content: await userContent(message.parts, context) }]
+    case 'assistant': {
+      const content = message.parts.flatMap((part) => replyPart(part, context, isTurn))
+      // One that came to nothing still stands between two messages of the user.
+      return [{ role: 'assistant', content: content.length > 0 ? content : [{ type: 'text', text: noText }] }]
+    }
+    case 'tool':
+      return toolMessages(message.parts, context)
+  }
+}
+
+async function userContent(parts: readonly UserPart[], context: Context) {
+  const given = parts.filter((part) => part.type === 'image' || part.text.trim() !== '')
+  const content = await Promise.all(
+    given.map(async (part) => (part.type === 'image' ? filePart(part, context) : textPart(part.text))),
+  )
+  return content.length > 0 ? content : [textPart(noText)]
+}
+
+const textPart = (text: string) => ({ type: 'text' as const, text })
+
+async function filePart({ digest, mediaType }: ImagePart, { request, images }: Context) {
+  const bytes = images.get(digest) ?? request.image(digest)
+  images.set(digest, bytes)
+  return { type: 'file' as const, mediaType, data: { type: 'data' as const, data: await bytes } }
+}
+
+type AssistantContent = Extract<LanguageModelV4Message, { role: 'assistant' }>['content']
+
+function replyPart(part: ReplyPart, { request, style }: Context, isTurn: boolean): AssistantContent {
+  const bound = boundOptions(part.bound, request.model, style)
+  switch (part.type) {
+    case 'text':
+      // A blank text is refused by some, and one with a signature is part of what was thought.
+      return part.text.trim() === '' && !bound.providerOptions ? [] : [{ ...textPart(part.text), ...bound }]
+    case 'thinking': {
+      if (!bound.providerOptions || (style.forgetsThinkingOfTurns && !isTurn)) return []
+      return [{ type: 'reasoning' as const, text: part.text, ...bound }]
+    }
+    case 'tool_call': {
+      const toolCallId = callIdFor(part.callId, style)
+      return [
+        {
+          type: 'tool-call' as const,
+          toolCallId,
+          toolName: toolNameFor(part.tool),
+          input: inputOf(part.input),
+          ...bound,
+        },
+      ]
+    }
+  }
+}
+
+/** Only for the model it came from: another would refuse the request, or take it for its own words. */
+function boundOptions(
+  bound: Bound | undefined,
+  model: string,
+  style: PromptStyle,
+): { providerOptions?: SharedV4ProviderOptions } {
+  if (bound?.provider !== style.provider || bound.model !== model) return {}
+  return { providerOptions: { [style.optionsKey]: bound.data as JSONObject } }
+}
+
+/** What a model wrote that is no JSON object comes back to it as one that says so. */
+export function inputOf(input: string): Record<string, unknown> {
+  if (input.trim() === '') return {}
+  try {
+    const value: unknown = JSON.parse(input)
+    if (isRecord(value)) return value
+  } catch {
+    // Shown to it below.
+  }
+  return { not_valid_json: input.slice(0, invalidInputMax) }
+}
+
+/** Ids go from one provider to another with the conversation, and not each takes what another makes. */
+function callIdFor(callId: string, style: PromptStyle): string {
+  if (style.callId.test(callId)) return callId
+  return `call_${createHash('sha256').update(callId).digest('hex').slice(0, 24)}`
+}
+
+/** A name that a model has made up may be none that a provider takes back. */
+function toolNameFor(name: string): string {
+  return name.replaceAll(/[^\w-]/g, '_').slice(0, 64) || 'unnamed'
+}
+
+async function toolMessages(parts: readonly ToolResultPart[], context: Context): Promise<LanguageModelV4Message[]> {
+  const after: LanguageModelV4Message[] = []
+  const content: LanguageModelV4ToolResultPart[] = []
+  for (const part of parts) {
+    const images = part.content.filter(({ type }) => type === 'image')
+    // An error has no place for an image beside its mark, with any of them.
+    const isInside = images.length > 0 && context.style.takesImagesInResults && !part.isError
+    const output = isInside ? await mixedOutput(part, context) : textOutput(part, images.length)
+    content.push({
+      type: 'tool-result',
+      toolCallId: callIdFor(part.callId, context.style),
+      toolName: toolNameFor(part.tool),
+      output,
+    })
+    if (images.length === 0 || isInside) continue
+    const label: TextPart = { type: 'text', text: `From the result of ${part.tool} (${part.callId}):` }
+    after.push({ role: 'user', content: await userContent([label, ...(images as ImagePart[])], context) })
+  }
+  return [{ role: 'tool', content }, ...after]
+}
+
+function textOutput({ content, isError }: ToolResultPart, images: number): LanguageModelV4ToolResultPart['output'] {
+  const texts = content.filter((part) => part.type === 'text').map(({ text }) => text)
+  if (images > 0) texts.push(images === 1 ? '(an image, shown below)' : `(${images} images, shown below)`)
+  return { type: isError ? 'error-text' : 'text', value: texts.join('\n').trim() === '' ? noText : texts.join('\n') }
+}
+
+async function mixedOutput(
+  { content }: ToolResultPart,
+  context: Context,
+): Promise<LanguageModelV4ToolResultPart['output']> {
+  const given = content.filter((part) => part.type === 'image' || part.text.trim() !== '')
+  const value = await Promise.all(
+    given.map(async (part) => (part.type === 'image' ? filePart(part, context) : textPart(part.text))),
+  )
+  return { type: 'content', value }
+}

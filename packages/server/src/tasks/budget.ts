@@ -1,0 +1,72 @@
+import { DeltaError, type ErrorCode } from '../kernel/errors.ts'
+import type { Done } from '../ledger/door.ts'
+import type { TaskRecord } from './record.ts'
+
+/** What is needed of the ledger. Amounts are micro-tokens. */
+export interface TaskLedger {
+  openPurse(wish: {
+    accountId: string
+    purseId: string
+    kind: 'task'
+    parentId: string
+    monthly: number
+  }): Promise<unknown>
+  /** Done once for each key; a refusal is thrown. */
+  transfer(wish: {
+    accountId: string
+    from: string
+    to: string
+    amount: number
+    reason: string
+    key: string
+  }): Promise<unknown>
+  archive(wish: { accountId: string; purseId: string }): Promise<Done>
+}
+
+export type Budgets = ReturnType<typeof createBudgets>
+
+type Spender = Pick<TaskRecord, 'id' | 'accountId' | 'agentId' | 'budget'>
+
+/** The tokens of a task that has some of its own: set aside from its agent's, and what is left goes back. Each act may be repeated. */
+export function createBudgets(ledger: TaskLedger) {
+  return {
+    payerOf: ({ id, agentId, budget }: Spender) => (budget === null ? agentId : id),
+
+    async open({ id, accountId, agentId, budget }: Spender): Promise<void> {
+      if (budget === null) return
+      await unless(['purse_exists'], () =>
+        ledger.openPurse({ accountId, purseId: id, kind: 'task', parentId: agentId, monthly: 0 }),
+      )
+      if (budget === 0) return
+      const reason = 'Its budget'
+      await ledger.transfer({ accountId, from: agentId, to: id, amount: budget, reason, key: `budget of ${id}` })
+    },
+
+    async give({ id, accountId, agentId }: Spender, amount: number, key: string): Promise<void> {
+      await ledger.transfer({ accountId, from: agentId, to: id, amount, reason: 'More for the task', key })
+    },
+
+    /** True when what is left is its agent's again; false as long as something is held. */
+    async close({ id, accountId, budget }: Spender): Promise<boolean> {
+      if (budget === null) return true
+      try {
+        return (await ledger.archive({ accountId, purseId: id })).archived !== undefined
+      } catch (error) {
+        if (isCode(error, ['purse_archived', 'purse_not_found'])) return true
+        throw error
+      }
+    },
+  }
+}
+
+async function unless(codes: readonly ErrorCode[], work: () => Promise<unknown>): Promise<void> {
+  try {
+    await work()
+  } catch (error) {
+    if (!isCode(error, codes)) throw error
+  }
+}
+
+export function isCode(error: unknown, codes: readonly ErrorCode[]): boolean {
+  return error instanceof DeltaError && codes.includes(error.code)
+}

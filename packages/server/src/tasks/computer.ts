@@ -1,0 +1,163 @@
+import { Readable } from 'node:stream'
+import type { KnownCaller } from '../access/callers/door.ts'
+import type { Agents } from '../agents/service.ts'
+import type { Known } from '../agents/door.ts'
+import { DeltaError } from '../kernel/errors.ts'
+import type { Logger } from '../kernel/log.ts'
+import type { Files } from '../sandboxes/files/service.ts'
+import type { Sandboxes } from '../sandboxes/service.ts'
+import type { Workspaces } from '../workspaces/service.ts'
+import type { Attachments } from './attachments.ts'
+import { isCode } from './budget.ts'
+import { callerOf } from './calls.ts'
+import { taskLimits } from './limits.ts'
+import type { StepRecord, TaskRecord } from './record.ts'
+import type { Run } from './run.ts'
+import type { TaskStore } from './store.ts'
+
+export interface TaskComputerDeps {
+  store: Pick<TaskStore, 'setSnapshot'>
+  agents: Pick<Agents, 'computerOf'>
+  findAgent(agentId: string, accountId: string): Promise<Known | undefined>
+  files: Pick<Files, 'read' | 'write'>
+  sandboxes: Pick<Sandboxes, 'isAlive' | 'rollback'>
+  workspaces: Pick<Workspaces, 'snapshot' | 'rollback' | 'fork' | 'removeSnapshot'>
+  attachments: Pick<Attachments, 'read'>
+  log: Logger
+}
+
+const notesPath = '/workspace/AGENTS.md'
+
+export type TaskComputer = ReturnType<typeof createTaskComputer>
+
+/** What tasks do with their agent's computer beside their tools: notes that lie there, files that came along, and snapshots to go back to. */
+export function createTaskComputer(deps: TaskComputerDeps) {
+  const { store, agents, findAgent, files, sandboxes, workspaces, attachments, log } = deps
+  /** Snapshots being taken, by task: the next change of files waits for them. */
+  const taking = new Map<string, Promise<void>>()
+  /** The turn for which a task has a snapshot of its beginning. */
+  const begun = new Map<string, number>()
+
+  async function take({ id, accountId, agentId, turn }: TaskRecord, step: number, isTurnStart = false): Promise<void> {
+    const workspaceId = (await findAgent(agentId, accountId))?.agent.workspaceId ?? undefined
+    if (workspaceId === undefined) return
+    try {
+      // One with a name is kept for ever, of the others the last hundred.
+      const named = isTurnStart ? { name: `${id}-turn-${turn}` } : {}
+      const wish = { ...named, comment: `After step ${step} of ${id}` }
+      const snapshot = await workspaces.snapshot(workspaceId, wish, { accountId })
+      await store.setSnapshot(id, step, snapshot.id)
+    } catch (error) {
+      // The task goes on; there is one place less to go back to.
+      log.warn('task_not_snapshotted', { taskId: id, step, error })
+    }
+  }
+
+  return {
+    of: (run: Run, caller: KnownCaller): Promise<string> => agents.computerOf(run.task.agentId, caller),
+
+    async present(run: Run): Promise<string | undefined> {
+      const { agentId, accountId } = run.task
+      const sandboxId = (await findAgent(agentId, accountId))?.agent.sandboxId ?? undefined
+      return sandboxId !== undefined && (await sandboxes.isAlive(sandboxId)) ? sandboxId : undefined
+    },
+
+    /** Where the agent has no computer yet, there are none. */
+    async notesOf(run: Run): Promise<string | undefined> {
+      const sandboxId = await this.present(run)
+      if (sandboxId === undefined) return undefined
+      const path = Buffer.from(notesPath)
+      try {
+        const range = `bytes=0-${taskLimits.agentsFileBytes - 1}`
+        const answer = await files.read({ sandboxId, caller: callerOf(run), path }, { withBody: true, range })
+        if (answer.kind === 'unchanged' || answer.body === undefined) return undefined
+        const chunks: Uint8Array[] = []
+        for await (const chunk of answer.body) chunks.push(chunk)
+        const text = Buffer.concat(chunks).toString('utf8').trim()
+        return text === '' ? undefined : text
+      } catch (error) {
+        // That there is none is usual; that it can not be read now is no reason not to work.
+        if (!isCode(error, ['file_not_found', 'range_not_satisfiable'])) {
+          log.info('task_notes_not_read', { taskId: run.task.id, error })
+        }
+        return undefined
+      }
+    },
+
+    /** Written again they are the same. */
+    async putFiles(run: Run): Promise<void> {
+      const caller = callerOf(run)
+      const sandboxId = await agents.computerOf(run.task.agentId, caller)
+      for (const { path, digest } of run.task.spec.files) {
+        const bytes = await attachments.read(digest)
+        const absolute = path.startsWith('/') ? path : `/workspace/${path}`
+        await files.write({ sandboxId, caller, path: Buffer.from(absolute) }, Readable.from([bytes]), {
+          parents: true,
+          overwrite: true,
+        })
+      }
+    },
+
+    snapshots: {
+      async before(run: Run): Promise<void> {
+        const { task } = run
+        await taking.get(task.id)
+        if (begun.get(task.id) === task.turn) return
+        begun.set(task.id, task.turn)
+        // As it was after the step before.
+        await take(task, task.step - 1, true)
+      },
+
+      after(run: Run): void {
+        const { task } = run
+        const work = take(task, task.step).finally(() => {
+          if (taking.get(task.id) === work) taking.delete(task.id)
+        })
+        taking.set(task.id, work)
+      },
+
+      forget(taskId: string): void {
+        begun.delete(taskId)
+      },
+    },
+
+    /** Its agent's disk as it was after the step, if anything was kept of that. */
+    async rollBack(task: TaskRecord, snapshotId: string): Promise<void> {
+      await taking.get(task.id)
+      const { accountId } = task
+      const known = await findAgent(task.agentId, accountId)
+      const { sandboxId = null, workspaceId = null } = known?.agent ?? {}
+      if (workspaceId === null) return
+      if (sandboxId !== null && (await sandboxes.isAlive(sandboxId))) {
+        await sandboxes.rollback(sandboxId, snapshotId, { accountId })
+      } else await workspaces.rollback(workspaceId, snapshotId, { accountId })
+    },
+
+    /** A disk for another agent, under whose name it will find it. */
+    async forkFor(agentId: string, snapshotId: string, accountId: string): Promise<void> {
+      await workspaces.fork(snapshotId, { count: 1, names: [agentId] }, { accountId })
+    },
+
+    /** The disk as it is now; undefined where there is none. */
+    async snapshotNow({ id, accountId, agentId }: TaskRecord): Promise<string | undefined> {
+      const workspaceId = (await findAgent(agentId, accountId))?.agent.workspaceId ?? undefined
+      if (workspaceId === undefined) return undefined
+      return (await workspaces.snapshot(workspaceId, { comment: `For a fork of ${id}` }, { accountId })).id
+    },
+
+    settled: async (): Promise<void> => void (await Promise.all(taking.values())),
+  }
+}
+
+/** That of the disk after a step: the last one taken up to then, and if there is none the first one after, since nothing was changed in between. */
+export function snapshotOf(steps: readonly Pick<StepRecord, 'step' | 'snapshotId'>[], step: number): string | undefined {
+  const taken = steps.filter(({ snapshotId }) => snapshotId !== null)
+  const before = taken.findLast((one) => one.step <= step)
+  return (before ?? taken.find((one) => one.step > step))?.snapshotId ?? undefined
+}
+
+export function noStep(taskId: string, step: number): DeltaError {
+  return new DeltaError('invalid_request', 'The request is not valid at body.step', {
+    cause: `body.step: ${taskId} has no step ${step} that has ended`,
+  })
+}

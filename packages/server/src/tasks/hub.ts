@@ -1,0 +1,91 @@
+import type { TaskEvent } from './record.ts'
+
+/** Events of one task that are kept in memory while it is worked on or watched; older ones are read from the database. */
+const keptEvents = 512
+/** Tasks whose events are kept. */
+const keptTasks = 2_048
+/** Viewers hear of news no more often than this: of many viewers of a busy task each is written to ten times a second at most. */
+const pauseMs = 100
+
+interface Kept {
+  events: TaskEvent[]
+  listeners: Set<() => void>
+  timer: NodeJS.Timeout | undefined
+}
+
+export type Hub = ReturnType<typeof createHub>
+
+/** The latest events of tasks, for those who watch on this server. Only a copy: what counts is in the database. */
+export function createHub() {
+  const tasks = new Map<string, Kept>()
+
+  function of(taskId: string): Kept {
+    const known = tasks.get(taskId)
+    if (known) return known
+    if (tasks.size >= keptTasks) forgetOldest()
+    const fresh: Kept = { events: [], listeners: new Set(), timer: undefined }
+    tasks.set(taskId, fresh)
+    return fresh
+  }
+
+  function forgetOldest(): void {
+    for (const [id, { listeners }] of tasks) {
+      if (listeners.size > 0) continue
+      tasks.delete(id)
+      return
+    }
+  }
+
+  function tell(kept: Kept): void {
+    if (kept.listeners.size === 0 || kept.timer !== undefined) return
+    kept.timer = setTimeout(() => {
+      kept.timer = undefined
+      for (const listener of Array.from(kept.listeners)) listener()
+    }, pauseMs)
+  }
+
+  return {
+    /** After they are on disk. */
+    told(taskId: string, events: readonly TaskEvent[]): void {
+      if (events.length === 0) return
+      const kept = of(taskId)
+      kept.events.push(...events)
+      if (kept.events.length > keptEvents) kept.events.splice(0, kept.events.length - keptEvents)
+      tell(kept)
+    },
+
+    /** Those after `seq`, where all of them are here. */
+    after(taskId: string, seq: number, limit: number): readonly TaskEvent[] | undefined {
+      const events = tasks.get(taskId)?.events
+      const first = events?.[0]
+      if (!events || !first || first.seq > seq + 1) return undefined
+      const from = seq + 1 - first.seq
+      return events.slice(from, from + limit)
+    },
+
+    listen(taskId: string, listener: () => void): () => void {
+      const kept = of(taskId)
+      kept.listeners.add(listener)
+      return () => {
+        kept.listeners.delete(listener)
+        if (kept.listeners.size > 0) return
+        clearTimeout(kept.timer)
+        kept.timer = undefined
+      }
+    },
+
+    /** This server works on it no more, and hears nothing of what others do: what is asked for from now on is read from the database. */
+    left(taskId: string): void {
+      const kept = tasks.get(taskId)
+      if (!kept) return
+      kept.events = []
+      tell(kept)
+      if (kept.listeners.size === 0) tasks.delete(taskId)
+    },
+
+    stop(): void {
+      for (const { timer } of tasks.values()) clearTimeout(timer)
+      tasks.clear()
+    },
+  }
+}

@@ -1,0 +1,61 @@
+const second = 1_000
+const minute = 60 * second
+const hour = 60 * minute
+
+export const taskLimits = {
+  textChars: 200_000,
+  images: 8,
+  /** By the providers; pixels of either side by `imagePixels`. */
+  imageBytes: 5_000_000,
+  imagePixels: 8_000,
+  files: 50,
+  /** Of one file that comes with a task; larger ones are uploaded to the agent's computer. */
+  fileBytes: 1_000_000,
+  fallbackModels: 5,
+  mcpServers: 8,
+  timeLimitMs: { max: 30 * 24 * hour, default: 24 * hour },
+  steps: { max: 2_000, default: 200 },
+  listed: { max: 200, default: 50 },
+  /** Worked on at once by this server; the others are queued. */
+  working: 1_024,
+  /** Tasks of an account that have not ended. */
+  openPerAccount: 20_000,
+  /** Calls of one reply; more are refused, each with a result that says so. */
+  callsPerReply: 32,
+  /** Of one call's arguments. */
+  inputChars: 1_000_000,
+  /** Pieces of a reply that is being written are stored no more often than this. */
+  chunkMs: 250,
+  /** Of one such piece; a model that writes faster is stored more often. */
+  chunkChars: 16_384,
+  /** Output of tools that is kept for viewers, of one call. */
+  outputChars: 65_536,
+  /** The same call with the same result so often in a row: it goes round in circles. */
+  sameCalls: 5,
+  /** Failed calls in a row. */
+  failures: 12,
+  /** Tries at a result that fits its schema. */
+  resultTries: 3,
+  /** A conversation of more UTF-8 bytes is compacted before its next call. */
+  compactBytes: 600_000,
+  /** Of `AGENTS.md`. */
+  agentsFileBytes: 32_768,
+  /** An exec that was interrupted gets so long before SIGKILL. */
+  interruptMs: 5 * second,
+  /** Event streams at once: of an account, and of one person or program. */
+  streams: { perAccount: 2_048, perGroup: 512 },
+  /** Events that a stream reads at once. */
+  events: 256,
+  pollMs: 2 * second,
+  /** Rows of one look for what is due. */
+  swept: 200,
+  /** How often a server says that it lives, and looks for tasks of those that don't. */
+  sweepMs: 5 * second,
+  ownerDeadMs: 20 * second,
+  /** A task that is canceled has so long before its request is answered all the same. */
+  haltMs: 8 * second,
+  /** Tasks of a stopping server have so long to let go. */
+  stopMs: 2 * second,
+  /** Tries of a change that met another one. */
+  clashes: 20,
+} as const

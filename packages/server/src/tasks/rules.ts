@@ -1,0 +1,132 @@
+import type { Message, ReplyPart, Stop, ToolCallPart, Usage, UserPart } from '../models/door.ts'
+import { taskLimits } from './limits.ts'
+import type { CallRecord, StoredMessage, TaskRecord } from './record.ts'
+import type { EndReason, ToolMode } from './schema.ts'
+
+/** Pure decisions of the loop: what is said to the model, what its reply means, and when it is enough. */
+
+/** Its own word, else that for all others, else the tool's. */
+export function modeOf(modes: Readonly<Record<string, ToolMode>>, { name, mode }: { name: string; mode: ToolMode }) {
+  const own = Object.hasOwn(modes, name) ? modes[name] : undefined
+  return own ?? modes['*'] ?? mode
+}
+
+/** What the model is told of what was said: of what was compacted the words of people, and the summary. */
+export function conversationOf(
+  { compactedTo, summary }: Pick<TaskRecord, 'compactedTo' | 'summary'>,
+  messages: readonly StoredMessage[],
+): Message[] {
+  if (summary === null) return messages.map(({ message }) => message)
+  const pinned = messages.flatMap(({ seq, message }) =>
+    seq <= compactedTo && message.role === 'user' ? [...message.parts] : [],
+  )
+  const told: UserPart = { type: 'text', text: `[DELTA] What was done so far, in your own words:\n${summary}` }
+  const rest = messages.filter(({ seq }) => seq > compactedTo).map(({ message }) => message)
+  return [{ role: 'user', parts: [...pinned, told] }, ...rest]
+}
+
+/** UTF-8 bytes that the model reads, about: images count by what they cost, not by what they weigh. */
+export function sizeOf(messages: readonly Message[]): number {
+  let bytes = 0
+  for (const { parts } of messages) {
+    for (const part of parts) bytes += part.type === 'image' ? 6_000 : Buffer.byteLength(JSON.stringify(part))
+  }
+  return bytes
+}
+
+/** Messages kept word for word when the others become a summary. */
+const keptMessages = 6
+
+/** Up to where a conversation is told by a summary: what follows begins with the model's own words. Undefined where too little would be left. */
+export function compactTo(
+  messages: readonly StoredMessage[],
+  { compactedTo }: Pick<TaskRecord, 'compactedTo'>,
+): number | undefined {
+  for (let at = Math.max(0, messages.length - keptMessages); at > 0; at -= 1) {
+    const [before, first] = [messages[at - 1]!, messages[at]!]
+    if (first.message.role === 'assistant') return before.seq > compactedTo ? before.seq : undefined
+  }
+  return undefined
+}
+
+/** The same with long results of tools cut, for whoever only has to tell what happened. */
+export function shortened(messages: readonly Message[], chars = 2_000): Message[] {
+  return messages.map((message) => {
+    if (message.role !== 'tool') return message
+    const parts = message.parts.map((part) => ({
+      ...part,
+      content: part.content.map((one) =>
+        one.type === 'text' && one.text.length > chars
+          ? { ...one, text: `${one.text.slice(0, chars)}\n… ${one.text.length - chars} more characters` }
+          : one,
+      ),
+    }))
+    return { role: 'tool', parts }
+  })
+}
+
+export interface ReadReply {
+  /** What is kept of it. */
+  parts: readonly ReplyPart[]
+  calls: readonly ToolCallPart[]
+  /** It stopped because there was no more room: what it was about to call is not known whole. */
+  isCut: boolean
+}
+
+/** A reply that was cut has said its last call perhaps not to its end: that one is left out. */
+export function readReply(parts: readonly ReplyPart[], stop: Stop): ReadReply {
+  if (stop !== 'cut') return { parts, calls: parts.filter((part) => part.type === 'tool_call'), isCut: false }
+  const last = parts.findLastIndex((part) => part.type === 'tool_call')
+  const whole = last === parts.length - 1 ? parts.slice(0, -1) : parts
+  return { parts: whole, calls: whole.filter((part) => part.type === 'tool_call'), isCut: true }
+}
+
+export function textOf(parts: readonly ReplyPart[]): string {
+  return parts
+    .flatMap((part) => (part.type === 'text' ? [part.text] : []))
+    .join('\n')
+    .trim()
+}
+
+type Past = Pick<CallRecord, 'tool' | 'input' | 'outcome'>
+
+/** Whether it is no use to go on: the same call with the same result again and again, or one failure after the other. */
+export function goesInCircles(calls: readonly Past[]): EndReason | undefined {
+  const last = calls.slice(-taskLimits.sameCalls).map(fingerprint)
+  if (last.length === taskLimits.sameCalls && new Set(last).size === 1) return 'loop_detected'
+  // Two or three that take turns.
+  for (const length of [2, 3]) {
+    const window = calls.slice(-length * taskLimits.sameCalls).map(fingerprint)
+    if (window.length < length * taskLimits.sameCalls) continue
+    if (window.every((one, at) => one === window[at % length])) return 'loop_detected'
+  }
+  const failing = calls.slice(-taskLimits.failures)
+  if (failing.length === taskLimits.failures && failing.every(({ outcome }) => outcome?.isError)) {
+    return 'repeated_failures'
+  }
+  return undefined
+}
+
+function fingerprint({ tool, input, outcome }: Past): string {
+  return JSON.stringify([tool, input, outcome?.isError, outcome?.content])
+}
+
+/** Calls that `goesInCircles` looks at. */
+export const pastCalls = Math.max(3 * taskLimits.sameCalls, taskLimits.failures)
+
+export function plus(a: Usage, b: Usage): Usage {
+  return {
+    input: a.input + b.input,
+    cacheRead: a.cacheRead + b.cacheRead,
+    cacheWrite: a.cacheWrite + b.cacheWrite,
+    cacheWriteHour: a.cacheWriteHour + b.cacheWriteHour,
+    output: a.output + b.output,
+  }
+}
+
+export const noUsage: Usage = { input: 0, cacheRead: 0, cacheWrite: 0, cacheWriteHour: 0, output: 0 }
+
+/** What whoever watches is shown of a text that may be long. */
+export function shown(text: string, chars = 4_000): string {
+  return text.length <= chars ? text : `${text.slice(0, chars)}… (${text.length - chars} more characters)`
+}

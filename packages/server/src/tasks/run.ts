@@ -1,0 +1,165 @@
+import type { Known } from '../agents/door.ts'
+import type { Clock } from '../kernel/clock.ts'
+import type { DeltaError } from '../kernel/errors.ts'
+import type { Control } from './control.ts'
+import type { Finish } from './finish.ts'
+import type { Hub } from './hub.ts'
+import { taskLimits } from './limits.ts'
+import type { CallRecord, StepRecord, StoredMessage, TaskEvent, TaskRecord } from './record.ts'
+import type { TaskEventKind } from './schema.ts'
+import type { Additions, TaskStore } from './store.ts'
+
+/** A task while it is worked on: what the database says of it, held by whoever is its owner. */
+export interface Run {
+  task: TaskRecord
+  messages: StoredMessage[]
+  step: StepRecord | undefined
+  /** Of this step. */
+  calls: CallRecord[]
+  /** Ids of calls that were begun here: whatever else is `started` was begun by a server that died. */
+  fresh: Set<string>
+  /** Ids of calls that waited, and look now whether that has come. */
+  due: Set<string>
+  /** Why a call could not be made for now. */
+  blocked: DeltaError | undefined
+  /** The latest of the steps before it. */
+  past: CallRecord[]
+  agent: Known
+  control: Control
+  finish: Finish | undefined
+  /** `AGENTS.md`, read once a turn. */
+  notes: { turn: number; text: string | undefined }
+  /** Written with the next change, so that a step's end and the beginning of the next are one commit. */
+  carried: Carried
+  /** Writes are done one after the other. */
+  writing: Promise<void>
+}
+
+export interface NewEvent {
+  kind: TaskEventKind
+  data: Readonly<Record<string, unknown>>
+}
+
+export interface Carried {
+  changes: Partial<TaskRecord>
+  messages: StoredMessage[]
+  calls: CallRecord[]
+  step: StepRecord | undefined
+  events: NewEvent[]
+}
+
+export function nothingCarried(): Carried {
+  return { changes: {}, messages: [], calls: [], step: undefined, events: [] }
+}
+
+/** Another server has taken the task, since this one was silent for so long: nothing more is written here. */
+export class LostTask extends Error {
+  override readonly name = 'LostTask'
+}
+
+/** The server stops: everything stays as it is, for the next one. */
+export class LeftTask extends Error {
+  override readonly name = 'LeftTask'
+}
+
+export interface Written extends Omit<Additions, 'events'> {
+  events?: readonly NewEvent[]
+}
+
+export type Write = (run: Run, changes: Partial<TaskRecord>, written?: Written) => Promise<void>
+
+export interface WritingDeps {
+  store: Pick<TaskStore, 'update'>
+  hub: Pick<Hub, 'told'>
+  clock: Clock
+  /** After it is on disk. */
+  onWritten(before: TaskRecord, after: TaskRecord): void
+}
+
+/** Every change of a task that is worked on goes through here: guarded by its version, with its events numbered, told only when it is on disk. */
+export function createWriting({ store, hub, clock, onWritten }: WritingDeps): Write {
+  async function writeNow(run: Run, changes: Partial<TaskRecord>, { events = [], ...more }: Written): Promise<void> {
+    const { carried, task: before } = run
+    run.carried = nothingCarried()
+    const at = clock.now()
+    const numbered: TaskEvent[] = [...carried.events, ...events].map(({ kind, data }, index) => ({
+      seq: before.lastEvent + 1 + index,
+      kind,
+      data,
+      at,
+    }))
+    const after: TaskRecord = {
+      ...before,
+      ...carried.changes,
+      ...changes,
+      lastEvent: before.lastEvent + numbered.length,
+      changedAt: at,
+    }
+    const additions: Additions = {
+      ...more,
+      messages: [...carried.messages, ...(more.messages ?? [])],
+      calls: [...carried.calls, ...(more.calls ?? [])],
+      events: numbered,
+      more: [...(more.more ?? [])],
+    }
+    // The end of one step and the beginning of the next are two rows.
+    const stepEnd = carried.step
+    const applied =
+      stepEnd && more.step
+        ? await store.update(before, after, { ...additions, earlierStep: stepEnd })
+        : await store.update(before, after, { ...additions, step: more.step ?? stepEnd })
+    if (!applied) throw new LostTask(before.id)
+    run.task = { ...after, version: before.version + 1 }
+    hub.told(before.id, numbered)
+    onWritten(before, run.task)
+  }
+
+  return (run, changes, written = {}) => {
+    const work = run.writing.then(() => writeNow(run, changes, written))
+    run.writing = work.catch(() => undefined)
+    return work
+  }
+}
+
+/** Pieces of what a model or a tool writes, for whoever watches: stored a few times a second, however small they come. */
+export function createPieces(run: Run, write: Write, clock: Clock) {
+  let pieces: { kind: TaskEventKind; key: string; data: Record<string, unknown>; text: string }[] = []
+  let chars = 0
+  let disarm: (() => void) | undefined
+  let failure: unknown
+
+  function flush(): void {
+    disarm?.()
+    disarm = undefined
+    const events = pieces.map(({ kind, data, text }) => ({ kind, data: { ...data, text } }))
+    pieces = []
+    chars = 0
+    if (events.length > 0) write(run, {}, { events }).catch((error: unknown) => (failure ??= error))
+  }
+
+  return {
+    add(kind: TaskEventKind, data: Record<string, unknown>, text: string): void {
+      const key = `${kind} ${JSON.stringify(data)}`
+      const last = pieces.at(-1)
+      if (last?.key === key) last.text += text
+      else pieces.push({ kind, key, data, text })
+      chars += text.length
+      if (chars >= taskLimits.chunkChars) flush()
+      else disarm ??= clock.after(taskLimits.chunkMs, flush)
+    },
+    /** What is left goes with the next write. */
+    end(): NewEvent[] {
+      disarm?.()
+      disarm = undefined
+      const events = pieces.map(({ kind, data, text }) => ({ kind, data: { ...data, text } }))
+      pieces = []
+      if (failure instanceof Error) throw failure
+      return events
+    },
+    /** Of what began anew. */
+    drop(): void {
+      pieces = []
+      chars = 0
+    },
+  }
+}

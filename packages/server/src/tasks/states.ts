@@ -1,0 +1,23 @@
+import type { TaskState } from './schema.ts'
+
+/** From each state to which. What has no successor has ended, once and for all. */
+export const successors: Record<TaskState, readonly TaskState[]> = {
+  // By a server that takes it; a person may pause or cancel it before.
+  queued: ['working', 'paused', 'canceled', 'failed'],
+  // `queued`: its server stops or has died, and another one goes on.
+  working: ['queued', 'waiting', 'suspended', 'paused', 'finished', 'failed', 'canceled'],
+  waiting: ['queued', 'paused', 'canceled', 'failed'],
+  suspended: ['queued', 'paused', 'canceled', 'failed'],
+  paused: ['queued', 'canceled', 'failed'],
+  finished: [],
+  failed: [],
+  canceled: [],
+}
+
+export function isOpen(state: TaskState): boolean {
+  return successors[state].length > 0
+}
+
+export function mayBecome(from: TaskState, to: TaskState): boolean {
+  return successors[from].includes(to)
+}

@@ -1,0 +1,667 @@
+import type { BatchStep, Database } from '../kernel/db/database.ts'
+import type { Place } from '../kernel/http/cursors.ts'
+import type { ImagePart, Message, TextPart } from '../models/door.ts'
+import { taskLimits } from './limits.ts'
+import type {
+  CallRecord,
+  InboxMessage,
+  StepRecord,
+  StoredMessage,
+  TaskEvent,
+  TaskRecord,
+  TaskSpec,
+  Wish,
+} from './record.ts'
+import { isOpen } from './states.ts'
+import type { TaskEventKind, TaskState } from './schema.ts'
+
+interface TasksTable {
+  id: string
+  account_id: string
+  agent_id: string
+  parent_task_id: string | null
+  forked_task_id: string | null
+  forked_step: number | null
+  state: TaskState
+  open: number
+  reason: string | null
+  message: string | null
+  waits_for: string
+  spec: string
+  budget: number | null
+  settled: number
+  asker: string
+  wish: string | null
+  owner: string | null
+  turn: number
+  step: number
+  last_event: number
+  last_message: number
+  last_inbox: number
+  input: number
+  cache_read: number
+  cache_write: number
+  cache_write_hour: number
+  output: number
+  cost: number
+  estimated: number
+  untrusted: number
+  compacted_to: number
+  summary: string | null
+  result: string | null
+  idempotency_key: string | null
+  body_hash: string | null
+  created_at: number
+  started_at: number | null
+  ended_at: number | null
+  due_at: number
+  version: number
+  changed_at: number
+}
+
+interface MessagesTable {
+  task_id: string
+  seq: number
+  step: number
+  role: Message['role']
+  parts: string
+  undone: number
+  created_at: number
+}
+
+interface StepsTable {
+  task_id: string
+  step: number
+  turn: number
+  state: StepRecord['state']
+  model: string
+  attempts: string
+  snapshot_id: string | null
+  started_at: number
+  ended_at: number | null
+}
+
+interface CallsTable {
+  id: string
+  task_id: string
+  step: number
+  place: number
+  call_id: string
+  tool: string
+  input: string
+  state: CallRecord['state']
+  approval_id: string | null
+  waits_for: string | null
+  answer: string | null
+  outcome: string | null
+  started_at: number | null
+  ended_at: number | null
+}
+
+interface Tables {
+  tasks: TasksTable
+  task_messages: MessagesTable
+  task_inbox: {
+    task_id: string
+    seq: number
+    parts: string
+    sender: string
+    idempotency_key: string | null
+    created_at: number
+  }
+  task_steps: StepsTable
+  task_calls: CallsTable
+  task_events: { task_id: string; seq: number; kind: TaskEventKind; data: string; at: number }
+  task_owners: { owner: string; seen_at: number }
+}
+
+export interface TaskFilter {
+  accountId: string
+  /** Only those of agents that stand below this one, or of itself. */
+  below?: string | undefined
+  only?: readonly string[] | undefined
+  agentId?: string | undefined
+  state?: TaskState | undefined
+  limit: number
+  before?: Place | undefined
+}
+
+/** What one write of a task adds to it, beside the changes of its row. */
+export interface Additions {
+  messages?: readonly StoredMessage[]
+  /** New, or as it is now. */
+  step?: StepRecord | undefined
+  /** The step before it, which ends with this. */
+  earlierStep?: StepRecord | undefined
+  newCalls?: readonly CallRecord[]
+  calls?: readonly CallRecord[]
+  events?: readonly TaskEvent[]
+  more?: readonly BatchStep[]
+}
+
+export type TaskStore = ReturnType<typeof createTaskStore>
+
+export function createTaskStore(database: Database) {
+  const db = database.of<Tables>()
+  const { sql } = db
+
+  function additionsOf(taskId: string, additions: Additions) {
+    const { messages = [], step, earlierStep, newCalls = [], calls = [], events = [] } = additions
+    const steps: BatchStep[] = []
+    if (messages.length > 0) {
+      const rows = messages.map((one) => messageRow(taskId, one))
+      steps.push({ query: sql.insertInto('task_messages').values(rows).compile() })
+    }
+    for (const one of [earlierStep, step]) {
+      if (!one) continue
+      const { state, model, attempts, ended_at, ...fixed } = stepRow(taskId, one)
+      const changed = { state, model, attempts, ended_at }
+      const query = sql
+        .insertInto('task_steps')
+        .values({ ...fixed, ...changed })
+        .onConflict((conflict) => conflict.columns(['task_id', 'step']).doUpdateSet(changed))
+      steps.push({ query: query.compile() })
+    }
+    if (newCalls.length > 0) {
+      const rows = newCalls.map((one) => callRow(taskId, one))
+      steps.push({ query: sql.insertInto('task_calls').values(rows).compile() })
+    }
+    for (const call of calls) {
+      const { id, task_id: _, step: __, place: ___, call_id: ____, tool: _____, input: ______, ...changes } = callRow(
+        taskId,
+        call,
+      )
+      steps.push({ query: sql.updateTable('task_calls').set(changes).where('id', '=', id).compile() })
+    }
+    if (events.length > 0) {
+      const rows = events.map(({ seq, kind, data, at }) => ({
+        task_id: taskId,
+        seq,
+        kind,
+        data: JSON.stringify(data),
+        at,
+      }))
+      steps.push({ query: sql.insertInto('task_events').values(rows).compile() })
+    }
+    return steps
+  }
+
+  return {
+    /** False where the key was used. */
+    async insert(
+      record: TaskRecord,
+      { request, ...additions }: Additions & { request?: { key: string; bodyHash: string } | undefined },
+    ): Promise<boolean> {
+      const row = {
+        ...rowOf(record),
+        idempotency_key: request?.key ?? null,
+        body_hash: request?.bodyHash ?? null,
+      }
+      const query = sql
+        .insertInto('tasks')
+        .values(row)
+        .onConflict((conflict) => conflict.doNothing())
+      const steps: BatchStep[] = [{ query: query.compile(), mustChange: 1 }]
+      return (await db.batch([...steps, ...additionsOf(record.id, additions), ...(additions.more ?? [])])).applied
+    },
+
+    /** False when the row is no longer as `before` says; then nothing is written. */
+    async update(before: TaskRecord, after: TaskRecord, additions: Additions = {}): Promise<boolean> {
+      const { id } = before
+      const changes = changesOf(before, after)
+      const query = sql
+        .updateTable('tasks')
+        .set({ ...changes, version: before.version + 1 })
+        .where('id', '=', id)
+        .where('version', '=', before.version)
+      const steps = [{ query: query.compile(), mustChange: 1 }, ...additionsOf(id, additions)]
+      return (await db.batch([...steps, ...(additions.more ?? [])])).applied
+    },
+
+    async get(id: string): Promise<TaskRecord | undefined> {
+      const row = await db.first(sql.selectFrom('tasks').selectAll().where('id', '=', id).compile())
+      return row && recordOf(row)
+    },
+
+    async savedRequest(accountId: string, key: string): Promise<{ bodyHash: string; taskId: string } | undefined> {
+      const query = sql
+        .selectFrom('tasks')
+        .select(['id', 'body_hash'])
+        .where('account_id', '=', accountId)
+        .where('idempotency_key', '=', key)
+      const row = await db.first(query.compile())
+      return row && { bodyHash: row.body_hash ?? '', taskId: row.id }
+    },
+
+    async countOpen(accountId: string): Promise<number> {
+      const query = sql
+        .selectFrom('tasks')
+        .select((select) => select.fn.countAll<number>().as('count'))
+        .where('account_id', '=', accountId)
+        .where('open', '=', 1)
+      return Number((await db.first(query.compile()))?.count ?? 0)
+    },
+
+    /** Newest first. */
+    async list({ accountId, below, only, agentId, state, limit, before }: TaskFilter): Promise<TaskRecord[]> {
+      if (only?.length === 0) return []
+      let query = sql.selectFrom('tasks').selectAll().where('account_id', '=', accountId)
+      if (only) query = query.where('agent_id', 'in', only)
+      if (agentId !== undefined) query = query.where('agent_id', '=', agentId)
+      if (state) query = query.where('state', '=', state)
+      if (below !== undefined) {
+        const lines = database.of<{ agent_lines: { agent_id: string; above_id: string } }>().sql
+        const ids = lines.selectFrom('agent_lines').select('agent_id').where('above_id', '=', below)
+        query = query.where('agent_id', 'in', ids as never)
+      }
+      if (before) {
+        query = query.where((where) =>
+          where.or([
+            where('created_at', '<', before.createdAt),
+            where.and([where('created_at', '=', before.createdAt), where('id', '<', before.id)]),
+          ]),
+        )
+      }
+      const rows = await db.all(query.orderBy('created_at', 'desc').orderBy('id', 'desc').limit(limit).compile())
+      return rows.map(recordOf)
+    },
+
+    /** Those that have not ended, of one agent. */
+    async openOf(agentId: string): Promise<TaskRecord[]> {
+      const query = sql.selectFrom('tasks').selectAll().where('agent_id', '=', agentId).where('open', '=', 1)
+      return (await db.all(query.compile())).map(recordOf)
+    },
+
+    /** The oldest that wait for a server. */
+    async queued(limit: number): Promise<TaskRecord[]> {
+      const query = sql.selectFrom('tasks').selectAll().where('state', '=', 'queued')
+      return (await db.all(query.orderBy('created_at').orderBy('id').limit(limit).compile())).map(recordOf)
+    },
+
+    /** Worked on by servers that are dead: by all but one, or by those not heard of since `silentSince`. */
+    async orphans({ owner, silentSince }: { owner: string; silentSince?: number | undefined }): Promise<TaskRecord[]> {
+      let query = sql.selectFrom('tasks').selectAll().where('state', '=', 'working').where('owner', '<>', owner)
+      if (silentSince !== undefined) {
+        const living = sql.selectFrom('task_owners').select('owner').where('seen_at', '>', silentSince)
+        query = query.where('owner', 'not in', living)
+      }
+      return (await db.all(query.orderBy('id').limit(taskLimits.swept).compile())).map(recordOf)
+    },
+
+    /** Of this server, those of which a person wants something that it may not have heard of. */
+    async wished(owner: string): Promise<TaskRecord[]> {
+      const query = sql
+        .selectFrom('tasks')
+        .selectAll()
+        .where('state', '=', 'working')
+        .where('owner', '=', owner)
+        .where('wish', 'is not', null)
+      return (await db.all(query.limit(taskLimits.swept).compile())).map(recordOf)
+    },
+
+    async workedBy(owner: string): Promise<TaskRecord[]> {
+      const query = sql.selectFrom('tasks').selectAll().where('state', '=', 'working').where('owner', '=', owner)
+      return (await db.all(query.compile())).map(recordOf)
+    },
+
+    /** Those that stand still for something of that id. */
+    async waitingFor(id: string): Promise<TaskRecord[]> {
+      const query = sql
+        .selectFrom('tasks')
+        .selectAll()
+        .where('state', 'in', ['waiting', 'suspended'])
+        .where('waits_for', 'like', `%"${id}"%`)
+      return (await db.all(query.compile())).map(recordOf)
+    },
+
+    /** One that was never begun. */
+    async remove(id: string): Promise<void> {
+      await db.batch([
+        { query: sql.deleteFrom('tasks').where('id', '=', id).compile() },
+        { query: sql.deleteFrom('task_messages').where('task_id', '=', id).compile() },
+        { query: sql.deleteFrom('task_steps').where('task_id', '=', id).compile() },
+        { query: sql.deleteFrom('task_events').where('task_id', '=', id).compile() },
+      ])
+    },
+
+    /** Those that stand still, after `id`: something they wait for may have come unheard. */
+    async resting(state: 'waiting' | 'suspended', id: string): Promise<TaskRecord[]> {
+      const query = sql.selectFrom('tasks').selectAll().where('state', '=', state).where('id', '>', id)
+      return (await db.all(query.orderBy('id').limit(taskLimits.swept).compile())).map(recordOf)
+    },
+
+    /** Ended, with a purse that is not. */
+    async unsettled(): Promise<TaskRecord[]> {
+      const query = sql.selectFrom('tasks').selectAll().where('settled', '=', 0).where('open', '=', 0)
+      return (await db.all(query.orderBy('id').limit(taskLimits.swept).compile())).map(recordOf)
+    },
+
+    async settle(id: string): Promise<void> {
+      await db.run(sql.updateTable('tasks').set({ settled: 1 }).where('id', '=', id).compile())
+    },
+
+    /** Beside the version, which whoever works on it holds. False where nobody does. */
+    async wish(id: string, wish: Wish): Promise<boolean> {
+      let query = sql.updateTable('tasks').set({ wish }).where('id', '=', id).where('state', '=', 'working')
+      // To be canceled outdoes everything, to be paused an interruption.
+      if (wish !== 'cancel') query = query.where((where) => where.or([where('wish', 'is', null), where('wish', '<>', 'cancel')]))
+      return (await db.run(query.compile())).changed === 1
+    },
+
+    /** It is done, or there is nothing left to do it to. */
+    noWish(id: string, wish: Wish): BatchStep {
+      const query = sql.updateTable('tasks').set({ wish: null }).where('id', '=', id).where('wish', '=', wish)
+      return { query: query.compile() }
+    },
+
+    /** Those whose time is over. */
+    async due(now: number): Promise<TaskRecord[]> {
+      const query = sql.selectFrom('tasks').selectAll().where('open', '=', 1).where('due_at', '<=', now)
+      return (await db.all(query.orderBy('due_at').limit(taskLimits.swept).compile())).map(recordOf)
+    },
+
+    async below(parentTaskId: string): Promise<TaskRecord[]> {
+      const query = sql
+        .selectFrom('tasks')
+        .selectAll()
+        .where('parent_task_id', '=', parentTaskId)
+        .where('open', '=', 1)
+      return (await db.all(query.compile())).map(recordOf)
+    },
+
+    /** True when it was added now, false when the same key had added one before. */
+    async addToInbox(
+      taskId: string,
+      message: Omit<InboxMessage, 'seq'>,
+      key: string | undefined,
+    ): Promise<boolean> {
+      for (let tries = 1; ; tries += 1) {
+        const known = sql.selectFrom('task_inbox').select(['seq', 'idempotency_key']).where('task_id', '=', taskId)
+        const rows = await db.all(known.compile())
+        if (key !== undefined && rows.some((row) => row.idempotency_key === key)) return false
+        const seq = Math.max(0, ...rows.map((row) => row.seq)) + 1
+        const row = {
+          task_id: taskId,
+          seq,
+          parts: JSON.stringify(message.parts),
+          sender: message.by,
+          idempotency_key: key ?? null,
+          created_at: message.createdAt,
+        }
+        const query = sql
+          .insertInto('task_inbox')
+          .values(row)
+          .onConflict((conflict) => conflict.doNothing())
+        if ((await db.run(query.compile())).changed === 1) return true
+        if (tries >= taskLimits.clashes) throw new Error(`Too many messages at once for ${taskId}`)
+      }
+    },
+
+    async inboxAfter(taskId: string, after: number): Promise<InboxMessage[]> {
+      const query = sql
+        .selectFrom('task_inbox')
+        .selectAll()
+        .where('task_id', '=', taskId)
+        .where('seq', '>', after)
+        .orderBy('seq')
+      return (await db.all(query.compile())).map((row) => ({
+        seq: row.seq,
+        parts: JSON.parse(row.parts) as (TextPart | ImagePart)[],
+        by: row.sender,
+        createdAt: row.created_at,
+      }))
+    },
+
+    /** What was said, without what was undone. */
+    async messages(taskId: string): Promise<StoredMessage[]> {
+      const query = sql
+        .selectFrom('task_messages')
+        .selectAll()
+        .where('task_id', '=', taskId)
+        .where('undone', '=', 0)
+        .orderBy('seq')
+      return (await db.all(query.compile())).map((row) => ({
+        seq: row.seq,
+        step: row.step,
+        message: { role: row.role, parts: JSON.parse(row.parts) } as Message,
+        createdAt: row.created_at,
+      }))
+    },
+
+    undoMessages(taskId: string, afterSeq: number): BatchStep {
+      const query = sql.updateTable('task_messages').set({ undone: 1 }).where('task_id', '=', taskId)
+      return { query: query.where('seq', '>', afterSeq).compile() }
+    },
+
+    async steps(taskId: string): Promise<StepRecord[]> {
+      const query = sql.selectFrom('task_steps').selectAll().where('task_id', '=', taskId).orderBy('step')
+      return (await db.all(query.compile())).map(stepOf)
+    },
+
+    async step(taskId: string, step: number): Promise<StepRecord | undefined> {
+      const query = sql.selectFrom('task_steps').selectAll().where('task_id', '=', taskId).where('step', '=', step)
+      const row = await db.first(query.compile())
+      return row && stepOf(row)
+    },
+
+    /** Where the disk was after the step; beside the version, since it is known only a moment later. */
+    async setSnapshot(taskId: string, step: number, snapshotId: string): Promise<void> {
+      const query = sql.updateTable('task_steps').set({ snapshot_id: snapshotId }).where('task_id', '=', taskId)
+      await db.run(query.where('step', '=', step).compile())
+    },
+
+    async calls(taskId: string, step?: number): Promise<CallRecord[]> {
+      let query = sql.selectFrom('task_calls').selectAll().where('task_id', '=', taskId)
+      if (step !== undefined) query = query.where('step', '=', step)
+      return (await db.all(query.orderBy('step').orderBy('place').compile())).map(callOf)
+    },
+
+    async callOfApproval(approvalId: string): Promise<{ taskId: string; call: CallRecord } | undefined> {
+      const query = sql.selectFrom('task_calls').selectAll().where('approval_id', '=', approvalId)
+      const row = await db.first(query.compile())
+      return row && { taskId: row.task_id, call: callOf(row) }
+    },
+
+    async call(id: string): Promise<{ taskId: string; call: CallRecord } | undefined> {
+      const row = await db.first(sql.selectFrom('task_calls').selectAll().where('id', '=', id).compile())
+      return row && { taskId: row.task_id, call: callOf(row) }
+    },
+
+    async events(taskId: string, { after, limit }: { after: number; limit: number }): Promise<TaskEvent[]> {
+      const query = sql
+        .selectFrom('task_events')
+        .selectAll()
+        .where('task_id', '=', taskId)
+        .where('seq', '>', after)
+        .orderBy('seq')
+        .limit(limit)
+      return (await db.all(query.compile())).map(({ seq, kind, data, at }) => ({
+        seq,
+        kind,
+        data: JSON.parse(data) as Record<string, unknown>,
+        at,
+      }))
+    },
+
+    async heard(owner: string, now: number): Promise<void> {
+      const query = sql
+        .insertInto('task_owners')
+        .values({ owner, seen_at: now })
+        .onConflict((conflict) => conflict.column('owner').doUpdateSet({ seen_at: now }))
+      await db.run(query.compile())
+    },
+
+    async forgetOwners(before: number): Promise<void> {
+      await db.run(sql.deleteFrom('task_owners').where('seen_at', '<', before).compile())
+    },
+  }
+}
+
+function rowOf(record: TaskRecord): TasksTable {
+  const { usage } = record
+  return {
+    id: record.id,
+    account_id: record.accountId,
+    agent_id: record.agentId,
+    parent_task_id: record.parentTaskId,
+    forked_task_id: record.forkedTaskId,
+    forked_step: record.forkedStep,
+    state: record.state,
+    open: Number(isOpen(record.state)),
+    reason: record.reason,
+    message: record.message,
+    waits_for: JSON.stringify(record.waitsFor),
+    spec: JSON.stringify(record.spec),
+    budget: record.budget,
+    settled: Number(record.isSettled),
+    asker: JSON.stringify(record.asker),
+    wish: record.wish,
+    owner: record.owner,
+    turn: record.turn,
+    step: record.step,
+    last_event: record.lastEvent,
+    last_message: record.lastMessage,
+    last_inbox: record.lastInbox,
+    input: usage.input,
+    cache_read: usage.cacheRead,
+    cache_write: usage.cacheWrite,
+    cache_write_hour: usage.cacheWriteHour,
+    output: usage.output,
+    cost: record.cost,
+    estimated: Number(record.estimated),
+    untrusted: Number(record.untrusted),
+    compacted_to: record.compactedTo,
+    summary: record.summary,
+    result: record.result === null ? null : JSON.stringify(record.result),
+    idempotency_key: null,
+    body_hash: null,
+    created_at: record.createdAt,
+    started_at: record.startedAt,
+    ended_at: record.endedAt,
+    due_at: record.dueAt,
+    version: record.version,
+    changed_at: record.changedAt,
+  }
+}
+
+/** The columns that differ. `wish` is not among them: whoever wishes does not hold the version. */
+function changesOf(before: TaskRecord, after: TaskRecord): Partial<TasksTable> {
+  const [old, now] = [rowOf(before), rowOf(after)]
+  const changed = Object.entries(now).filter(([name, value]) => old[name as keyof TasksTable] !== value)
+  const { id: _, idempotency_key: __, body_hash: ___, wish: ____, ...changes } = Object.fromEntries(changed) as Partial<TasksTable>
+  return changes
+}
+
+function recordOf(row: TasksTable): TaskRecord {
+  return {
+    id: row.id,
+    accountId: row.account_id,
+    agentId: row.agent_id,
+    parentTaskId: row.parent_task_id,
+    forkedTaskId: row.forked_task_id,
+    forkedStep: row.forked_step,
+    state: row.state,
+    reason: row.reason as TaskRecord['reason'],
+    message: row.message,
+    waitsFor: JSON.parse(row.waits_for) as TaskRecord['waitsFor'],
+    spec: JSON.parse(row.spec) as TaskSpec,
+    budget: row.budget,
+    isSettled: row.settled === 1,
+    asker: JSON.parse(row.asker) as TaskRecord['asker'],
+    wish: row.wish as Wish | null,
+    owner: row.owner,
+    turn: row.turn,
+    step: row.step,
+    lastEvent: row.last_event,
+    lastMessage: row.last_message,
+    lastInbox: row.last_inbox,
+    usage: {
+      input: row.input,
+      cacheRead: row.cache_read,
+      cacheWrite: row.cache_write,
+      cacheWriteHour: row.cache_write_hour,
+      output: row.output,
+    },
+    cost: row.cost,
+    estimated: row.estimated === 1,
+    untrusted: row.untrusted === 1,
+    compactedTo: row.compacted_to,
+    summary: row.summary,
+    result: row.result === null ? null : (JSON.parse(row.result) as TaskRecord['result']),
+    createdAt: row.created_at,
+    startedAt: row.started_at,
+    endedAt: row.ended_at,
+    dueAt: row.due_at,
+    version: row.version,
+    changedAt: row.changed_at,
+  }
+}
+
+function messageRow(taskId: string, { seq, step, message, createdAt }: StoredMessage): MessagesTable {
+  const { role, parts } = message
+  return { task_id: taskId, seq, step, role, parts: JSON.stringify(parts), undone: 0, created_at: createdAt }
+}
+
+function stepRow(taskId: string, one: StepRecord): StepsTable {
+  return {
+    task_id: taskId,
+    step: one.step,
+    turn: one.turn,
+    state: one.state,
+    model: one.model,
+    attempts: JSON.stringify(one.attempts),
+    snapshot_id: one.snapshotId,
+    started_at: one.startedAt,
+    ended_at: one.endedAt,
+  }
+}
+
+function stepOf(row: StepsTable): StepRecord {
+  return {
+    step: row.step,
+    turn: row.turn,
+    state: row.state,
+    model: row.model,
+    attempts: JSON.parse(row.attempts) as StepRecord['attempts'],
+    snapshotId: row.snapshot_id,
+    startedAt: row.started_at,
+    endedAt: row.ended_at,
+  }
+}
+
+function callRow(taskId: string, one: CallRecord): CallsTable {
+  return {
+    id: one.id,
+    task_id: taskId,
+    step: one.step,
+    place: one.place,
+    call_id: one.callId,
+    tool: one.tool,
+    input: one.input,
+    state: one.state,
+    approval_id: one.approvalId,
+    waits_for: one.waitsFor === null ? null : JSON.stringify(one.waitsFor),
+    answer: one.answer,
+    outcome: one.outcome === null ? null : JSON.stringify(one.outcome),
+    started_at: one.startedAt,
+    ended_at: one.endedAt,
+  }
+}
+
+function callOf(row: CallsTable): CallRecord {
+  return {
+    id: row.id,
+    step: row.step,
+    place: row.place,
+    callId: row.call_id,
+    tool: row.tool,
+    input: row.input,
+    state: row.state,
+    approvalId: row.approval_id,
+    waitsFor: row.waits_for === null ? null : (JSON.parse(row.waits_for) as CallRecord['waitsFor']),
+    answer: row.answer,
+    outcome: row.outcome === null ? null : (JSON.parse(row.outcome) as CallRecord['outcome']),
+    startedAt: row.started_at,
+    endedAt: row.ended_at,
+  }
+}
