@@ -97,7 +97,7 @@ import { createNames } from './sandboxes/egress/names.ts'
 import { createOwnAddresses } from './sandboxes/egress/own-addresses.ts'
 import { awaitOutward, createOutward } from './sandboxes/egress/outward.ts'
 import type { ConnectOutward } from './sandboxes/egress/outward.ts'
-import { egressApproval } from './sandboxes/egress/requests.ts'
+import { askForHost, egressApproval } from './sandboxes/egress/requests.ts'
 import { egressFeature } from './sandboxes/egress/routes.ts'
 import { createEgress } from './sandboxes/egress/service.ts'
 import type { Egress } from './sandboxes/egress/service.ts'
@@ -120,6 +120,8 @@ import { createVolumes } from './workspaces/volumes/service.ts'
 import { createBoxes } from './templates/box.ts'
 import { createBuildDisks } from './templates/disks.ts'
 import { createRegistry } from './templates/registry/client.ts'
+import { toolCallApproval } from './tasks/approval.ts'
+import { openTasks } from './tasks/feature.ts'
 import { templatesFeature } from './templates/routes.ts'
 import { createTemplates } from './templates/service.ts'
 import type { Templates } from './templates/service.ts'
@@ -264,7 +266,11 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const { door } = sandboxes
   const approvals = createApprovals({
     database,
-    kinds: [egressApproval(sandboxes), tokensApproval((...asked) => requests.tokenRequests.grant(...asked))],
+    kinds: [
+      egressApproval(sandboxes),
+      tokensApproval((...asked) => requests.tokenRequests.grant(...asked)),
+      toolCallApproval(),
+    ],
     hasSecondFactor,
     mayStillAsk: ({ accountId, asker, sandboxId }) => mayStillAsk({ accountId, ...asker }, sandboxId),
     record: audit.record,
@@ -309,6 +315,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   ledger.events.on('purse.archived', ({ purseId }) => {
     if (isId('agt', purseId)) agents.purseArchived(purseId)
+    else if (isId('tsk', purseId)) tasks.purseArchived(purseId)
   })
   const requests = openTokenRequests({
     database,
@@ -331,6 +338,34 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   const terminalFeature = terminalsFeature(terminals, connections)
   const files = createFiles({ door, newExecId, room })
+  const outward = outwardOf(config, connectPlainly)
+  const {
+    tasks,
+    feature: tasksFeature,
+    start: startTasks,
+  } = openTasks({
+    database,
+    blobs,
+    agents,
+    directory,
+    ledger,
+    models,
+    approvals,
+    tokenRequests: requests.tokenRequests,
+    sandboxes,
+    workspaces,
+    tools: {
+      execs,
+      files,
+      ports: ports.service,
+      askForHost: (sandboxId, wish, caller) => askForHost(sandboxId, wish, caller, { sandboxes, approvals }),
+      connect: async (target, signal) => (await awaitOutward(outward, 'mcp', target, signal)).socket,
+    },
+    seal: createBox(secrets.deriveKey('external servers of tasks')),
+    owner: newId('srv'),
+    clock,
+    log,
+  })
   const features: Feature[] = [
     // First, so that it stops last: every other may have something to write down.
     auditFeature({ audit }),
@@ -372,6 +407,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     }),
     // After agents and approvals, on which it acts.
     requests.feature,
+    tasksFeature,
     templatesFeature({ templates }),
     operationsFeature({ driver, settings: describeProcessSettings }),
     {
@@ -425,6 +461,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   await approvals.start()
   await agents.start()
   requests.start()
+  await startTasks()
   const fronts = features.flatMap(({ front }) => front ?? [])
   const server = await listen(app.api, { port: config.port, host: config.host, fronts })
   serverPort = server.port

@@ -12,6 +12,7 @@ import { modelMigrations } from './models/migrations.ts'
 import { backupMigrations } from './operations/backup/migrations.ts'
 import { sandboxMigrations } from './sandboxes/migrations.ts'
 import { portMigrations } from './sandboxes/ports/migrations.ts'
+import { taskMigrations } from './tasks/migrations.ts'
 import { templateMigrations } from './templates/migrations.ts'
 import { workspaceMigrations } from './workspaces/migrations.ts'
 import { volumeMigrations } from './workspaces/volumes/migrations.ts'
@@ -33,6 +34,7 @@ export const featureMigrations: readonly (readonly Migration[])[] = [
   backupMigrations,
   agentMigrations,
   tokenRequestMigrations,
+  taskMigrations,
   modelMigrations,
 ]
 

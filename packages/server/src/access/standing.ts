@@ -46,6 +46,12 @@ export function createStanding({ findRoot, findAgent, roleOf, revocations }: Sta
       if (!agent || agent.state === 'archiving' || agent.state === 'archived') return false
     }
     const rootId = ties.find((id) => isId('key', id) || isId('ses', id))
+    // A task outlives the session that it was given in: behind it stands the person.
+    const userId = rootId === undefined ? ties.find((id) => isId('usr', id)) : undefined
+    if (userId !== undefined) {
+      const role = await roleOf(accountId, userId)
+      return role !== undefined && roleHas(role, 'request')
+    }
     const root = rootId === undefined ? null : await findRoot(rootId, accountId)
     if (root?.accountId !== accountId) return false
     const about = sandboxId === null ? {} : { resource: 'sandbox' as const, id: sandboxId }

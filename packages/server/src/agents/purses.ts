@@ -57,13 +57,14 @@ export function createPurses({ ledger, clock }: { ledger: AgentLedger; clock: Cl
     return ledger.apply({ type: 'transfer', accountId, at: at(), from: source, to: id, amount, reason, key })
   }
 
-  /** True when its balance has gone to its parent; false as long as something is held. */
+  /** True when its balance has gone to its parent; false as long as something is held, or a task of it has some of its own. */
   async function close({ id, accountId }: AgentRecord): Promise<boolean> {
     try {
       const { archived } = await ledger.apply({ type: 'archive', accountId, at: at(), purseId: id })
       return archived !== undefined
     } catch (error) {
       if (isCode(error, ['purse_archived', 'purse_not_found'])) return true
+      if (isCode(error, ['purse_has_children'])) return false
       throw error
     }
   }

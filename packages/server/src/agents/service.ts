@@ -412,7 +412,9 @@ export function createAgents(deps: AgentsDeps) {
       if (error instanceof DeltaError && error.code === 'agent_not_found') return undefined
       throw error
     })
-    if (marked) await advance(id)
+    if (!marked) return
+    events.emit('agent.ending', { accountId, agentId: id })
+    await advance(id)
   }
 
   /** The next step of one that is being archived, as far as that goes now; may be repeated. */

@@ -1,4 +1,4 @@
-import type { KnownCaller } from '../access/callers/door.ts'
+import { type KnownCaller, narrow } from '../access/callers/door.ts'
 import type { Asker } from '../approvals/door.ts'
 import type { Approvals } from '../approvals/service.ts'
 import type { Known } from '../agents/door.ts'
@@ -282,11 +282,12 @@ export function toolResult({ callId, tool, outcome }: CallRecord): ToolResultPar
 
 /** The agent itself, as it is now: what whoever gave the task may has no part in it. */
 export function callerOf({ task, agent }: Pick<Run, 'task' | 'agent'>): KnownCaller {
-  const { id, accountId, agentId, asker } = task
+  const { id, accountId, agentId, asker, spec } = task
+  const rights = spec.rights === null ? agent.rights : narrow(agent.rights, spec.rights)
   return {
     accountId,
     actorId: agentId,
-    principal: { kind: 'agent', accountId, agentId, agentKind: agent.agent.kind, jti: id, rights: agent.rights },
+    principal: { kind: 'agent', accountId, agentId, agentKind: agent.agent.kind, jti: id, rights },
     ties: [...agent.line, ...asker.ties],
     above: agent.line.slice(0, -1),
     since: 0,

@@ -1,3 +1,4 @@
+import type { Right } from '../access/callers/door.ts'
 import type { Asker } from '../approvals/door.ts'
 import type { Attempt, ImagePart, Message, TextPart, ThinkingLevel, Usage } from '../models/door.ts'
 import type { EndReason, TaskEventKind, TaskState, TaskWaitsFor, ToolMode } from './schema.ts'
@@ -11,6 +12,8 @@ export interface TaskSpec {
   thinking: ThinkingLevel
   instructions: string | null
   timeLimitMs: number
+  /** No more than these of what its agent may; null: all of it. */
+  rights: readonly Right[] | null
   /** To be written before its first step; their bytes are blobs. */
   files: readonly { path: string; digest: string; size: number }[]
   maxSteps: number

@@ -3,6 +3,7 @@ import { idempotencyHeader, pageQuery } from '../kernel/http/request-shapes.ts'
 import { tokensSchema } from '../ledger/door.ts'
 import { imageTypes, thinkingLevels } from '../models/door.ts'
 import { taskLimits } from './limits.ts'
+import { mcpServerSchema } from './tools/mcp.ts'
 
 export const taskStates = [
   'queued',
@@ -62,16 +63,6 @@ const fileSchema = z.strictObject({
   encoding: z.enum(['utf8', 'base64']).default('utf8'),
 })
 
-const mcpServerSchema = z.strictObject({
-  name: z.string().regex(/^[a-z0-9][a-z0-9-]{0,31}$/),
-  url: z.url({ protocol: /^https?$/ }).max(2_000),
-  headers: z
-    .record(z.string().regex(/^[A-Za-z0-9-]{1,100}$/), z.string().max(4_000))
-    .optional()
-    .openapi({ description: 'Such as its Authorization; kept sealed, shown to nobody' }),
-})
-export type McpServer = z.output<typeof mcpServerSchema>
-
 export const toolModes = ['auto', 'ask', 'off'] as const
 export type ToolMode = (typeof toolModes)[number]
 
@@ -118,7 +109,11 @@ export const createTaskSchema = z
           'For each tool: used as the agent likes, each call confirmed by a person, or not there. `*` is every other',
         example: { run_terminal: 'ask', fetch: 'off' },
       }),
-    mcpServers: z.array(mcpServerSchema).max(taskLimits.mcpServers).optional(),
+    mcpServers: z
+      .array(mcpServerSchema)
+      .max(taskLimits.mcpServers)
+      .optional()
+      .openapi({ description: 'Further tools, of external servers that the agent may reach; their headers are kept sealed, and shown to nobody' }),
     resultSchema: z
       .record(z.string(), z.unknown())
       .optional()

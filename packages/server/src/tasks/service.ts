@@ -1,5 +1,5 @@
 import type { KnownCaller } from '../access/callers/door.ts'
-import { decide } from '../access/callers/door.ts'
+import { decide, type Right } from '../access/callers/door.ts'
 import { type Known, mayKnow, mayWork, refusalOf } from '../agents/door.ts'
 import type { Agents } from '../agents/service.ts'
 import { askerOf, type Asker } from '../approvals/door.ts'
@@ -8,6 +8,7 @@ import { DeltaError } from '../kernel/errors.ts'
 import { createEvents, type Events } from '../kernel/events.ts'
 import { hashOfBody } from '../kernel/http/body-hash.ts'
 import { pageOf, readCursor } from '../kernel/http/cursors.ts'
+import type { RightName } from '../kernel/http/needs.ts'
 import { isId, newId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Metrics } from '../kernel/metrics.ts'
@@ -48,6 +49,8 @@ export interface TasksDeps {
   /** What a task waits for has come, or can not come any more. */
   hasCome(task: TaskRecord): Promise<boolean>
   withdrawApproval(approvalId: string): Promise<void>
+  /** A task of the agent has given its tokens back: an agent that is being archived waits for that. */
+  onSettled(agentId: string): void
   /** The life of this process, `srv_…`. */
   owner: string
   /** Other servers may work on tasks of the same database. */
@@ -63,6 +66,8 @@ export interface TaskMaker {
   accountId: string
   asker: Asker
   parentTaskId?: string | undefined
+  /** At most these, of what its agent has. @default all of it */
+  rights?: readonly Right[] | undefined
 }
 
 const hour = 3_600_000
@@ -87,16 +92,25 @@ export function createTasks(deps: TasksDeps) {
     return known ? mayKnow(principal, known) : principal.kind !== 'agent'
   }
 
-  async function recordFor(id: string, caller: KnownCaller): Promise<TaskRecord> {
+  /** What they may not even look at looks as if it were not there; what they may look at and not do is refused by its right. */
+  function admit(caller: KnownCaller, right: RightName, agentId: string, known: Pick<Known, 'line'> | undefined): boolean {
+    if (!isSeen(caller, agentId, known)) return false
+    const about = (one: RightName) => decide(caller.principal, { right: one, resource: 'agent', id: agentId })
+    if (about(right).allowed) return true
+    if (right !== 'read:tasks' && !about('read:tasks').allowed) return false
+    throw new DeltaError('forbidden', `That needs the right ${right}`, { context: { right } })
+  }
+
+  async function recordFor(id: string, caller: KnownCaller, right: RightName = 'write:tasks'): Promise<TaskRecord> {
     const found = isId('tsk', id) ? await store.get(id) : undefined
     if (!found || found.accountId !== caller.accountId) throw notFound(id)
-    if (!isSeen(caller, found.agentId, await findAgent(found.agentId, found.accountId))) throw notFound(id)
+    if (!admit(caller, right, found.agentId, await findAgent(found.agentId, found.accountId))) throw notFound(id)
     return found
   }
 
   async function agentFor(agentId: string, caller: KnownCaller): Promise<Known> {
     const known = isId('agt', agentId) ? await findAgent(agentId, caller.accountId) : undefined
-    if (!known || !isSeen(caller, agentId, known)) throw noAgent(agentId)
+    if (!known || !admit(caller, 'write:tasks', agentId, known)) throw noAgent(agentId)
     return known
   }
 
@@ -127,7 +141,7 @@ export function createTasks(deps: TasksDeps) {
       })
     }
     const id = newId('tsk')
-    const spec = await specOf(id, wish, accountId)
+    const spec = { ...(await specOf(id, wish, accountId)), rights: maker.rights ?? null }
     const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
     const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
     const budget = wish.tokenBudget === undefined ? null : parseTokens(wish.tokenBudget, { field: 'tokenBudget' })
@@ -184,7 +198,7 @@ export function createTasks(deps: TasksDeps) {
     return task && viewOf(task)
   }
 
-  async function specOf(id: string, wish: CreateTask, accountId: string): Promise<TaskSpec> {
+  async function specOf(id: string, wish: CreateTask, accountId: string): Promise<Omit<TaskSpec, 'rights'>> {
     const { model } = await resolveModel(wish.model, accountId)
     const fallbackModels: string[] = []
     for (const one of wish.fallbackModels ?? []) fallbackModels.push((await resolveModel(one, accountId)).model)
@@ -476,7 +490,7 @@ export function createTasks(deps: TasksDeps) {
     { idempotencyKey = newId('req') }: { idempotencyKey?: string | undefined } = {},
   ): Promise<TaskView> {
     const amount = parseTokens(wished, { field: 'tokens' })
-    const task = await recordFor(id, caller)
+    const task = await recordFor(id, caller, 'allocate')
     if (!isOpen(task.state)) throw over(task)
     if (task.budget === null) throw conflict(task, 'it has no budget of its own, and spends its agent’s tokens')
     await budgets.give(task, amount, `given ${caller.actorId} ${idempotencyKey}`)
@@ -629,6 +643,8 @@ export function createTasks(deps: TasksDeps) {
     const { limit, cursor, agentId, state } = query
     const before = readCursor(cursor, ['tsk'])
     const { principal, accountId } = caller
+    const seeing = decide(principal, { right: 'read:tasks', resource: 'agent' })
+    if (!seeing.allowed) throw new DeltaError('forbidden', 'That needs the right read:tasks', { context: { right: 'read:tasks' } })
     const only = principal.kind === 'user' ? undefined : principal.agents
     const below = principal.kind === 'agent' ? principal.agentId : undefined
     const found = await store.list({ accountId, only, below, agentId, state, before, limit: limit + 1 })
@@ -637,12 +653,12 @@ export function createTasks(deps: TasksDeps) {
   }
 
   async function result(id: string, caller: KnownCaller): Promise<TaskResult> {
-    const task = await recordFor(id, caller)
+    const task = await recordFor(id, caller, 'read:tasks')
     return resultView(task, await store.calls(id))
   }
 
   async function transcript(id: string, caller: KnownCaller): Promise<{ json: Transcript; markdown: () => string }> {
-    const task = await recordFor(id, caller)
+    const task = await recordFor(id, caller, 'read:tasks')
     const [messages, steps] = await Promise.all([store.messages(id), store.steps(id)])
     return { json: transcriptOf(task, { messages, steps }), markdown: () => markdownOf(task, messages) }
   }
@@ -651,6 +667,12 @@ export function createTasks(deps: TasksDeps) {
 
   function inBackground(work: Promise<unknown>, what: string): void {
     void work.catch((error: unknown) => log.warn('task_news_late', { what, error }))
+  }
+
+  async function settled(taskId: string): Promise<void> {
+    await store.settle(taskId)
+    const task = await store.get(taskId)
+    if (task) deps.onSettled(task.agentId)
   }
 
   async function agentWoke(agentId: string): Promise<void> {
@@ -739,9 +761,9 @@ export function createTasks(deps: TasksDeps) {
     list,
     result,
     transcript,
-    get: async (id: string, caller: KnownCaller): Promise<TaskView> => viewOf(await recordFor(id, caller)),
+    get: async (id: string, caller: KnownCaller): Promise<TaskView> => viewOf(await recordFor(id, caller, 'read:tasks')),
     async follow(id: string, caller: KnownCaller, from?: number) {
-      await recordFor(id, caller)
+      await recordFor(id, caller, 'read:tasks')
       return following.follow(id, caller, from)
     },
     /** For features beside it, which have asked by themselves whether they may. */
@@ -755,7 +777,8 @@ export function createTasks(deps: TasksDeps) {
     agentEnds: (agentId: string) => inBackground(agentEnds(agentId), agentId),
     approvalChanged: (approvalId: string) => inBackground(approvalChanged(approvalId), approvalId),
     tokensDecided: (requestId: string) => inBackground(tokensDecided(requestId), requestId),
-    purseArchived: (taskId: string) => inBackground(store.settle(taskId), taskId),
+    /** Its balance is its agent's again. */
+    purseArchived: (taskId: string) => inBackground(settled(taskId), taskId),
 
     async start(): Promise<void> {
       await sweep()

@@ -10,7 +10,7 @@ import { parseDomain } from './address.ts'
 import { createPortsFront } from './front.ts'
 import { createGateway, type Gateway } from './gateway.ts'
 import { portsFeature } from './routes.ts'
-import { openPorts } from './service.ts'
+import { openPorts, type PortsService } from './service.ts'
 import type { SandboxState } from '../states.ts'
 
 export interface PortsFeatureParts {
@@ -36,6 +36,7 @@ export interface PortsFeature extends Feature {
   /** The sandbox is gone for good. */
   forget(sandboxId: string): void
   counts: Gateway['counts']
+  service: PortsService
 }
 
 /** Ports with all their parts. */
@@ -53,5 +54,5 @@ export async function openPortsFeature(parts: PortsFeatureParts): Promise<PortsF
     isServer: createHostCheck(settings),
     now: clock.now,
   })
-  return { ...portsFeature({ ports, gateway, front }), forget: ports.forget, counts: gateway.counts }
+  return { ...portsFeature({ ports, gateway, front }), forget: ports.forget, counts: gateway.counts, service: ports }
 }

@@ -1,0 +1,198 @@
+import { type Directory, isOver } from '../agents/door.ts'
+import type { Agents } from '../agents/service.ts'
+import type { Approvals } from '../approvals/service.ts'
+import type { SandboxDoor } from '../sandboxes/door.ts'
+import type { Clock } from '../kernel/clock.ts'
+import type { Database } from '../kernel/db/database.ts'
+import type { Feature } from '../kernel/http/api.ts'
+import type { Logger } from '../kernel/log.ts'
+import { microPerToken } from '../ledger/door.ts'
+import type { CallModel } from '../models/door.ts'
+import type { BlobStore } from '../storage/blobs.ts'
+import { createAttachments } from './attachments.ts'
+import { createBudgets, type TaskLedger } from './budget.ts'
+import { callerOf, createActing } from './calls.ts'
+import { createTaskComputer, type TaskComputerDeps } from './computer.ts'
+import { createHub } from './hub.ts'
+import { createLoop } from './loop.ts'
+import type { TaskRecord } from './record.ts'
+import { createWriting, type Run } from './run.ts'
+import { tasksRoutes } from './routes.ts'
+import { createTasks, type Tasks, type TasksDeps } from './service.ts'
+import { createTaskStore } from './store.ts'
+import { createToolbox, type ToolboxDeps } from './toolbox.ts'
+
+export interface OpenTasksDeps {
+  database: Database
+  blobs: Pick<BlobStore, 'put' | 'get'>
+  agents: Agents
+  directory: Pick<Directory, 'find'>
+  ledger: TaskLedger
+  models: { call: CallModel; resolve: TasksDeps['resolveModel'] }
+  approvals: Pick<Approvals, 'askFor' | 'find' | 'withdraw' | 'get' | 'events'>
+  tokenRequests: ToolboxDeps['tokenRequests'] & {
+    /** For a task of the agent that has used up its own; undefined where the agent waits for another one. */
+    askAutomatically(
+      agent: NonNullable<Awaited<ReturnType<Directory['find']>>>['agent'],
+      wish: { tokens: number; reason: string; since: number },
+    ): Promise<{ id: string } | undefined>
+    events: { on(name: 'token_request.changed', listener: (news: { requestId: string }) => void): unknown }
+  }
+  sandboxes: TaskComputerDeps['sandboxes'] & { door: SandboxDoor }
+  workspaces: TaskComputerDeps['workspaces']
+  tools: Omit<ToolboxDeps, 'tasks' | 'agents' | 'tokenRequests' | 'approvals' | 'saveImage' | 'openSealed' | 'clock' | 'door' | 'log'>
+  seal: TasksDeps['seal']
+  owner: string
+  clock: Clock
+  log: Logger
+}
+
+/** Tasks with all that they stand on, and the news that each waits for. */
+export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature; start(): Promise<void> } {
+  const { database, agents, directory, approvals, tokenRequests, seal, clock, log } = deps
+  const store = createTaskStore(database)
+  const hub = createHub()
+  const budgets = createBudgets(deps.ledger)
+  const attachments = createAttachments(deps.blobs)
+  const findAgent = directory.find
+  const computer = createTaskComputer({
+    store,
+    agents,
+    findAgent,
+    files: deps.tools.files,
+    sandboxes: deps.sandboxes,
+    workspaces: deps.workspaces,
+    attachments,
+    log,
+  })
+  const write = createWriting({ store, hub, clock, onWritten: (before, after) => tasks.onWritten(before, after) })
+  const toolbox = createToolbox({
+    ...deps.tools,
+    door: deps.sandboxes.door,
+    agents,
+    tokenRequests,
+    approvals,
+    saveImage: attachments.save,
+    openSealed: (task) => (task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, `mcp servers of ${task.id}`)),
+    tasks: {
+      async create(wish, { key, caller }) {
+        const { agentId: agent, text, tokenBudget, rights, parentTaskId } = wish
+        const parent = await store.get(parentTaskId)
+        if (!parent) throw new Error(`There is no task ${parentTaskId}`)
+        const { model, fallbackModels, maxPrice, thinking } = parent.spec
+        const asked = { agent, text, model, fallbackModels: [...fallbackModels], thinking, maxSteps: parent.spec.maxSteps, chat: false }
+        const limits = { ...(maxPrice !== null && { maxPrice }), ...(tokenBudget !== undefined && { tokenBudget }) }
+        const maker = { accountId: caller.accountId, asker: parent.asker, parentTaskId, rights }
+        const { id } = await tasks.createBy({ ...asked, ...limits }, maker, `delegate ${key}`)
+        return delegated((await store.get(id))!)
+      },
+      async view(taskId, caller) {
+        const { id } = await tasks.get(taskId, caller)
+        return delegated((await store.get(id))!)
+      },
+    },
+    clock,
+    log,
+  })
+  const acting = createActing({
+    toolsOf: toolbox.of,
+    approvals,
+    computer,
+    snapshots: computer.snapshots,
+    write,
+    clock,
+    log,
+  })
+
+  /** The agent's own shortage is the agent's affair, and asked for there. */
+  async function askForTokens({ task, agent }: Run, wanted: number): Promise<string | undefined> {
+    if (task.budget === null) return undefined
+    const tokens = Math.max(1, Math.ceil(Math.max(wanted, task.budget / 2) / microPerToken))
+    const reason = `The task ${task.id} has used up its budget`
+    const request = await tokenRequests
+      .askAutomatically(agent.agent, { tokens, reason, since: task.createdAt })
+      .catch((error: unknown) => void log.warn('task_tokens_not_asked', { taskId: task.id, error }))
+    return request?.id
+  }
+
+  /** Whether something that it waits for has come. Of its inbox knows the service. */
+  async function hasCome(task: TaskRecord): Promise<boolean> {
+    const agent = await findAgent(task.agentId, task.accountId)
+    if (!agent || isOver(agent.agent.state)) return true
+    if (task.state === 'suspended' && task.budget === null) return agent.agent.state === 'active'
+    for (const one of task.waitsFor) {
+      if (one.kind === 'approval') {
+        const approval = await approvals.find(one.approvalId)
+        if (!approval || !['pending', 'approved'].includes(approval.state)) return true
+      } else if (one.kind === 'task') {
+        const child = await store.get(one.taskId)
+        if (!child || child.endedAt !== null) return true
+      } else if (one.kind === 'tokens' && one.requestId !== undefined) {
+        const { state, tokens } = await tokenRequests.get(one.requestId, callerOf({ task, agent }))
+        if (state === 'granted' && task.state === 'suspended') {
+          await budgets.give(task, tokens * microPerToken, `request ${one.requestId}`)
+        }
+        if (!['pending_main', 'pending_user', 'granting'].includes(state)) return state === 'granted' || task.state === 'waiting'
+      }
+    }
+    return false
+  }
+
+  const loop = createLoop({
+    store,
+    callModel: deps.models.call,
+    acting,
+    describeTools: toolbox.describe,
+    budgets,
+    findAgent,
+    computer,
+    write,
+    askForTokens,
+    clock,
+    log,
+  })
+  const tasks: Tasks = createTasks({
+    store,
+    loop,
+    hub,
+    agents,
+    findAgent,
+    resolveModel: deps.models.resolve,
+    toolNames: toolbox.names,
+    budgets,
+    computer,
+    attachments,
+    seal,
+    hasCome,
+    withdrawApproval: (approvalId) => approvals.withdraw(approvalId, 'platform'),
+    onSettled: agents.purseArchived,
+    owner: deps.owner,
+    isShared: database.kind === 'postgres',
+    clock,
+    log,
+  })
+  approvals.events.on('approval.changed', ({ approvalId }) => tasks.approvalChanged(approvalId))
+  tokenRequests.events.on('token_request.changed', ({ requestId }) => tasks.tokensDecided(requestId))
+  agents.events.on('agent.resumed', ({ agentId }) => tasks.agentWoke(agentId))
+  agents.events.on('agent.ending', ({ agentId }) => tasks.agentEnds(agentId))
+  return {
+    tasks,
+    feature: {
+      name: 'tasks',
+      routes: (api) => tasksRoutes(api, tasks),
+      metrics: tasks.metrics,
+      async stop() {
+        await tasks.stop()
+        await toolbox.stop()
+      },
+    },
+    start: tasks.start,
+  }
+}
+
+function delegated({ id, agentId, state, result, message }: TaskRecord) {
+  const isOver = state === 'finished' || state === 'failed' || state === 'canceled'
+  const value = result?.value === undefined ? undefined : JSON.stringify(result.value)
+  const told = value ?? result?.text ?? undefined
+  return { id, agentId, state, isOver, isDone: state === 'finished', result: told, reason: message ?? undefined }
+}
