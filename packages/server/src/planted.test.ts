@@ -33,6 +33,7 @@ import { createBlobStore } from './storage/blob-store.ts'
 import { openFolder } from './storage/folder/folder.ts'
 
 const testUser = String(process.getuid!())
+const answer = (_asked: Asked): Script => answering(used(1, 1))
 
 testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => {
   const ends: (() => unknown)[] = []
@@ -40,7 +41,7 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
     for (const end of ends.splice(0).toReversed()) await end()
   })
 
-  async function start({ planted = [] as string[], script = (_: Asked): Script => answering(used(1, 1)) } = {}) {
+  async function start({ planted = [] as string[], script = answer } = {}) {
     const place = await newPlace()
     const lines: string[] = []
     const log = createLogger({ level: 'debug', write: (line) => lines.push(line) })

@@ -15,7 +15,7 @@ export interface ModelCall {
   system: string
   messages: readonly Message[]
   tools: readonly ToolDescription[]
-  /** @default what the model allows, at most 32,000 */
+  /** @default what the model allows, at most 32,000; 8,000 where nobody knows it */
   maxOutputTokens?: number | undefined
   thinking?: ThinkingLevel | undefined
   /** Ends it: what had come is charged as cut. */
@@ -28,6 +28,7 @@ export interface ModelCall {
 
 /** One HTTP request to a provider, with its own hold. */
 export interface Attempt {
+  /** Of its own for each. A model that costs nothing has no hold of that name. */
   holdId: string
   model: string
   state: 'sent' | 'ended' | 'cut' | 'failed'
@@ -56,7 +57,7 @@ export interface ModelReply {
 }
 
 /**
- * Rejects with a `DeltaError`: `balance_too_low` (nothing was sent), `account_owes`, `model_key_missing`, `model_key_refused`, `model_not_found`, `model_not_priced`, `model_too_long` (the
- * conversation), `model_refused` (the request), `model_unavailable` (all tries and fall-backs failed; `context.retryAfterMs`), `canceled` (by the signal).
+ * Rejects with a `DeltaError`: `balance_too_low` (nothing was sent), `account_owes`, `model_key_missing`, `model_key_refused`, `model_not_found`, `model_not_priced`, `model_too_dear`, `model_too_long`
+ * (the conversation), `model_refused` (the request), `model_unavailable` (all tries and fall-backs failed; `context.retryAfterMs`), `canceled` (by the signal).
  */
 export type CallModel = (call: ModelCall) => Promise<ModelReply>
