@@ -20,6 +20,7 @@ import { addExecRoutes } from '../packages/server/src/sandboxes/execs/routes.ts'
 import { addFileRoutes } from '../packages/server/src/sandboxes/files/routes.ts'
 import { portsFeature } from '../packages/server/src/sandboxes/ports/routes.ts'
 import { sandboxesFeature } from '../packages/server/src/sandboxes/routes.ts'
+import { schedulesFeature } from '../packages/server/src/tasks/schedules/routes.ts'
 import { templatesFeature } from '../packages/server/src/templates/routes.ts'
 import { terminalsFeature } from '../packages/server/src/terminal/routes.ts'
 import { volumesFeature } from '../packages/server/src/workspaces/volumes/routes.ts'
@@ -50,6 +51,7 @@ export function serverApi() {
     },
     approvalsFeature({ approvals: service }),
     tokenRequestsFeature({ tokenRequests: service, suspension: service }),
+    schedulesFeature({ schedules: service }),
     ledgerFeature({ ledger: service, ledgerApi: service }),
     { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },
     { name: 'files', routes: (routes) => addFileRoutes(routes, service) },

@@ -36,7 +36,7 @@ import { createAudit } from './access/audit/service.ts'
 import type { Audit } from './access/audit/service.ts'
 import { checkSecretKey } from './access/secret-key.ts'
 import { createBox, createSecrets } from './access/secrets.ts'
-import { createStanding } from './access/standing.ts'
+import { createStanding, toAskAbout } from './access/standing.ts'
 import { createDirectory } from './agents/directory.ts'
 import { tokensApproval } from './agents/requests/approval.ts'
 import { openTokenRequests } from './agents/requests/feature.ts'
@@ -224,7 +224,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const directory = createDirectory({ database, revocations, clock })
   const { findAgent } = directory
   const agentTokens = createAgentTokens({ signing: secrets.signing, findRoot, findAgent, revocations, clock })
-  const mayStillAsk = createStanding({ findRoot, findAgent, roleOf: people.roleOf, revocations })
+  const mayStill = createStanding({ findRoot, findAgent, roleOf: people.roleOf, revocations })
   const access = createCallerDoor({
     readers: [keys.reader, agentTokens.reader, people.sessions.reader, defaultKey],
     revocations,
@@ -251,7 +251,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     database,
     kinds: [egressApproval(sandboxes), tokensApproval((...asked) => requests.tokenRequests.grant(...asked))],
     hasSecondFactor,
-    mayStillAsk: ({ accountId, asker, sandboxId }) => mayStillAsk({ accountId, ...asker }, sandboxId),
+    mayStillAsk: ({ accountId, asker, sandboxId }) => mayStill({ accountId, ...asker }, toAskAbout(sandboxId)),
     record: audit.record,
     clock,
     log,

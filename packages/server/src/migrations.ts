@@ -11,6 +11,7 @@ import { ledgerMigrations } from './ledger/migrations.ts'
 import { backupMigrations } from './operations/backup/migrations.ts'
 import { sandboxMigrations } from './sandboxes/migrations.ts'
 import { portMigrations } from './sandboxes/ports/migrations.ts'
+import { scheduleMigrations } from './tasks/schedules/migrations.ts'
 import { templateMigrations } from './templates/migrations.ts'
 import { workspaceMigrations } from './workspaces/migrations.ts'
 import { volumeMigrations } from './workspaces/volumes/migrations.ts'
@@ -32,6 +33,7 @@ export const featureMigrations: readonly (readonly Migration[])[] = [
   backupMigrations,
   agentMigrations,
   tokenRequestMigrations,
+  scheduleMigrations,
 ]
 
 /** All that the database of a server has been through, in the order in which an empty one is built. */

@@ -350,6 +350,24 @@ export type CreateSandbox = {
   idleTimeoutMs?: number
 }
 
+export type CreateSchedule = {
+  /** Who does it */
+  agent: string
+  task: ScheduledTask
+  /** Minute, hour, day of month, month, day of week */
+  cron?: string
+  /** In which `cron` is meant */
+  timeZone?: string
+  /** Once, at this time */
+  at?: string
+  /** Of times at which no server ran: none of them, one run for all, or each of them, at most the last 100 */
+  missed?: 'skip' | 'once' | 'all'
+  /** Where the task of the run before goes on: the run is left out, or waits for its end */
+  overlap?: 'skip' | 'queue'
+  /** Without it, it begins paused */
+  enabled?: boolean
+}
+
 export type CreateSnapshot = {
   /** A snapshot with a name is kept for ever */
   name?: string
@@ -545,6 +563,16 @@ export type Error = {
       | 'token_request_expired'
       | 'token_request_changed'
       | 'token_request_limit_reached'
+      | 'schedule_not_found'
+      | 'schedule_never_runs'
+      | 'schedule_state_conflict'
+      | 'schedule_limit_reached'
+      | 'webhook_not_found'
+      | 'webhook_address_refused'
+      | 'webhook_limit_reached'
+      | 'webhook_state_conflict'
+      | 'delivery_not_found'
+      | 'delivery_waiting'
       | 'approval_not_found'
       | 'approval_decided'
       | 'approval_expired'
@@ -1446,6 +1474,104 @@ export type SaveStatus = {
   } | null
 }
 
+export type Schedule = {
+  id: string
+  agentId: string
+  /** The beginning of the task’s text */
+  title: string
+  cron: string | null
+  timeZone: string
+  at: string | null
+  missed: 'skip' | 'once' | 'all'
+  overlap: 'skip' | 'queue'
+  /** `disabled`: ended by the server, for its `reason`; `done`: its one time has passed */
+  state: 'active' | 'paused' | 'disabled' | 'done'
+  reason: 'asker_gone' | 'agent_archived' | 'task_unreadable' | 'time_unreadable' | null
+  /** When it runs next */
+  nextAt: string | null
+  /** Who made it or changed it last: by their rights it runs */
+  createdBy: string
+  createdAt: string
+  changedAt: string
+}
+
+export type ScheduleList = {
+  data: Schedule[]
+  nextCursor: string | null
+}
+
+export type ScheduleRun = {
+  id: string
+  /** Its time */
+  dueAt: string
+  /** Somebody asked for it */
+  manual: boolean
+  /** `waiting`: for the task of the run before, or to be tried again; `started`: `taskId` says how it goes */
+  state: 'waiting' | 'started' | 'skipped' | 'failed'
+  /** Why it was skipped */
+  reason: 'missed' | 'overlap' | 'queue_full' | 'paused' | 'disabled' | null
+  taskId: string | null
+  /** Why its task could not be made, or not yet */
+  failure: {
+    code: string
+    message: string
+  } | null
+  startedAt: string | null
+}
+
+export type ScheduleRunList = {
+  data: ScheduleRun[]
+  nextCursor: string | null
+}
+
+export type ScheduleWithTask = Schedule & {
+  /** What is to be done; headers of MCP servers are shown to nobody. Null where it can not be read */
+  task: Record<string, unknown> | null
+}
+
+/** What is to be done, as for POST /v1/tasks without `agent` */
+export type ScheduledTask = {
+  /** What is to be done */
+  text: string
+  images?: {
+    mediaType: 'image/png' | 'image/jpeg' | 'image/gif' | 'image/webp'
+    data: string
+  }[]
+  /** Written to the agent’s computer before its first step */
+  files?: {
+    path: string
+    /** Its text, or base64 where `encoding` says so */
+    content: string
+    encoding?: 'utf8' | 'base64'
+  }[]
+  /** Without it: the server’s default, DELTA_MODEL */
+  model?: string
+  /** Asked in this order where the model can not be reached, before anything of its answer came */
+  fallbackModels?: string[]
+  /** No fall-back dearer than so many tokens for a million output tokens */
+  maxPrice?: number
+  thinking?: 'off' | 'low' | 'medium' | 'high'
+  /** How it should go about it */
+  instructions?: string
+  /** It spends no more: set aside from the agent’s balance, what is left goes back at its end. Without it: the agent’s balance */
+  tokenBudget?: number
+  timeLimitMs?: number
+  maxSteps?: number
+  /** For each tool: used as the agent likes, each call confirmed by a person, or not there. `*` is every other */
+  tools?: Record<string, 'auto' | 'ask' | 'off'>
+  mcpServers?: {
+    name: string
+    url: string
+    /** Such as its Authorization; kept sealed, shown to nobody */
+    headers?: Record<string, string>
+  }[]
+  /** A JSON schema: the task ends with a value that fits it */
+  resultSchema?: Record<string, unknown>
+  /** Waits for your next message when it has answered, until it is canceled */
+  chat?: boolean
+  metadata?: Record<string, string>
+}
+
 /** The same whether somebody has that address or not */
 export type Sent = {
   status: 'sent'
@@ -1744,6 +1870,20 @@ export type Transfer = {
 export type TransferList = {
   data: Transfer[]
   nextCursor: string | null
+}
+
+export type UpdateSchedule = {
+  task?: ScheduledTask
+  /** Minute, hour, day of month, month, day of week */
+  cron?: string
+  /** In which `cron` is meant */
+  timeZone?: string
+  /** Once, at this time */
+  at?: string
+  /** Of times at which no server ran: none of them, one run for all, or each of them, at most the last 100 */
+  missed?: 'skip' | 'once' | 'all'
+  /** Where the task of the run before goes on: the run is left out, or waits for its end */
+  overlap?: 'skip' | 'queue'
 }
 
 export type Usage = {
@@ -2647,6 +2787,28 @@ export interface Operations {
       default: Error
     }
   }
+  /** Give an agent a task at stated times */
+  createSchedule: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: Record<never, never>
+    body: CreateSchedule
+    responses: {
+      '201': ScheduleWithTask
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Take a snapshot */
   createSnapshot: {
     path: {
@@ -2811,6 +2973,26 @@ export interface Operations {
       '503': Error
       '504': Error
       '507': Error
+      default: Error
+    }
+  }
+  /** Remove a schedule and the list of its runs */
+  deleteSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -3676,6 +3858,26 @@ export interface Operations {
       default: Error
     }
   }
+  /** Look at a schedule and its task */
+  getSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': ScheduleWithTask
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Look at a snapshot */
   getSnapshot: {
     path: {
@@ -4369,6 +4571,51 @@ export interface Operations {
       default: Error
     }
   }
+  /** List the runs of a schedule, newest first */
+  listScheduleRuns: {
+    path: {
+      id: string
+    }
+    query: {
+      limit?: number
+      cursor?: string
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': ScheduleRunList
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** List schedules, newest first */
+  listSchedules: {
+    path: Record<never, never>
+    query: {
+      agentId?: string
+      state?: 'active' | 'paused' | 'disabled' | 'done'
+      limit?: number
+      cursor?: string
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': ScheduleList
+      '400': Error
+      '401': Error
+      '403': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Your sessions */
   listSessions: {
     path: Record<never, never>
@@ -4921,6 +5168,27 @@ export interface Operations {
       '502': Error
       '503': Error
       '504': Error
+      default: Error
+    }
+  }
+  /** Let a schedule rest */
+  pauseSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Schedule
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -5689,6 +5957,27 @@ export interface Operations {
       default: Error
     }
   }
+  /** Let a schedule go on, from its next time */
+  resumeSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Schedule
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** End all access tokens of a sandbox */
   revokeAccessTokens: {
     path: {
@@ -5908,6 +6197,29 @@ export interface Operations {
       '502': Error
       '503': Error
       '504': Error
+      default: Error
+    }
+  }
+  /** Run a schedule now */
+  runSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: {
+      'idempotency-key'?: string
+    }
+    body: undefined
+    responses: {
+      '201': ScheduleRun
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -6222,6 +6534,30 @@ export interface Operations {
       '403': Error
       '404': Error
       '408': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** Change a schedule */
+  updateSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: UpdateSchedule
+    responses: {
+      '200': ScheduleWithTask
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
       '413': Error
       '429': Error
       '499': Error

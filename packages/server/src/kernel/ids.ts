@@ -26,6 +26,10 @@ const prefixes = [
   'hld',
   'srv',
   'trq',
+  'sch',
+  'scr',
+  'whk',
+  'dlv',
 ] as const
 export type IdPrefix = (typeof prefixes)[number]
 
