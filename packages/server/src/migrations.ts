@@ -12,6 +12,7 @@ import { backupMigrations } from './operations/backup/migrations.ts'
 import { sandboxMigrations } from './sandboxes/migrations.ts'
 import { portMigrations } from './sandboxes/ports/migrations.ts'
 import { scheduleMigrations } from './tasks/schedules/migrations.ts'
+import { webhookMigrations } from './tasks/webhooks/migrations.ts'
 import { templateMigrations } from './templates/migrations.ts'
 import { workspaceMigrations } from './workspaces/migrations.ts'
 import { volumeMigrations } from './workspaces/volumes/migrations.ts'
@@ -34,6 +35,7 @@ export const featureMigrations: readonly (readonly Migration[])[] = [
   agentMigrations,
   tokenRequestMigrations,
   scheduleMigrations,
+  webhookMigrations,
 ]
 
 /** All that the database of a server has been through, in the order in which an empty one is built. */

@@ -443,6 +443,14 @@ export type CreateVolume = {
   diskMb?: number
 }
 
+export type CreateWebhook = {
+  /** Where it is told: https; http only to addresses that the operator lists */
+  url: string
+  events: ('task.finished' | 'task.failed' | 'task.needs_decision')[]
+  /** Only of this agent’s tasks */
+  agentId?: string
+}
+
 export type CreateWorkspace = {
   /** Of your own choice, unlike every other; the id where left out */
   name?: string
@@ -1886,6 +1894,14 @@ export type UpdateSchedule = {
   overlap?: 'skip' | 'queue'
 }
 
+export type UpdateWebhook = {
+  /** Where it is told: https; http only to addresses that the operator lists */
+  url?: string
+  events?: ('task.finished' | 'task.failed' | 'task.needs_decision')[]
+  /** False: it rests; true: it goes on, also when it was disabled */
+  enabled?: boolean
+}
+
 export type Usage = {
   /** The beginning of the hour or day. Null where it is not grouped by that, and where there is none */
   from: string | null
@@ -1951,6 +1967,56 @@ export type VolumeMount = {
   /** Where it is seen inside; made when it is not there */
   path: string
   readOnly?: boolean
+}
+
+export type Webhook = {
+  id: string
+  /** Only its host for who may not change it */
+  url: string
+  events: ('task.finished' | 'task.failed' | 'task.needs_decision')[]
+  agentId: string | null
+  state: 'active' | 'paused' | 'disabled'
+  /** Why the server disabled it */
+  reason: 'failing' | 'gone' | 'asker_gone' | 'secret_unreadable' | null
+  /** Failed tries in a row */
+  failures: number
+  failingSince: string | null
+  /** Who made it or changed it last: by their rights it hears of tasks */
+  createdBy: string
+  createdAt: string
+  changedAt: string
+}
+
+export type WebhookDelivery = {
+  /** Also the header `webhook-id`, the same at every try */
+  id: string
+  webhookId: string
+  type: 'task.finished' | 'task.failed' | 'task.needs_decision' | 'webhook.test'
+  taskId: string | null
+  /** `failed`: given up after the last try; `canceled`: the webhook was paused or disabled before it arrived */
+  state: 'waiting' | 'delivered' | 'failed' | 'canceled'
+  tries: number
+  nextTryAt: string | null
+  /** Of the last answer */
+  lastStatus: number | null
+  lastError: string | null
+  /** When it happened */
+  createdAt: string
+  endedAt: string | null
+}
+
+export type WebhookDeliveryList = {
+  data: WebhookDelivery[]
+  nextCursor: string | null
+}
+
+export type WebhookList = {
+  data: Webhook[]
+}
+
+export type WebhookWithSecret = Webhook & {
+  /** What it is signed with; never shown again */
+  secret: string
 }
 
 export type Workspace = {
@@ -2948,6 +3014,27 @@ export interface Operations {
       default: Error
     }
   }
+  /** Have a server of yours told when tasks end or need a decision */
+  createWebhook: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: Record<never, never>
+    body: CreateWebhook
+    responses: {
+      '201': WebhookWithSecret
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Make a workspace */
   createWorkspace: {
     path: Record<never, never>
@@ -3021,6 +3108,26 @@ export interface Operations {
     path: {
       name: string
       tag: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** Remove a webhook with all its deliveries */
+  deleteWebhook: {
+    path: {
+      id: string
     }
     query: Record<never, never>
     header: Record<never, never>
@@ -3989,6 +4096,47 @@ export interface Operations {
       default: Error
     }
   }
+  /** Look at a webhook */
+  getWebhook: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Webhook
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** Look at a delivery */
+  getWebhookDelivery: {
+    path: {
+      id: string
+      deliveryId: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': WebhookDelivery
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Look at a workspace */
   getWorkspace: {
     path: {
@@ -4806,6 +4954,46 @@ export interface Operations {
       default: Error
     }
   }
+  /** List what a webhook was told, or is to be, newest first */
+  listWebhookDeliveries: {
+    path: {
+      id: string
+    }
+    query: {
+      state?: 'waiting' | 'delivered' | 'failed' | 'canceled'
+      limit?: number
+      cursor?: string
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': WebhookDeliveryList
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** List webhooks, newest first */
+  listWebhooks: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': WebhookList
+      '401': Error
+      '403': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** List workspaces, newest first */
   listWorkspaces: {
     path: Record<never, never>
@@ -5335,6 +5523,28 @@ export interface Operations {
       '503': Error
       '504': Error
       '507': Error
+      default: Error
+    }
+  }
+  /** Send a delivery once more, from its first try */
+  redeliverWebhook: {
+    path: {
+      id: string
+      deliveryId: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': WebhookDelivery
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -6542,6 +6752,26 @@ export interface Operations {
       default: Error
     }
   }
+  /** Send a webhook something to try it */
+  testWebhook: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '201': WebhookDelivery
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Change a schedule */
   updateSchedule: {
     path: {
@@ -6552,6 +6782,30 @@ export interface Operations {
     body: UpdateSchedule
     responses: {
       '200': ScheduleWithTask
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** Change a webhook, let it rest or go on */
+  updateWebhook: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: UpdateWebhook
+    responses: {
+      '200': Webhook
       '400': Error
       '401': Error
       '403': Error

@@ -443,19 +443,19 @@ testDatabases('schedules', (open) => {
       const { id } = await schedules.create(wish(), anna)
       const patch = updateScheduleSchema.parse({ missed: 'skip' })
       const acts = (caller: KnownCaller) => [
-        schedules.update(id, patch, caller),
-        schedules.pause(id, caller),
-        schedules.resume(id, caller),
-        schedules.runNow(id, caller),
-        schedules.remove(id, caller),
+        () => schedules.update(id, patch, caller),
+        () => schedules.pause(id, caller),
+        () => schedules.resume(id, caller),
+        () => schedules.runNow(id, caller),
+        () => schedules.remove(id, caller),
       ]
       for (const caller of [stranger, keyFor(['agt_b']), asAgent('agt_b'), asAgent('agt_a', [])]) {
         expect(await codeOf(schedules.get(id, caller))).toBe('schedule_not_found')
         expect(await codeOf(schedules.listRuns(id, runsPage, caller))).toBe('schedule_not_found')
         expect((await schedules.list(page, caller)).data).toEqual([])
-        for (const act of acts(caller)) expect(await codeOf(act)).toBe('schedule_not_found')
+        for (const act of acts(caller)) expect(await codeOf(act())).toBe('schedule_not_found')
       }
-      for (const act of acts(viewer)) expect(await codeOf(act)).toBe('forbidden')
+      for (const act of acts(viewer)) expect(await codeOf(act())).toBe('forbidden')
       for (const caller of [viewer, keyFor(['agt_a']), asAgent('agt_a')]) {
         expect((await schedules.list(page, caller)).data).toHaveLength(1)
       }
