@@ -307,8 +307,8 @@ testDatabases('webhooks', (open) => {
       peer.answers.push({ status: 429, headers: { 'retry-after': '3600' } })
       await happens()
       await go()
-      const [{ nextTryAt }] = (await deliveries(id)) as [{ nextTryAt: string }]
-      expect(Date.parse(nextTryAt) - begin).toBe(3_600_000)
+      const [delivery] = await deliveries(id)
+      expect(Date.parse(delivery!.nextTryAt!) - begin).toBe(3_600_000)
     })
 
     test('because nobody answers is given up in time', async () => {
