@@ -20,6 +20,7 @@ import { createWriting, type Run } from './run.ts'
 import { tasksRoutes } from './routes.ts'
 import { createTasks, type Tasks, type TasksDeps } from './service.ts'
 import { createTaskStore } from './store.ts'
+import { createDeliverySteps } from './webhooks/service.ts'
 import { createToolbox, type ToolboxDeps } from './toolbox.ts'
 
 export interface OpenTasksDeps {
@@ -50,7 +51,10 @@ export interface OpenTasksDeps {
 /** Tasks with all that they stand on, and the news that each waits for. */
 export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature; start(): Promise<void> } {
   const { database, agents, directory, approvals, tokenRequests, seal, clock, log } = deps
-  const store = createTaskStore(database)
+  const deliverySteps = createDeliverySteps(database)
+  const store = createTaskStore(database, (type, { accountId, agentId, id: taskId, changedAt: at }) =>
+    deliverySteps({ type, accountId, agentId, taskId, at }),
+  )
   const hub = createHub()
   const budgets = createBudgets(deps.ledger)
   const attachments = createAttachments(deps.blobs)

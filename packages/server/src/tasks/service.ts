@@ -27,7 +27,7 @@ import type { Loop } from './loop.ts'
 import type { StoredMessage, TaskEvent, TaskRecord, TaskSpec } from './record.ts'
 import { noUsage } from './rules.ts'
 import type { CreateTask, ForkTask, TaskListQuery, TaskMessage, TaskResult, TaskView, UndoTask } from './schema.ts'
-import { isOpen, mayBecome } from './states.ts'
+import { isOpen, mayBecome, needsDecision } from './states.ts'
 import type { Additions, TaskStore } from './store.ts'
 import { markdownOf, resultView, type Transcript, transcriptOf, viewOf } from './views.ts'
 
@@ -341,8 +341,7 @@ export function createTasks(deps: TasksDeps) {
     if (state === 'finished' || state === 'failed' || state === 'canceled') counts[state] += 1
     const named = { accountId, agentId, taskId: id }
     events.emit('task.changed', { ...named, state, reason })
-    const needsDecision = state === 'suspended' || waitsFor.some(({ kind }) => kind === 'approval' || kind === 'answer')
-    if (needsDecision) events.emit('task.needs_decision', named)
+    if (needsDecision(state, waitsFor)) events.emit('task.needs_decision', named)
   }
 
   async function requeue(task: TaskRecord, additions: Additions = {}): Promise<void> {

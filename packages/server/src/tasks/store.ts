@@ -12,7 +12,7 @@ import type {
   TaskSpec,
   Wish,
 } from './record.ts'
-import { isOpen } from './states.ts'
+import { isOpen, needsDecision } from './states.ts'
 import type { TaskEventKind, TaskState } from './schema.ts'
 
 interface TasksTable {
@@ -141,7 +141,14 @@ export interface Additions {
 
 export type TaskStore = ReturnType<typeof createTaskStore>
 
-export function createTaskStore(database: Database) {
+/** Told in the very commit in which it happens. */
+export type Happening = 'task.finished' | 'task.failed' | 'task.needs_decision'
+
+/** `stepsFor`: what others write when that happens to a task. */
+export function createTaskStore(
+  database: Database,
+  stepsFor: (happening: Happening, task: TaskRecord) => BatchStep[] = () => [],
+) {
   const db = database.of<Tables>()
   const { sql } = db
 
@@ -214,7 +221,9 @@ export function createTaskStore(database: Database) {
         .set({ ...changes, version: before.version + 1 })
         .where('id', '=', id)
         .where('version', '=', before.version)
-      const steps = [{ query: query.compile(), mustChange: 1 }, ...additionsOf(id, additions)]
+      const happening = happeningOf(before, after)
+      const told = happening === undefined ? [] : stepsFor(happening, after)
+      const steps = [{ query: query.compile(), mustChange: 1 }, ...additionsOf(id, additions), ...told]
       return (await db.batch([...steps, ...(additions.more ?? [])])).applied
     },
 
@@ -495,6 +504,12 @@ export function createTaskStore(database: Database) {
       await db.run(sql.deleteFrom('task_owners').where('seen_at', '<', before).compile())
     },
   }
+}
+
+function happeningOf(before: TaskRecord, { state, waitsFor }: TaskRecord): Happening | undefined {
+  if (state === before.state) return undefined
+  if (state === 'finished' || state === 'failed') return `task.${state}`
+  return needsDecision(state, waitsFor) ? 'task.needs_decision' : undefined
 }
 
 function rowOf(record: TaskRecord): TasksTable {
