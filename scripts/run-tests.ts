@@ -66,7 +66,9 @@ async function shortForm() {
   if (checkOnly) return
   // Unit tests make no boxes, so they share neither uid ranges nor cgroups with the helper's tests, which wait more than they work.
   await Promise.all([
-    cargoTests('guest and helper', []).then(() => vitest('conformance', ['--config', 'vitest.config.ts'], [boxTests])),
+    cargoTests('guest and helper', [], inMemory ? { DELTA_TEST_MEMORY_DIR: inMemory } : {}).then(() =>
+      vitest('conformance', ['--config', 'vitest.config.ts'], [boxTests]),
+    ),
     vitest('unit', ['--config', 'vitest.config.ts', '--exclude', `${boxTests}/**`], [], temporary()).then(() =>
       storesOnPostgres('what all stores stand on, on PostgreSQL', baseTests, temporary()),
     ),
@@ -312,8 +314,6 @@ function run(
     child.on('close', (code) => done({ status: code ?? 1, output }))
   })
 }
-
-/** A private PostgreSQL on a free port with its data in a temporary folder; it refuses to run as root, so it runs as the package's own user. */
 
 function record(outcome: Outcome) {
   outcomes.push(outcome)
