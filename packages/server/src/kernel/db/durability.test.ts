@@ -91,6 +91,7 @@ describe('what was acknowledged', () => {
       await systemClock.sleep(next() * 120)
       writer.child.kill('SIGKILL')
       await writer.ended
+      expect(writer.child.signalCode).toBe('SIGKILL')
       for (const id of acknowledged(writer)) all.add(id)
       const { rows, twins } = stored(path)
       expect([...all].filter((id) => !rows.has(id))).toEqual([])
