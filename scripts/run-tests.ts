@@ -66,7 +66,9 @@ async function shortForm() {
   if (checkOnly) return
   // Unit tests make no boxes, so they share neither uid ranges nor cgroups with the helper's tests, which wait more than they work.
   await Promise.all([
-    cargoTests('guest and helper', []).then(() => vitest('conformance', ['--config', 'vitest.config.ts'], [boxTests])),
+    cargoTests('guest and helper', [], inMemory ? { DELTA_TEST_MEMORY_DIR: inMemory } : {}).then(() =>
+      vitest('conformance', ['--config', 'vitest.config.ts'], [boxTests]),
+    ),
     vitest('unit', ['--config', 'vitest.config.ts', '--exclude', `${boxTests}/**`], [], temporary()).then(() =>
       storesOnPostgres('what all stores stand on, on PostgreSQL', baseTests, temporary()),
     ),
@@ -125,29 +127,38 @@ async function storesOnPostgres(name: string, files: string[], env: NodeJS.Proce
 
 /**
  * Several files at a time, since most of the time is waiting: one that measures the common platform, one that uses it and measures nothing,
- * and one or two that start their own. Each lane has a platform and uids of its own.
+ * and one or two that start their own, whichever are next. Each has uids of its own.
  */
 async function endToEnd(name: string, env: NodeJS.ProcessEnv, { own }: { own: 1 | 2 }) {
-  const lanes: Record<'measured' | 'clients' | 'own platform' | 'own platform too', string[]> = {
+  const lanes: Record<'measured' | 'clients' | 'own platform', string[]> = {
     measured: [],
     clients: [],
     'own platform': [],
-    'own platform too': [],
   }
   for (const file of readdirSync(join(root, 'e2e')).toSorted()) {
     if (!file.endsWith('.test.ts')) continue
     const path = join('e2e', file)
     const text = readFileSync(join(root, path), 'utf8')
-    const { 'own platform': one, 'own platform too': other } = lanes
-    if (/startPlatform\(|serve\.mjs/.test(text)) (own === 2 && one.length > other.length ? other : one).push(path)
+    if (/startPlatform\(|serve\.mjs/.test(text)) lanes['own platform'].push(path)
     else lanes[text.includes('serverMemoryBytes(') ? 'measured' : 'clients'].push(path)
   }
   await Promise.all(
     Object.entries(lanes)
       .filter(([, files]) => files.length > 0)
-      .map(([lane, files], at) =>
-        vitest(`${name}, ${lane}`, ['--config', 'e2e/vitest.config.ts'], files, { ...env, ...uidsOf(at) }),
-      ),
+      .map(([lane, files], at) => {
+        const workers = lane === 'own platform' ? own : 1
+        const uids = Array.from({ length: workers }, (_, worker) => uidsOf(at + worker))
+        return vitest(
+          `${name}, ${lane}`,
+          [
+            '--config',
+            'e2e/vitest.config.ts',
+            ...(workers > 1 ? ['--fileParallelism', `--maxWorkers=${workers}`] : []),
+          ],
+          files,
+          { ...env, ...uids[0], DELTA_TEST_UIDS_BY_WORKER: JSON.stringify(uids) },
+        )
+      }),
   )
 }
 
@@ -312,8 +323,6 @@ function run(
     child.on('close', (code) => done({ status: code ?? 1, output }))
   })
 }
-
-/** A private PostgreSQL on a free port with its data in a temporary folder; it refuses to run as root, so it runs as the package's own user. */
 
 function record(outcome: Outcome) {
   outcomes.push(outcome)

@@ -7,8 +7,12 @@ import { createAudit } from './access/audit/service.ts'
 import { createApp } from './app.ts'
 import { createProcessDriver } from './drivers/testing/process.ts'
 import { systemClock } from './kernel/clock.ts'
+<<<<<<< HEAD
 import { DeltaError } from './kernel/errors.ts'
 import { openDatabase } from './kernel/db/open.ts'
+=======
+import { openInSharedThread } from './kernel/db/testing-threads.ts'
+>>>>>>> faster-tests
 import { keyOf, readAll } from './kernel/db/testing-rows.ts'
 import { testDatabases } from './kernel/db/testing.ts'
 import { newId } from './kernel/ids.ts'
@@ -45,7 +49,7 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
     const place = await newPlace()
     const lines: string[] = []
     const log = createLogger({ level: 'debug', write: (line) => lines.push(line) })
-    const database = await openDatabase({ ...place, migrations: allMigrations, log })
+    const database = await openInSharedThread({ ...place, migrations: allMigrations, log })
     ends.push(database.close)
     const driver = await createProcessDriver()
     ends.push(driver.close)

@@ -8,7 +8,7 @@ import { WebSocket } from 'ws'
 import { z } from 'zod'
 import { createApp } from '../app.ts'
 import { systemClock } from '../kernel/clock.ts'
-import { openDatabase } from '../kernel/db/open.ts'
+import { openInSharedThread } from '../kernel/db/testing-threads.ts'
 import type { Feature } from '../kernel/http/api.ts'
 import { createRoute } from '../kernel/http/route.ts'
 import { listen } from '../kernel/http/server.ts'
@@ -68,7 +68,7 @@ async function* ticks() {
 beforeEach(async () => {
   const folder = mkdtempSync(join(tmpdir(), 'delta-revocation-'))
   ends.push(() => rmSync(folder, { recursive: true }))
-  const database = await openDatabase({
+  const database = await openInSharedThread({
     path: join(folder, 'delta.db'),
     log: silentLogger,
     migrations: [...accessMigrations, ...keyMigrations],

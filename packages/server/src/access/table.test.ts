@@ -21,7 +21,7 @@ import { createApprovals } from '../approvals/service.ts'
 import { createModelDriver } from '../drivers/testing/model.ts'
 import { systemClock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
-import { openDatabase } from '../kernel/db/open.ts'
+import { openInSharedThread } from '../kernel/db/testing-threads.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Api, Feature } from '../kernel/http/api.ts'
 import { createClientAddress } from '../kernel/http/client-address.ts'
@@ -508,7 +508,7 @@ const ends: (() => unknown)[] = []
 beforeAll(async () => {
   const folder = mkdtempSync(join(tmpdir(), 'delta-table-'))
   ends.push(() => rmSync(folder, { recursive: true }))
-  const opened = await openDatabase({
+  const opened = await openInSharedThread({
     path: join(folder, 'delta.db'),
     log: silentLogger,
     migrations: [

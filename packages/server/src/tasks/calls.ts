@@ -48,7 +48,11 @@ export function createActing(deps: ActingDeps) {
     return start(run, calls, { group: nextGroup(calls, tools), before: refused })
   }
 
-  function openedCall(run: Run, call: CallRecord, { place, tools }: { place: number; tools: ReadonlyMap<string, Tool> }): CallRecord {
+  function openedCall(
+    run: Run,
+    call: CallRecord,
+    { place, tools }: { place: number; tools: ReadonlyMap<string, Tool> },
+  ): CallRecord {
     const over = (text: string) => ended(call, fault(text), clock.now())
     if (place >= taskLimits.callsPerReply) {
       return over(`At most ${taskLimits.callsPerReply} calls in one reply: this one was not made.`)
@@ -70,7 +74,9 @@ export function createActing(deps: ActingDeps) {
     const now = clock.now()
     const fresh = new Set(group.filter(({ state }) => state === 'ready').map(({ id }) => id))
     for (const id of fresh) run.fresh.add(id)
-    const begun = calls.map((call): CallRecord => (fresh.has(call.id) ? { ...call, state: 'started', startedAt: now } : call))
+    const begun = calls.map((call): CallRecord =>
+      fresh.has(call.id) ? { ...call, state: 'started', startedAt: now } : call,
+    )
     return { calls: begun, events: [...before, ...begun.filter(({ id }) => fresh.has(id)).map(startOf)] }
   }
 
@@ -103,7 +109,10 @@ export function createActing(deps: ActingDeps) {
         if (state === 'executed') replace(run, { ...call, state: 'ready', waitsFor: null })
         else if (state !== 'pending' && state !== 'approved') {
           const why = approval?.refusal ? ` Their words: ${approval.refusal}` : ''
-          replace(run, ended(call, fault(`Not done: what a person was asked to confirm is ${state}.${why}`), clock.now()))
+          replace(
+            run,
+            ended(call, fault(`Not done: what a person was asked to confirm is ${state}.${why}`), clock.now()),
+          )
         }
       }
     }
@@ -173,7 +182,11 @@ export function createActing(deps: ActingDeps) {
       return { call: { ...call, state: 'ready', startedAt: null }, events: left }
     }
     if (outcome.kind === 'waits') {
-      const waiting = { ...call, state: 'waiting' as const, waitsFor: { ...outcome.for, callId: call.id } as TaskWaitsFor }
+      const waiting = {
+        ...call,
+        state: 'waiting' as const,
+        waitsFor: { ...outcome.for, callId: call.id } as TaskWaitsFor,
+      }
       return { call: waiting, events: left }
     }
     const { call: done, events } = over(call, outcome)
@@ -200,7 +213,10 @@ export function createActing(deps: ActingDeps) {
       if (error instanceof LeftTask || (error instanceof DeltaError && error.code.startsWith('database_'))) throw error
       if (error instanceof DeltaError && blocking.has(error.code)) return { kind: 'blocked', error }
       log.error('tool_failed', { tool: tool.name, taskId: run.task.id, error })
-      const what = error instanceof DeltaError ? `${error.code}: ${error.message}` : 'The tool failed for a reason of the server’s own.'
+      const what =
+        error instanceof DeltaError
+          ? `${error.code}: ${error.message}`
+          : 'The tool failed for a reason of the server’s own.'
       return fault(`${what}\nWhether it did anything is not known: check before repeating it.`)
     } finally {
       left.removeEventListener('abort', leave)
@@ -294,7 +310,13 @@ export function callerOf({ task, agent }: Pick<Run, 'task' | 'agent'>): KnownCal
   }
 }
 
-export function askerOf({ task, agent }: { task: Pick<TaskRecord, 'agentId' | 'asker'>; agent: Pick<Known, 'line'> }): Asker {
+export function askerOf({
+  task,
+  agent,
+}: {
+  task: Pick<TaskRecord, 'agentId' | 'asker'>
+  agent: Pick<Known, 'line'>
+}): Asker {
   const { asker, agentId } = task
   const line = [asker.root, ...agent.line.slice(0, -1), agentId].join('/')
   return { actorId: agentId, userId: null, ties: [...agent.line, ...asker.ties], line, root: asker.root }

@@ -41,7 +41,10 @@ export interface OpenTasksDeps {
   }
   sandboxes: TaskComputerDeps['sandboxes'] & { door: SandboxDoor }
   workspaces: TaskComputerDeps['workspaces']
-  tools: Omit<ToolboxDeps, 'tasks' | 'agents' | 'tokenRequests' | 'approvals' | 'saveImage' | 'openSealed' | 'clock' | 'door' | 'log'>
+  tools: Omit<
+    ToolboxDeps,
+    'tasks' | 'agents' | 'tokenRequests' | 'approvals' | 'saveImage' | 'openSealed' | 'clock' | 'door' | 'log'
+  >
   seal: TasksDeps['seal']
   owner: string
   clock: Clock
@@ -77,14 +80,23 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     tokenRequests,
     approvals,
     saveImage: attachments.save,
-    openSealed: (task) => (task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, `mcp servers of ${task.id}`)),
+    openSealed: (task) =>
+      task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, `mcp servers of ${task.id}`),
     tasks: {
       async create(wish, { key, caller }) {
         const { agentId: agent, text, tokenBudget, rights, parentTaskId } = wish
         const parent = await store.get(parentTaskId)
         if (!parent) throw new Error(`There is no task ${parentTaskId}`)
         const { model, fallbackModels, maxPrice, thinking } = parent.spec
-        const asked = { agent, text, model, fallbackModels: [...fallbackModels], thinking, maxSteps: parent.spec.maxSteps, chat: false }
+        const asked = {
+          agent,
+          text,
+          model,
+          fallbackModels: [...fallbackModels],
+          thinking,
+          maxSteps: parent.spec.maxSteps,
+          chat: false,
+        }
         const limits = { ...(maxPrice !== null && { maxPrice }), ...(tokenBudget !== undefined && { tokenBudget }) }
         const maker = { accountId: caller.accountId, asker: parent.asker, parentTaskId, rights }
         const { id } = await tasks.createBy({ ...asked, ...limits }, maker, `delegate ${key}`)
@@ -136,7 +148,8 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
         if (state === 'granted' && task.state === 'suspended') {
           await budgets.give(task, tokens * microPerToken, `request ${one.requestId}`)
         }
-        if (!['pending_main', 'pending_user', 'granting'].includes(state)) return state === 'granted' || task.state === 'waiting'
+        if (!['pending_main', 'pending_user', 'granting'].includes(state))
+          return state === 'granted' || task.state === 'waiting'
       }
     }
     return false

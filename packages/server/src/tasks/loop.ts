@@ -85,7 +85,8 @@ const haltEnds: Record<Exclude<Halt, 'stop'>, End> = {
  * end of the step before; the hold of its call; the call's commit; the reply with the calls that are begun. Calls that can not run side by side cost one more for each further group.
  */
 export function createLoop(deps: LoopDeps) {
-  const { store, callModel, acting, describeTools, budgets, findAgent, computer, write, askForTokens, clock, log } = deps
+  const { store, callModel, acting, describeTools, budgets, findAgent, computer, write, askForTokens, clock, log } =
+    deps
 
   /** Works on a task that this server has taken, until it rests or has ended. Never rejects. */
   async function work(task: TaskRecord, control: Control): Promise<void> {
@@ -168,7 +169,10 @@ export function createLoop(deps: LoopDeps) {
     const now = clock.now()
     run.calls = run.calls.map((call) => {
       if (call.state === 'done') return call
-      const text = call.state === 'started' ? 'Interrupted by a person: it may have done a part.' : 'Not done: a person interrupted.'
+      const text =
+        call.state === 'started'
+          ? 'Interrupted by a person: it may have done a part.'
+          : 'Not done: a person interrupted.'
       const over = { ...call, state: 'done', waitsFor: null, endedAt: now } as const
       const given: CallRecord = { ...over, outcome: { content: [{ type: 'text', text }], isError: true } }
       run.carried.calls.push(given)
@@ -222,7 +226,8 @@ export function createLoop(deps: LoopDeps) {
       run.carried.changes = { ...run.carried.changes, lastInbox: inbox.at(-1)!.seq, turn: task.turn + 1 }
       run.carried.events.push(...inbox.map(({ parts, by }) => ({ kind: 'message' as const, data: { by, parts } })))
     } else {
-      if (wasInterrupted) return { state: 'waiting', message: 'A person interrupted it', waitsFor: [{ kind: 'message' }] }
+      if (wasInterrupted)
+        return { state: 'waiting', message: 'A person interrupted it', waitsFor: [{ kind: 'message' }] }
       const last = run.messages.at(-1)?.message
       if (last?.role === 'assistant') return turnEnd(run, last)
     }
@@ -231,7 +236,11 @@ export function createLoop(deps: LoopDeps) {
     }
     const circle = goesInCircles(run.past)
     if (circle === 'loop_detected') {
-      return { state: 'failed', reason: circle, message: 'It made the same calls with the same results again and again' }
+      return {
+        state: 'failed',
+        reason: circle,
+        message: 'It made the same calls with the same results again and again',
+      }
     }
     if (circle) {
       return { state: 'failed', reason: circle, message: `Its last ${taskLimits.failures} calls all failed` }
@@ -282,11 +291,17 @@ export function createLoop(deps: LoopDeps) {
     const calls = isOut ? [] : read.calls
     await recordReply(run, { ...reply, parts: isOut ? withoutCalls(read.parts) : read.parts }, calls)
     if (isOut) {
-      carryMessage(run, { role: 'user', parts: [note('Your tokens were at an end, and your reply was cut. Now there are more: go on.')] })
+      carryMessage(run, {
+        role: 'user',
+        parts: [note('Your tokens were at an end, and your reply was cut. Now there are more: go on.')],
+      })
       return outOfTokens(run, reply.cost)
     }
     if (read.isCut && calls.length === 0) {
-      carryMessage(run, { role: 'user', parts: [note('Your reply was cut, since it was too long. Go on from there, in smaller parts.')] })
+      carryMessage(run, {
+        role: 'user',
+        parts: [note('Your reply was cut, since it was too long. Go on from there, in smaller parts.')],
+      })
     }
     return 'go on'
   }
@@ -401,7 +416,11 @@ export function createLoop(deps: LoopDeps) {
   }
 
   /** The reply, with what is begun of it: from this write on the call is never repeated. */
-  async function recordReply(run: Run, reply: ModelReply, wished: readonly { callId: string; tool: string; input: string }[]) {
+  async function recordReply(
+    run: Run,
+    reply: ModelReply,
+    wished: readonly { callId: string; tool: string; input: string }[],
+  ) {
     const { task } = run
     const now = clock.now()
     const taken = new Set(run.messages.flatMap(({ message }) => (message.role === 'assistant' ? callIds(message) : [])))
@@ -461,9 +480,19 @@ export function createLoop(deps: LoopDeps) {
     const { reply } = outcome
     charge(run, reply.attempts)
     const summary = textOf(reply.parts)
-    run.carried.step = { ...run.step!, model: reply.model, attempts: reply.attempts, state: 'done', endedAt: clock.now() }
+    run.carried.step = {
+      ...run.step!,
+      model: reply.model,
+      attempts: reply.attempts,
+      state: 'done',
+      endedAt: clock.now(),
+    }
     run.step = undefined
-    await write(run, { compactedTo: upTo, summary }, { events: [{ kind: 'compacted', data: { messages: told.length } }] })
+    await write(
+      run,
+      { compactedTo: upTo, summary },
+      { events: [{ kind: 'compacted', data: { messages: told.length } }] },
+    )
     return true
   }
 
@@ -532,7 +561,10 @@ function note(text: string): UserPart {
 const nudge = note('The task is not over before you have called `finish` with its value.')
 
 function isNudge(message: Message): boolean {
-  return message.role === 'user' && message.parts.some((part) => part.type === 'text' && part.text === (nudge as { text: string }).text)
+  return (
+    message.role === 'user' &&
+    message.parts.some((part) => part.type === 'text' && part.text === (nudge as { text: string }).text)
+  )
 }
 
 function withoutCalls(parts: ModelReply['parts']): ModelReply['parts'] {

@@ -25,5 +25,7 @@ export function mayBecome(from: TaskState, to: TaskState): boolean {
 /** It stands still until somebody has decided on something. */
 export function needsDecision(state: TaskState, waitsFor: readonly TaskWaitsFor[]): boolean {
   if (state === 'suspended') return true
-  return state === 'waiting' && waitsFor.some(({ kind }) => kind === 'approval' || kind === 'answer' || kind === 'tokens')
+  return (
+    state === 'waiting' && waitsFor.some(({ kind }) => kind === 'approval' || kind === 'answer' || kind === 'tokens')
+  )
 }

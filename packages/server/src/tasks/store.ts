@@ -174,10 +174,16 @@ export function createTaskStore(
       steps.push({ query: sql.insertInto('task_calls').values(rows).compile() })
     }
     for (const call of calls) {
-      const { id, task_id: _, step: __, place: ___, call_id: ____, tool: _____, input: ______, ...changes } = callRow(
-        taskId,
-        call,
-      )
+      const {
+        id,
+        task_id: _,
+        step: __,
+        place: ___,
+        call_id: ____,
+        tool: _____,
+        input: ______,
+        ...changes
+      } = callRow(taskId, call)
       steps.push({ query: sql.updateTable('task_calls').set(changes).where('id', '=', id).compile() })
     }
     if (events.length > 0) {
@@ -353,7 +359,8 @@ export function createTaskStore(
     async wish(id: string, wish: Wish): Promise<boolean> {
       let query = sql.updateTable('tasks').set({ wish }).where('id', '=', id).where('state', '=', 'working')
       // To be canceled outdoes everything, to be paused an interruption.
-      if (wish !== 'cancel') query = query.where((where) => where.or([where('wish', 'is', null), where('wish', '<>', 'cancel')]))
+      if (wish !== 'cancel')
+        query = query.where((where) => where.or([where('wish', 'is', null), where('wish', '<>', 'cancel')]))
       return (await db.run(query.compile())).changed === 1
     },
 
@@ -370,20 +377,12 @@ export function createTaskStore(
     },
 
     async below(parentTaskId: string): Promise<TaskRecord[]> {
-      const query = sql
-        .selectFrom('tasks')
-        .selectAll()
-        .where('parent_task_id', '=', parentTaskId)
-        .where('open', '=', 1)
+      const query = sql.selectFrom('tasks').selectAll().where('parent_task_id', '=', parentTaskId).where('open', '=', 1)
       return (await db.all(query.compile())).map(recordOf)
     },
 
     /** True when it was added now, false when the same key had added one before. */
-    async addToInbox(
-      taskId: string,
-      message: Omit<InboxMessage, 'seq'>,
-      key: string | undefined,
-    ): Promise<boolean> {
+    async addToInbox(taskId: string, message: Omit<InboxMessage, 'seq'>, key: string | undefined): Promise<boolean> {
       for (let tries = 1; ; tries += 1) {
         const known = sql.selectFrom('task_inbox').select(['seq', 'idempotency_key']).where('task_id', '=', taskId)
         const rows = await db.all(known.compile())
@@ -563,7 +562,13 @@ function rowOf(record: TaskRecord): TasksTable {
 function changesOf(before: TaskRecord, after: TaskRecord): Partial<TasksTable> {
   const [old, now] = [rowOf(before), rowOf(after)]
   const changed = Object.entries(now).filter(([name, value]) => old[name as keyof TasksTable] !== value)
-  const { id: _, idempotency_key: __, body_hash: ___, wish: ____, ...changes } = Object.fromEntries(changed) as Partial<TasksTable>
+  const {
+    id: _,
+    idempotency_key: __,
+    body_hash: ___,
+    wish: ____,
+    ...changes
+  } = Object.fromEntries(changed) as Partial<TasksTable>
   return changes
 }
 

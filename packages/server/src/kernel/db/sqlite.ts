@@ -1,6 +1,8 @@
+import type { EventEmitter } from 'node:events'
 import { mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Worker } from 'node:worker_threads'
+import type { WorkerOptions } from 'node:worker_threads'
 import type { CompiledQuery } from 'kysely'
 import { SqliteAdapter, SqliteIntrospector, SqliteQueryCompiler } from 'kysely'
 import { DeltaError } from '../errors.ts'
@@ -25,6 +27,15 @@ export interface SqliteOptions {
   log: Logger
   /** The connection is gone for good, though the file may be well: only a new process helps. */
   onLost?: ((error: Error) => void) | undefined
+  /** @default a thread of its own */
+  startWorker?: StartDatabaseWorker | undefined
+}
+
+/** Starts what holds the connection: it speaks as a `Worker` does whose module is `sqlite-worker.ts`. */
+export type StartDatabaseWorker = (settings: WorkerSettings) => DatabaseWorker
+
+export interface DatabaseWorker extends EventEmitter {
+  postMessage(message: WorkerMessage): void
 }
 
 interface Waiting {
@@ -35,17 +46,27 @@ interface Waiting {
 // Beside this source file in development, beside the bundle in a release.
 const workerUrl = new URL(import.meta.url.endsWith('.ts') ? './sqlite-worker.ts' : './db-worker.mjs', import.meta.url)
 
-export async function openSqlite({ path, log, onLost }: SqliteOptions): Promise<Database> {
+export const databaseWorkerOptions = {
+  resourceLimits: { maxOldGenerationSizeMb: limits.databaseWorkerHeapMb, maxYoungGenerationSizeMb: 4 },
+  // The environment holds secrets the connection does not need.
+  env: {},
+} satisfies WorkerOptions
+
+export async function openSqlite({
+  path,
+  log,
+  onLost,
+  startWorker = startOwnWorker,
+}: SqliteOptions): Promise<Database> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  const worker = new Worker(workerUrl, {
-    workerData: workerSettings(path),
-    resourceLimits: { maxOldGenerationSizeMb: limits.databaseWorkerHeapMb, maxYoungGenerationSizeMb: 4 },
-    // The environment holds secrets the connection does not need.
-    env: {},
-  })
+  const worker = startWorker(workerSettings(path))
   await started(worker, path)
   const door = openDoor(worker, { log, onLost })
   return sqliteDatabase(door)
+}
+
+function startOwnWorker(settings: WorkerSettings): DatabaseWorker {
+  return new Worker(workerUrl, { ...databaseWorkerOptions, workerData: settings })
 }
 
 function workerSettings(path: string): WorkerSettings {
@@ -59,7 +80,7 @@ function workerSettings(path: string): WorkerSettings {
   }
 }
 
-function started(worker: Worker, path: string): Promise<void> {
+function started(worker: DatabaseWorker, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
     const fail = (cause: Error) =>
       reject(new DeltaError('database_failed', `The database ${path} can not be opened`, { cause: cause.message }))
@@ -81,7 +102,7 @@ interface Door {
 }
 
 /** Numbers the requests, bounds how many wait, and gives every answer to the one who asked. */
-function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | 'onLost'>): Door {
+function openDoor(worker: DatabaseWorker, { log, onLost }: Pick<SqliteOptions, 'log' | 'onLost'>): Door {
   const waiting = new Map<number, Waiting>()
   const loading = new Map<string, { loaded: Promise<void>; settle(report: LoadReport): void }>()
   const counts = { operations: 0, commits: 0, waiting: 0 }
