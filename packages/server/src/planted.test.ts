@@ -7,12 +7,8 @@ import { createAudit } from './access/audit/service.ts'
 import { createApp } from './app.ts'
 import { createProcessDriver } from './drivers/testing/process.ts'
 import { systemClock } from './kernel/clock.ts'
-<<<<<<< HEAD
 import { DeltaError } from './kernel/errors.ts'
-import { openDatabase } from './kernel/db/open.ts'
-=======
 import { openInSharedThread } from './kernel/db/testing-threads.ts'
->>>>>>> faster-tests
 import { keyOf, readAll } from './kernel/db/testing-rows.ts'
 import { testDatabases } from './kernel/db/testing.ts'
 import { newId } from './kernel/ids.ts'
