@@ -585,7 +585,6 @@ beforeAll(async () => {
   const keyParts = {
     store: createKeyStore(database),
     revocations,
-    roleOf: () => 'owner' as const,
     hasSecondFactor: () => Promise.resolve(false),
     clock: systemClock,
   }
