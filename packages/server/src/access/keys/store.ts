@@ -1,3 +1,4 @@
+import { sql as text } from 'kysely'
 import { compiledOnce } from '../../kernel/db/compile.ts'
 import type { BatchStep, Database } from '../../kernel/db/database.ts'
 import type { Place } from '../../kernel/http/cursors.ts'
@@ -66,10 +67,11 @@ export function createKeyStore(database: Database) {
     .selectAll('api_keys')
     .select('memberships.role')
   const withId = compiledOnce<FoundRow>((id) => withRole.where('api_keys.id', '=', id))
-  /** Each in an index of its own. Without a limit, since SQLite prepares a statement that is given one as a parameter anew each time. */
-  const withHash = compiledOnce<FoundRow>((hash) =>
-    withRole.where('api_keys.hash', '=', hash).unionAll(withRole.where('api_keys.previous_hash', '=', hash)),
-  )
+  /** Each in an index of its own, the second only where the first has none. The limit is a literal: one that is a parameter makes SQLite prepare the statement anew each time. */
+  const withHash = compiledOnce<FoundRow>((hash) => {
+    const before = withRole.where('api_keys.previous_hash', '=', hash)
+    return withRole.where('api_keys.hash', '=', hash).unionAll(before).limit(text.lit(1))
+  })
 
   return {
     async insert(record: KeyRecord): Promise<void> {
