@@ -176,10 +176,7 @@ async function manyWaiting({ client, peer, target }: Opened): Promise<Figure[]> 
     for (let left = waiting / 50; left > 0; left--) await give(client, agent)
   }
   await Promise.all(Array.from({ length: 50 }, work))
-  for (let waits = 0; waits < waiting;) {
-    await new Promise((resolve) => setTimeout(resolve, 500))
-    waits = Number(/^delta_tasks_working (\d+)/m.exec(await client.page('/metrics'))?.[1] ?? 1) === 0 ? waiting : 0
-  }
+  while (!(await rests(client))) await new Promise((resolve) => setTimeout(resolve, 500))
   const after = await settledBytes(target)
   const busy = await processorShare(target)
   return [
@@ -201,6 +198,10 @@ async function manyWaiting({ client, peer, target }: Opened): Promise<Figure[]> 
   ]
 }
 
+async function rests(client: Client): Promise<boolean> {
+  return /^delta_tasks_working 0$/m.test(await client.page('/metrics'))
+}
+
 async function processorShare({ serverPid }: Target): Promise<number> {
   const pid = serverPid()
   const from = cpuNanos(pid)
@@ -210,18 +211,18 @@ async function processorShare({ serverPid }: Target): Promise<number> {
 
 async function manyCalling({ client, peer, target }: Opened): Promise<Figure> {
   const agent = await makeAgent(client, 'Calling')
-  let waits = 0
+  const waits = { count: 0 }
   let letGo = () => {}
   const go = new Promise<void>((resolve) => (letGo = resolve))
   peer.otherwise(async () => {
-    waits += 1
+    waits.count += 1
     await go
     return say('Done.')
   })
   const before = await settledBytes(target)
   const text = 'All work and no play makes a dull task. '.repeat(conversationBytes / 40)
   const ids = await Promise.all(Array.from({ length: calling }, () => give(client, agent, { text })))
-  while (waits < calling) await new Promise((resolve) => setTimeout(resolve, 100))
+  while (waits.count < calling) await new Promise((resolve) => setTimeout(resolve, 100))
   const after = await settledBytes(target)
   letGo()
   for (const id of ids) await ended(client, id)

@@ -240,7 +240,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const cookies = createCookies({ publicUrl: config.publicUrl, origins: config.corsOrigins })
   const defaultKey = createDefaultKeyReader({ sha256: config.apiKeySha256 })
   const hasSecondFactor = people.secondFactor.isOn
-  const keys = openKeys({ database, revocations, roleOf: people.roleOf, hasSecondFactor, clock, log })
+  const keys = openKeys({ database, revocations, hasSecondFactor, clock, log })
   const findRoot: FindRoot = (id, accountId) =>
     id === defaultKeyId ? operator : isId('ses', id) ? people.sessions.find(id, accountId) : keys.find(id)
   const directory = createDirectory({ database, revocations, clock })

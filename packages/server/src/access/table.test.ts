@@ -596,7 +596,6 @@ beforeAll(async () => {
   const keyParts = {
     store: createKeyStore(database),
     revocations,
-    roleOf: () => 'owner' as const,
     hasSecondFactor: () => Promise.resolve(false),
     clock: systemClock,
   }

@@ -42,6 +42,8 @@ export const limits = {
   databaseWorkerHeapMb: 48,
   /** Page cache of SQLite. */
   databaseCacheKib: 4 * kib,
+  /** The same for the connection by which SQLite is read beside the worker. */
+  databaseReaderCacheKib: kib,
   /** The write-ahead log is cut back to this after a checkpoint. */
   databaseWalBytes: 16 * mib,
   /** Connections to PostgreSQL. */

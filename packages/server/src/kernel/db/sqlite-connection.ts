@@ -1,10 +1,10 @@
 import { DatabaseSync } from 'node:sqlite'
-import type { StatementSync } from 'node:sqlite'
 import { receiveMessageOnPort } from 'node:worker_threads'
 import type { MessagePort } from 'node:worker_threads'
 import { checkAnswers, checkRows, loadProgram } from './program.ts'
 import type { AnyProgram, ProgramQuery, ProgramRow } from './program.ts'
 import { failureOf, stopsWriting } from './sqlite-failure.ts'
+import { keepStatements } from './sqlite-statements.ts'
 import type {
   LoadReport,
   ProgramRequest,
@@ -29,7 +29,7 @@ const walBytesPerRow = 1024
  */
 export function serveDatabase(port: MessagePort, settings: WorkerSettings): void {
   const database = open(settings)
-  const statements = new Map<string, StatementSync>()
+  const prepared = keepStatements(database, settings.statements)
   const programs = new Map<string, AnyProgram>()
   const begin = database.prepare('BEGIN IMMEDIATE')
   const commit = database.prepare('COMMIT')
@@ -207,18 +207,6 @@ export function serveDatabase(port: MessagePort, settings: WorkerSettings): void
 
   function rowsOf({ sql, parameters }: WorkerStep): unknown[] {
     return prepared(sql).all(...parameters)
-  }
-
-  function prepared(sql: string): StatementSync {
-    let statement = statements.get(sql)
-    // Kept in the order of use: the first one is the one unused for longest.
-    if (statement) statements.delete(sql)
-    else {
-      statement = database.prepare(sql)
-      if (statements.size >= settings.statements) statements.delete(statements.keys().next().value!)
-    }
-    statements.set(sql, statement)
-    return statement
   }
 
   /** By hand, since the automatic one hides a failed fsync. */

@@ -8,8 +8,9 @@ import { SqliteAdapter, SqliteIntrospector, SqliteQueryCompiler } from 'kysely'
 import { DeltaError } from '../errors.ts'
 import { limits } from '../limits.ts'
 import type { Logger } from '../log.ts'
-import { queryBuilder, rawQuery, readsOnly, sqlValues } from './compile.ts'
+import { queryBuilder, rawQuery, readsOnly, refuseWriting, sqlValues } from './compile.ts'
 import type { BatchResult, BatchStep, Database, DatabaseCounts } from './database.ts'
+import { openSqliteReader, type SqliteReader } from './sqlite-reader.ts'
 import type {
   LoadReport,
   ProgramRequest,
@@ -62,7 +63,12 @@ export async function openSqlite({
   const worker = startWorker(workerSettings(path))
   await started(worker, path)
   const door = openDoor(worker, { log, onLost })
-  return sqliteDatabase(door)
+  try {
+    return sqliteDatabase(door, openSqliteReader(path))
+  } catch (cause) {
+    await door.close()
+    throw notOpened(path, cause as Error)
+  }
 }
 
 function startOwnWorker(settings: WorkerSettings): DatabaseWorker {
@@ -82,8 +88,7 @@ function workerSettings(path: string): WorkerSettings {
 
 function started(worker: DatabaseWorker, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    const fail = (cause: Error) =>
-      reject(new DeltaError('database_failed', `The database ${path} can not be opened`, { cause: cause.message }))
+    const fail = (cause: Error) => reject(notOpened(path, cause))
     worker.once('error', fail)
     worker.once('message', () => {
       worker.off('error', fail)
@@ -92,10 +97,16 @@ function started(worker: DatabaseWorker, path: string): Promise<void> {
   })
 }
 
+function notOpened(path: string, { message }: Error): DeltaError {
+  return new DeltaError('database_failed', `The database ${path} can not be opened`, { cause: message })
+}
+
 type Asked = Omit<StepsRequest, 'id'> | Omit<ProgramRequest, 'id'>
 
 interface Door {
   counts: DatabaseCounts
+  /** Why nothing is asked any more. */
+  refusal(): DeltaError | undefined
   ask<Answer>(asked: Asked): Promise<Answer>
   load(program: string): Promise<void>
   close(): Promise<void>
@@ -143,10 +154,13 @@ function openDoor(worker: DatabaseWorker, { log, onLost }: Pick<SqliteOptions, '
     outbox = []
     if (requests.length > 0) post(requests)
   }
+  const refusal = () => ended ?? (closing ? new DeltaError('shutting_down', 'The database is closing') : undefined)
   return {
     counts,
+    refusal,
     ask(asked) {
-      if (ended || closing) return Promise.reject(ended ?? new DeltaError('shutting_down', 'The database is closing'))
+      const refused = refusal()
+      if (refused) return Promise.reject(refused)
       if (waiting.size >= limits.databaseQueued) return Promise.reject(tooBusy())
       const id = nextId++
       counts.operations += 1
@@ -157,7 +171,8 @@ function openDoor(worker: DatabaseWorker, { log, onLost }: Pick<SqliteOptions, '
       })
     },
     load(program) {
-      if (ended || closing) return Promise.reject(ended ?? new DeltaError('shutting_down', 'The database is closing'))
+      const refused = refusal()
+      if (refused) return Promise.reject(refused)
       const known = loading.get(program)
       if (known) return known.loaded
       const { promise, resolve, reject } = Promise.withResolvers<void>()
@@ -191,7 +206,7 @@ function errorOf({ code, message, context }: WorkerFailure, log: Logger): Error 
   return new DeltaError(code, message, context ? { context } : {})
 }
 
-function sqliteDatabase(door: Door): Database {
+function sqliteDatabase(door: Door, reader: SqliteReader): Database {
   const database: Database = {
     kind: 'sqlite',
     sql: queryBuilder({
@@ -209,6 +224,20 @@ function sqliteDatabase(door: Door): Database {
     },
     async first<Row>(query: CompiledQuery<Row>) {
       return (await database.all(query))[0]
+    },
+    async lookUp<Row>(query: CompiledQuery<Row>) {
+      refuseWriting(query)
+      const refused = door.refusal()
+      if (refused) throw refused
+      const step = stepOf({ query })
+      try {
+        const rows = reader.rows(step) as Row[]
+        door.counts.operations += 1
+        return rows
+      } catch {
+        // Locked for a moment, or the disk fails: the worker may wait, and tells what is wrong.
+        return database.all(query)
+      }
     },
     async run(query) {
       const { changed } = await door.ask<BatchResult>({ kind: 'batch', steps: [stepOf({ query })] })
@@ -233,7 +262,11 @@ function sqliteDatabase(door: Door): Database {
       await database.all(rawQuery('select 1 as one'))
     },
     otherServers: () => Promise.resolve(0),
-    close: door.close,
+    close() {
+      // Before the worker's connection: the last one to go leaves no write-ahead log behind, and this one could not write it into the file.
+      reader.close()
+      return door.close()
+    },
   }
   return database
 }
