@@ -53,16 +53,16 @@ export function createActing(deps: ActingDeps) {
     call: CallRecord,
     { place, tools }: { place: number; tools: ReadonlyMap<string, Tool> },
   ): CallRecord {
-    const over = (text: string) => ended(call, fault(text), clock.now())
+    const refused = (text: string) => ended(call, fault(text), clock.now())
     if (place >= taskLimits.callsPerReply) {
-      return over(`At most ${taskLimits.callsPerReply} calls in one reply: this one was not made.`)
+      return refused(`At most ${taskLimits.callsPerReply} calls in one reply: this one was not made.`)
     }
     if (call.input.length > taskLimits.inputChars) {
-      return over(`Arguments have at most ${taskLimits.inputChars} characters: write long texts in parts.`)
+      return refused(`Arguments have at most ${taskLimits.inputChars} characters: write long texts in parts.`)
     }
     if (call.tool === finishName && run.finish) return call
     const read = readCall(tools, call.tool, call.input)
-    if (!read.ok) return over(read.text)
+    if (!read.ok) return refused(read.text)
     return modeOf(run.task.spec.tools, read.tool) === 'ask' ? { ...call, state: 'asking' } : call
   }
 

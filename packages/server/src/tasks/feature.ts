@@ -19,6 +19,7 @@ import type { TaskRecord } from './record.ts'
 import { createWriting, type Run } from './run.ts'
 import { tasksRoutes } from './routes.ts'
 import { createTasks, type Tasks, type TasksDeps } from './service.ts'
+import { isOpen } from './states.ts'
 import { createTaskStore } from './store.ts'
 import { createDeliverySteps } from './webhooks/service.ts'
 import { createToolbox, type ToolboxDeps } from './toolbox.ts'
@@ -208,8 +209,15 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
 }
 
 function delegated({ id, agentId, state, result, message }: TaskRecord) {
-  const isOver = state === 'finished' || state === 'failed' || state === 'canceled'
   const value = result?.value === undefined ? undefined : JSON.stringify(result.value)
   const told = value ?? result?.text ?? undefined
-  return { id, agentId, state, isOver, isDone: state === 'finished', result: told, reason: message ?? undefined }
+  return {
+    id,
+    agentId,
+    state,
+    isOver: !isOpen(state),
+    isDone: state === 'finished',
+    result: told,
+    reason: message ?? undefined,
+  }
 }

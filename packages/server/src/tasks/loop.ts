@@ -1,5 +1,4 @@
-import type { KnownCaller } from '../access/callers/door.ts'
-import { mayWork, refusalOf, type Known } from '../agents/door.ts'
+import { mayWork, type Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import { newOrderedId } from '../kernel/ids.ts'
@@ -24,16 +23,7 @@ import {
   sizeOf,
   textOf,
 } from './rules.ts'
-import {
-  createPieces,
-  LeftTask,
-  LostTask,
-  type NewEvent,
-  nothingCarried,
-  type Run,
-  type Write,
-  type Written,
-} from './run.ts'
+import { createPieces, LeftTask, LostTask, type NewEvent, nothingCarried, type Run, type Write } from './run.ts'
 import type { EndReason, TaskState, TaskWaitsFor } from './schema.ts'
 import type { TaskStore } from './store.ts'
 

@@ -105,14 +105,10 @@ export const createTaskSchema = z
           'For each tool: used as the agent likes, each call confirmed by a person, or not there. `*` is every other',
         example: { run_terminal: 'ask', fetch: 'off' },
       }),
-    mcpServers: z
-      .array(mcpServerSchema)
-      .max(taskLimits.mcpServers)
-      .optional()
-      .openapi({
-        description:
-          'Further tools, of external servers that the agent may reach; their headers are kept sealed, and shown to nobody',
-      }),
+    mcpServers: z.array(mcpServerSchema).max(taskLimits.mcpServers).optional().openapi({
+      description:
+        'Further tools, of external servers that the agent may reach; their headers are kept sealed, and shown to nobody',
+    }),
     resultSchema: z
       .record(z.string(), z.unknown())
       .optional()

@@ -419,14 +419,14 @@ export function createTasks(deps: TasksDeps) {
 
   // ── speaking to it ──
 
-  async function message(
+  async function say(
     id: string,
     wish: TaskMessage,
     caller: KnownCaller,
     { idempotencyKey }: { idempotencyKey?: string | undefined } = {},
   ): Promise<TaskView> {
     const task = await recordFor(id, caller)
-    if (!isOpen(task.state)) throw over(task)
+    if (!isOpen(task.state)) throw isEnded(task)
     const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
     const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
     if (task.state === 'waiting' && images.length === 0 && (await answered(task, wish.text, caller))) {
@@ -467,7 +467,7 @@ export function createTasks(deps: TasksDeps) {
 
   async function interrupt(id: string, caller: KnownCaller): Promise<TaskView> {
     const task = await recordFor(id, caller)
-    if (!isOpen(task.state)) throw over(task)
+    if (!isOpen(task.state)) throw isEnded(task)
     if (task.state === 'working') await wishFor(task, 'interrupt')
     return viewOf((await store.get(id)) ?? task)
   }
@@ -475,7 +475,7 @@ export function createTasks(deps: TasksDeps) {
   async function pause(id: string, caller: KnownCaller): Promise<TaskView> {
     await recordFor(id, caller)
     return again(id, async (task) => {
-      if (!isOpen(task.state)) throw over(task)
+      if (!isOpen(task.state)) throw isEnded(task)
       if (task.state === 'paused') return task
       if (task.state !== 'working') return move(task, { state: 'paused', message: 'A person paused it' })
       await wishFor(task, 'pause')
@@ -486,7 +486,7 @@ export function createTasks(deps: TasksDeps) {
   async function resume(id: string, caller: KnownCaller): Promise<TaskView> {
     await recordFor(id, caller)
     return again(id, async (task) => {
-      if (!isOpen(task.state)) throw over(task)
+      if (!isOpen(task.state)) throw isEnded(task)
       if (task.state !== 'paused' && task.state !== 'suspended')
         throw conflict(task, 'only what is paused or suspended is resumed')
       const waits = task.waitsFor.length > 0 && task.waitsFor.every(({ kind }) => kind === 'message')
@@ -521,7 +521,7 @@ export function createTasks(deps: TasksDeps) {
   ): Promise<TaskView> {
     const amount = parseTokens(wished, { field: 'tokens' })
     const task = await recordFor(id, caller, 'allocate')
-    if (!isOpen(task.state)) throw over(task)
+    if (!isOpen(task.state)) throw isEnded(task)
     if (task.budget === null) throw conflict(task, 'it has no budget of its own, and spends its agent’s tokens')
     await budgets.give(task, amount, `given ${caller.actorId} ${idempotencyKey}`)
     if (task.state === 'suspended') await requeue(task)
@@ -802,7 +802,7 @@ export function createTasks(deps: TasksDeps) {
   return {
     create,
     createBy,
-    message,
+    message: say,
     interrupt,
     pause,
     resume,
@@ -946,7 +946,7 @@ function noAgent(id: string): DeltaError {
   return new DeltaError('agent_not_found', `There is no agent ${id.slice(0, 64)}`)
 }
 
-function over({ id, state }: TaskRecord): DeltaError {
+function isEnded({ id, state }: TaskRecord): DeltaError {
   return new DeltaError('task_over', `${id} is ${state}`, { context: { taskId: id, state } })
 }
 
