@@ -793,7 +793,7 @@ export function createTasks(deps: TasksDeps) {
 
   async function keepUp(): Promise<void> {
     while (!stopping.signal.aborted) {
-      await clock.sleep(taskLimits.sweepMs, stopping.signal).catch(() => undefined)
+      await clock.sleep(isShared ? taskLimits.sweepMs : taskLimits.sweepAloneMs, stopping.signal).catch(() => undefined)
       if (stopping.signal.aborted) return
       await sweep().catch((error: unknown) => log.warn('tasks_not_swept', { error }))
     }
