@@ -10,19 +10,19 @@ const mostTried = 6
 /** Begins to connect; tells of the rest by events, and of what it reads to `readInPlace`. */
 export type ConnectSocket = (address: Address, port: number) => Socket
 
-/** For the next connection: a program waits for each, and making one is a good part of what the server adds to it. */
+/** For the next connection, made when one has ended: a program waits for each, and making one is a good part of what the server adds to it. */
 let spare: Socket | undefined
 
 export const connectSocket: ConnectSocket = ({ address, family }, port) => {
   const socket = spare ?? socketInPlace({ allowHalfOpen: true })
   spare = undefined
-  // What can wait is done when the program has heard that it is connected: the first bytes are sent at once in any case.
+  // When the program has heard that it is connected: its first bytes are sent at once in any case.
   socket.once('connect', () =>
     setImmediate(() => {
-      spare ??= socketInPlace({ allowHalfOpen: true })
       if (!socket.destroyed) socket.setNoDelay(true).setKeepAlive(true)
     }),
   )
+  socket.once('close', () => (spare ??= socketInPlace({ allowHalfOpen: true })))
   return socket.connect({ host: address, port, family })
 }
 
