@@ -24,6 +24,7 @@ const mb = 2 ** 20
 interface Task {
   id: string
   state: string
+  message: string | null
 }
 
 interface Opened {
@@ -51,14 +52,14 @@ async function makeAgent(client: Client, name: string): Promise<string> {
 }
 
 async function give(client: Client, agent: string, wish: object = {}): Promise<string> {
-  return (await client.call<Task>('POST', '/v1/tasks', { agent, text: 'Go on.', ...wish })).id
+  return (await client.call<Task>('POST', '/v1/tasks', { agent, text: 'Go on.', maxSteps: 2_000, ...wish })).id
 }
 
 async function ended(client: Client, id: string): Promise<void> {
   for (;;) {
-    const { state } = await client.call<Task>('GET', `/v1/tasks/${id}`)
+    const { state, message } = await client.call<Task>('GET', `/v1/tasks/${id}`)
     if (state === 'finished') return
-    if (state === 'failed' || state === 'canceled') throw new Error(`${id} is ${state}`)
+    if (state === 'failed' || state === 'canceled') throw new Error(`${id} is ${state}: ${message}`)
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
 }
