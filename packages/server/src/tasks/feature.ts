@@ -6,6 +6,7 @@ import type { Clock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import type { Feature } from '../kernel/http/api.ts'
 import type { Logger } from '../kernel/log.ts'
+import { noTraces, type Traces } from '../kernel/traces.ts'
 import { microPerToken } from '../ledger/door.ts'
 import type { CallModel } from '../models/door.ts'
 import type { BlobStore } from '../storage/blobs.ts'
@@ -43,13 +44,15 @@ export interface OpenTasksDeps {
   tools: Omit<ToolboxDeps, 'tasks' | 'agents' | 'tokenRequests' | 'approvals' | 'saveImage' | 'openSealed' | 'clock' | 'door' | 'log'>
   seal: TasksDeps['seal']
   owner: string
+  /** @default none */
+  traces?: Traces
   clock: Clock
   log: Logger
 }
 
 /** Tasks with all that they stand on, and the news that each waits for. */
 export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature; start(): Promise<void> } {
-  const { database, agents, directory, approvals, tokenRequests, seal, clock, log } = deps
+  const { database, agents, directory, approvals, tokenRequests, seal, traces = noTraces, clock, log } = deps
   const store = createTaskStore(database)
   const hub = createHub()
   const budgets = createBudgets(deps.ledger)
@@ -100,6 +103,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     computer,
     snapshots: computer.snapshots,
     write,
+    traces,
     clock,
     log,
   })
@@ -148,6 +152,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     computer,
     write,
     askForTokens,
+    traces,
     clock,
     log,
   })

@@ -4,6 +4,7 @@ import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import { newOrderedId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
+import type { Traces } from '../kernel/traces.ts'
 import type { Attempt, CallModel, Message, ModelReply, ToolDescription, UserPart } from '../models/door.ts'
 import { type Budgets, isCode } from './budget.ts'
 import { type Acting, resultOf, toolResult } from './calls.ts'
@@ -36,6 +37,7 @@ import {
 } from './run.ts'
 import type { EndReason, TaskState, TaskWaitsFor } from './schema.ts'
 import type { TaskStore } from './store.ts'
+import { endRun, traceRun } from './tracing.ts'
 
 export interface LoopDeps {
   store: TaskStore
@@ -53,6 +55,7 @@ export interface LoopDeps {
   write: Write
   /** A person is to give tokens to a task whose own are used up; the id of the request. */
   askForTokens(run: Run, wanted: number): Promise<string | undefined>
+  traces: Traces
   clock: Clock
   log: Logger
 }
@@ -96,6 +99,7 @@ export function createLoop(deps: LoopDeps) {
     } catch (error) {
       await onFailure(run ?? task, error)
     }
+    if (run) endRun(run)
   }
 
   async function load(task: TaskRecord, control: Control): Promise<Run> {
@@ -118,6 +122,7 @@ export function createLoop(deps: LoopDeps) {
       // What they waited for may have come: they look for themselves.
       due: new Set(own.filter(({ state }) => state === 'waiting').map(({ id }) => id)),
       blocked: undefined,
+      span: traceRun(deps.traces, task, agent),
       past: calls.filter((call) => call.state === 'done' && (isOver || call.step !== task.step)).slice(-pastCalls),
       agent,
       control,
@@ -341,6 +346,7 @@ export function createLoop(deps: LoopDeps) {
         onEvent(event) {
           if (event.type === 'delta') pieces.add(event.of, {}, event.text)
         },
+        span: run.span,
         onAttempt(attempt) {
           if (attempts.size > 0 && !attempts.has(attempt.holdId)) pieces.drop()
           attempts.set(attempt.holdId, attempt)
