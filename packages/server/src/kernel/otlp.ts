@@ -177,12 +177,15 @@ function requestOf(spans: readonly object[], { serviceName, version }: Pick<Otlp
 }
 
 function attributesOf(attributes: TraceAttributes): object[] {
-  return Object.entries(attributes).flatMap(([key, value]) => (value === undefined ? [] : [{ key, value: valueOf(value) }]))
+  return Object.entries(attributes).flatMap(([key, value]) =>
+    value === undefined ? [] : [{ key, value: valueOf(value) }],
+  )
 }
 
 function valueOf(value: string | number | readonly string[]): object {
   if (typeof value === 'string') return { stringValue: cut(value) }
-  if (typeof value === 'number') return Number.isSafeInteger(value) ? { intValue: String(value) } : { doubleValue: value }
+  if (typeof value === 'number')
+    return Number.isSafeInteger(value) ? { intValue: String(value) } : { doubleValue: value }
   return { arrayValue: { values: value.slice(0, limits.logItems).map(valueOf) } }
 }
 

@@ -18,7 +18,10 @@ export function traceRun(traces: Traces, task: TaskRecord, { agent }: Known): Sp
 
 export function endRun({ span, task }: Pick<Run, 'span' | 'task'>): void {
   const { state, reason, step } = task
-  span.end({ 'delta.task.state': state, 'delta.task.step': step }, state === 'failed' ? (reason ?? 'internal') : undefined)
+  span.end(
+    { 'delta.task.state': state, 'delta.task.step': step },
+    state === 'failed' ? (reason ?? 'internal') : undefined,
+  )
 }
 
 /** One go at a call: one that waits is gone at again. */
