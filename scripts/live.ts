@@ -85,7 +85,7 @@ async function paid({ database }: Opened, { attempts, usage, estimated }: ModelR
   must(hold.cost > 0 && hold.cost <= hold.wished && hold.absorbed === 0, `It used more than was held: ${shown}`)
 }
 
-async function text(opened: Opened): Promise<string> {
+async function asText(opened: Opened): Promise<string> {
   const messages = [user('Count from one to twenty in English words, with commas, and say nothing else.')]
   const call = testCall({ models: [opened.model], messages, signal: AbortSignal.timeout(callMs) })
   const reply = await opened.models.call(call)
@@ -97,7 +97,7 @@ async function text(opened: Opened): Promise<string> {
   return `text in ${call.heard.length} pieces, ${reply.usage.output} tokens out`
 }
 
-async function tool(opened: Opened): Promise<string> {
+async function asTool(opened: Opened): Promise<string> {
   const messages = [user('What is the weather in Paris? Use the tool, then answer in one sentence.')]
   const wish = { models: [opened.model], tools: [weather] }
   const first = await opened.models.call(testCall({ ...wish, messages, signal: AbortSignal.timeout(callMs) }))
@@ -125,12 +125,15 @@ async function tool(opened: Opened): Promise<string> {
 async function run(provider: LiveProvider): Promise<void> {
   const opened = await open(provider)
   try {
-    for (const work of [text, tool]) {
+    for (const [name, work] of [
+      ['text', asText],
+      ['tool', asTool],
+    ] as const) {
       try {
         process.stdout.write(`ok   ${opened.model}: ${await work(opened)}\n`)
         counts.passed += 1
       } catch (error) {
-        process.stdout.write(`FAIL ${opened.model}: ${work.name}: ${wordsOf(error)}\n`)
+        process.stdout.write(`FAIL ${opened.model}: ${name}: ${wordsOf(error)}\n`)
         counts.failed += 1
       }
     }
