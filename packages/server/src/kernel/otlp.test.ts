@@ -144,6 +144,20 @@ test.each([400, 401, 404, 302])('after %i they are not, and the log says so once
   expect(lines.join()).not.toMatch(/planted|a secret/)
 })
 
+test('no answer leads to another address', async () => {
+  const elsewhere = await startOtlpReceiver()
+  ends.push(elsewhere.close)
+  const script: ReceiverScript = (_, response) => {
+    response.writeHead(307, { location: elsewhere.url }).end()
+    return true
+  }
+  const { traces, figure } = await start({ script, clock: hasty })
+  traces.span('x', {}).end()
+  await traces.stop()
+  expect(elsewhere.requests).toEqual([])
+  expect([figure('sent_total'), figure('dropped_total')]).toEqual([0, 1])
+})
+
 test('a receiver that is not there is tried a few times', async () => {
   const { traces, figure, events } = await start({ url: 'http://127.0.0.1:1/v1/traces', clock: hasty })
   traces.span('x', {}).end()
