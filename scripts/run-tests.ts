@@ -14,6 +14,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { liveLine } from './live-providers.ts'
 import { startPostgres } from './postgres.ts'
 import { skipLines, skipsIn } from './skips.ts'
 import type { Skip } from './skips.ts'
@@ -361,6 +362,7 @@ function report() {
   for (const { name, failures } of outcomes) {
     for (const failure of failures.slice(0, 20)) process.stdout.write(`failed: ${name}: ${failure.slice(0, 400)}\n`)
   }
+  if (!checkOnly) process.stdout.write(`${liveLine(process.env)}\n`)
   process.stdout.write(`${passed} passed, ${failed} failed\n`)
   // A run that executed nothing proves nothing.
   process.exitCode = failed === 0 && passed > 0 ? 0 : 1

@@ -74,6 +74,8 @@ import { createLogWriter } from './kernel/log-writer.ts'
 import { createLogger } from './kernel/log.ts'
 import type { Logger } from './kernel/log.ts'
 import { createMetrics } from './kernel/metrics.ts'
+import { createOtlpTraces } from './kernel/otlp.ts'
+import { noTraces } from './kernel/traces.ts'
 import { microPerToken } from './ledger/amounts.ts'
 import { createLedgerApi } from './ledger/api.ts'
 import { readRateCard } from './ledger/rate-card.ts'
@@ -221,11 +223,14 @@ async function serve(config: Config, log: Logger): Promise<void> {
     endKeysSteps,
     shared,
   })
+  const otlp = config.traces && createOtlpTraces({ ...config.traces, version, clock, log })
+  const traces = otlp ?? noTraces
   const models = createModels({
     database,
     ledger,
     clock,
     log,
+    traces,
     seal: createBox(secrets.deriveKey('model keys')),
     providers,
     settings: config.models,
@@ -368,6 +373,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     },
     seal: createBox(secrets.deriveKey('external servers of tasks')),
     owner: newId('srv'),
+    traces,
     clock,
     log,
   })
@@ -404,6 +410,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const features: Feature[] = [
     // First, so that it stops last: every other may have something to write down.
     auditFeature({ audit }),
+    // After all that is traced has ended.
+    ...(otlp ? [{ name: 'traces', metrics: otlp.metrics, stop: otlp.stop }] : []),
     {
       name: 'callers',
       async stop() {

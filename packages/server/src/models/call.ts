@@ -1,3 +1,4 @@
+import type { Span } from '../kernel/traces.ts'
 import type { Message, ReplyPart, ToolDescription } from './conversation.ts'
 import type { FailureKind, ProviderEvent, Stop, ThinkingLevel, Usage } from './provider.ts'
 
@@ -24,6 +25,8 @@ export interface ModelCall {
   onEvent(event: Exclude<ProviderEvent, { type: 'end' }>): void
   /** Before each HTTP request leaves and after it is over: for the row of the step. Must not throw. */
   onAttempt?(attempt: Attempt): void
+  /** What it is a part of, for traces. */
+  span?: Span | undefined
 }
 
 /** One HTTP request to a provider, with its own hold. */
@@ -54,6 +57,8 @@ export interface ModelReply {
   /** The balance allowed for less output than was asked for: a `cut` reply is then out of tokens, and its last tool call must not run. */
   lowered: boolean
   attempts: readonly Attempt[]
+  /** The model that the provider says has answered, such as a dated one of a name without a date. */
+  answeredBy?: string
 }
 
 /**

@@ -28,7 +28,12 @@ export type ProviderEvent =
   | { type: 'delta'; of: 'text' | 'thinking'; text: string }
   /** A part that is whole, in the order of the reply. */
   | { type: 'part'; part: ReplyPart }
-  | { type: 'end'; stop: Stop; /** The provider's own word. */ raw: string }
+  | {
+      type: 'end'
+      stop: Stop
+      /** The provider's own word. */ raw: string
+      /** The model that it says has answered. */ model?: string
+    }
 
 export interface Endpoint {
   apiKey: string | undefined

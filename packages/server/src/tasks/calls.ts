@@ -5,6 +5,7 @@ import type { Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError, type ErrorCode } from '../kernel/errors.ts'
 import type { Logger } from '../kernel/log.ts'
+import type { Traces } from '../kernel/traces.ts'
 import type { TextPart, ToolResultPart } from '../models/door.ts'
 import { actionOf } from './approval.ts'
 import { finishName } from './finish.ts'
@@ -13,6 +14,7 @@ import type { CallOutcome, CallRecord, TaskRecord } from './record.ts'
 import { modeOf, shown } from './rules.ts'
 import { createPieces, LeftTask, type NewEvent, type Run, type Write } from './run.ts'
 import type { TaskWaitsFor } from './schema.ts'
+import { traceCall } from './tracing.ts'
 import { readCall } from './tools/table.ts'
 import type { Tool, ToolContext, ToolOutcome, WaitsFor } from './tools/tool.ts'
 
@@ -28,6 +30,7 @@ export interface ActingDeps {
   /** Before the first call of a turn that may change files, and after each step that did. */
   snapshots: { before(run: Run): Promise<void>; after(run: Run): void }
   write: Write
+  traces: Traces
   clock: Clock
   log: Logger
 }
@@ -127,7 +130,8 @@ export function createActing(deps: ActingDeps) {
     }
     const ids = new Set(group.map(({ id }) => id))
     for (const id of ids) run.due.delete(id)
-    const ran = await Promise.all(run.calls.filter(({ id }) => ids.has(id)).map((call) => runOne(run, call, tools)))
+    const own = run.calls.filter(({ id }) => ids.has(id))
+    const ran = await Promise.all(own.map((call) => traceCall(deps.traces, { call, run }, () => runOne(run, call, tools))))
     for (const { call, events } of ran) {
       replace(run, call)
       run.carried.calls.push(call)

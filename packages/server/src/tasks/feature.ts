@@ -6,6 +6,7 @@ import type { Clock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import type { Feature } from '../kernel/http/api.ts'
 import type { Logger } from '../kernel/log.ts'
+import { noTraces, type Traces } from '../kernel/traces.ts'
 import { microPerToken } from '../ledger/door.ts'
 import type { CallModel } from '../models/door.ts'
 import type { BlobStore } from '../storage/blobs.ts'
@@ -48,6 +49,8 @@ export interface OpenTasksDeps {
   >
   seal: TasksDeps['seal']
   owner: string
+  /** @default none */
+  traces?: Traces
   clock: Clock
   log: Logger
 }
@@ -59,6 +62,8 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
   const store = createTaskStore(database, (type, { accountId, agentId, id: taskId, changedAt: at }) =>
     deliverySteps({ type, accountId, agentId, taskId, at }),
   )
+  const { database, agents, directory, approvals, tokenRequests, seal, traces = noTraces, clock, log } = deps
+  const store = createTaskStore(database)
   const hub = createHub()
   const budgets = createBudgets(deps.ledger)
   const attachments = createAttachments(deps.blobs)
@@ -117,6 +122,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     computer,
     snapshots: computer.snapshots,
     write,
+    traces,
     clock,
     log,
   })
@@ -166,6 +172,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     computer,
     write,
     askForTokens,
+    traces,
     clock,
     log,
   })

@@ -3,6 +3,7 @@ import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import { newOrderedId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
+import type { Traces } from '../kernel/traces.ts'
 import type { Attempt, CallModel, Message, ModelReply, ToolDescription, UserPart } from '../models/door.ts'
 import { type Budgets, isCode } from './budget.ts'
 import { type Acting, resultOf, toolResult } from './calls.ts'
@@ -26,6 +27,7 @@ import {
 import { createPieces, LeftTask, LostTask, type NewEvent, nothingCarried, type Run, type Write } from './run.ts'
 import type { EndReason, TaskState, TaskWaitsFor } from './schema.ts'
 import type { TaskStore } from './store.ts'
+import { endRun, traceRun } from './tracing.ts'
 
 export interface LoopDeps {
   store: TaskStore
@@ -43,6 +45,7 @@ export interface LoopDeps {
   write: Write
   /** A person is to give tokens to a task whose own are used up; the id of the request. */
   askForTokens(run: Run, wanted: number): Promise<string | undefined>
+  traces: Traces
   clock: Clock
   log: Logger
 }
@@ -87,6 +90,7 @@ export function createLoop(deps: LoopDeps) {
     } catch (error) {
       await onFailure(run ?? task, error)
     }
+    if (run) endRun(run)
   }
 
   async function load(task: TaskRecord, control: Control): Promise<Run> {
@@ -109,6 +113,7 @@ export function createLoop(deps: LoopDeps) {
       // What they waited for may have come: they look for themselves.
       due: new Set(own.filter(({ state }) => state === 'waiting').map(({ id }) => id)),
       blocked: undefined,
+      span: traceRun(deps.traces, task, agent),
       past: calls.filter((call) => call.state === 'done' && (isOver || call.step !== task.step)).slice(-pastCalls),
       agent,
       control,
@@ -346,6 +351,7 @@ export function createLoop(deps: LoopDeps) {
         onEvent(event) {
           if (event.type === 'delta') pieces.add(event.of, {}, event.text)
         },
+        span: run.span,
         onAttempt(attempt) {
           if (attempts.size > 0 && !attempts.has(attempt.holdId)) pieces.drop()
           attempts.set(attempt.holdId, attempt)

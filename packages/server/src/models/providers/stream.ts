@@ -129,6 +129,7 @@ async function* eventsOf(
   )
   let hasCalls = false
   let finish: LanguageModelV4FinishReason | undefined
+  let model: string | undefined
 
   const metadataOf = (from: SharedV4ProviderMetadata | undefined) => from?.[style.optionsKey] ?? {}
   const boundOf = (of: ReplyPart['type'], metadata: Record<string, unknown>): { bound?: Bound } => {
@@ -177,6 +178,9 @@ async function* eventsOf(
         yield { type: 'part', part: { type: 'tool_call', callId, tool: piece.toolName, input: piece.input, ...bound } }
         break
       }
+      case 'response-metadata':
+        model ??= piece.modelId
+        break
       case 'finish':
         finish = piece.finishReason
         break
@@ -190,7 +194,7 @@ async function* eventsOf(
     throw new ProviderFailure('unavailable', 'The answer broke off before its end.')
   }
   for (const id of open.keys()) yield* closed(id)
-  yield { type: 'end', stop: stopOf(finish, hasCalls), raw: finish.raw ?? '' }
+  yield { type: 'end', stop: stopOf(finish, hasCalls), raw: finish.raw ?? '', ...(model !== undefined && { model }) }
 }
 
 /** Gemini ends a long reply in its middle, and its package asks for the rest by itself. A call is one request, so there it is cut. */
