@@ -21,6 +21,7 @@ import { addExecRoutes } from '../packages/server/src/sandboxes/execs/routes.ts'
 import { addFileRoutes } from '../packages/server/src/sandboxes/files/routes.ts'
 import { portsFeature } from '../packages/server/src/sandboxes/ports/routes.ts'
 import { sandboxesFeature } from '../packages/server/src/sandboxes/routes.ts'
+import { tasksRoutes } from '../packages/server/src/tasks/routes.ts'
 import { schedulesFeature } from '../packages/server/src/tasks/schedules/routes.ts'
 import { webhooksFeature } from '../packages/server/src/tasks/webhooks/routes.ts'
 import { templatesFeature } from '../packages/server/src/templates/routes.ts'
@@ -69,6 +70,7 @@ export function serverApi() {
       },
     }),
     portsFeature({ ports: service, gateway: service, front: {} }),
+    { name: 'tasks', routes: (routes) => tasksRoutes(routes, service) },
     auditFeature({ audit: service }),
     volumesFeature({ volumes: service }),
     templatesFeature({ templates: service }),

@@ -28,10 +28,13 @@ import { parseDuration, parseNumber, parsePair } from './format.ts'
 import { type Io, write } from './io.ts'
 import { findSandbox } from './resolve.ts'
 import { createLogins, type Logins, loginsFolder } from './logins.ts'
+import { demo } from './demo.ts'
+import { addModelCommands } from './models.ts'
 import { newShell } from './new-shell.ts'
 import { requireTerminal, shell } from './shell.ts'
 import { addPeopleCommands } from './people.ts'
 import { addWorkspaceCommands } from './workspaces.ts'
+import { addTaskCommands } from './tasks.ts'
 import { addTemplateCommands } from './templates.ts'
 import { addTokenRequestCommands } from './token-requests.ts'
 import { addKeyCommands } from './keys.ts'
@@ -110,7 +113,8 @@ function createProgram(run: Run): Command {
       `
 The key is taken from DELTA_API_KEY, else from \`delta login\`; for a server on this machine else from api-key in DELTA_DATA_DIR (./data).
 The beginning of a sandbox's id is enough where only one begins so.
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'exec' and 'shell' of sandboxes and agents pass on the command's own.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'exec' and 'shell' of sandboxes and agents pass on the command's own,
+'task create' and 'task attach' have theirs.`,
     )
   const agents = program.command('agents').description('agents: their place, rights, tokens and computers')
   addAgentCommands({
@@ -120,6 +124,23 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'exec' and 's
   })
   addExec(agents, run, agentTarget)
   addShell(agents, run, agentTarget)
+  const task = program.command('task').alias('tasks').description('what agents are given to do')
+  addTaskCommands({
+    io: run.io,
+    leaf: (usage, description) => leaf(task, usage, description),
+    delta: run.delta,
+    print: run.print,
+    exitWith: (code) => (run.exitCode = code),
+  })
+  const models = program.command('models').description('models that tasks can use, and keys for them')
+  const modelKeys = models.command('key').description('the account’s own keys of providers of models')
+  addModelCommands({
+    io: run.io,
+    leaf: (usage, description, options) => leaf(models, usage, description, options),
+    keyLeaf: (usage, description) => leaf(modelKeys, usage, description),
+    delta: run.delta,
+    print: run.print,
+  })
   addSandboxCommands(program.command('sandbox').alias('sb').description('make, use and end sandboxes'), run)
   addFileCommands(program.command('files').description('look at and change files in a sandbox'), run)
   const egress = program.command('egress').description('what a sandbox may connect to, and did')
@@ -195,6 +216,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'exec' and 's
     logins: run.logins,
   })
   addBackupCommands({ io: run.io, program, leaf, delta: run.delta, print: run.print })
+  leaf(program, 'demo', 'see a task at work without any model: a recording, on a real sandbox').action(
+    async ({ json = false }: { json?: boolean }, command: Command) => {
+      run.exitCode = await demo(run.io, run.delta(command), { json })
+    },
+  )
   addDoctor(program, run)
   addConfig(program, run)
   return program

@@ -2,6 +2,7 @@ import type { CommandResult } from './command-handle.ts'
 import { Commands, newKey, type RunOptions } from './commands.ts'
 import { Files } from './files.ts'
 import { Pages } from './pages.ts'
+import { Task, type TaskOptions, Tasks, type WaitForTaskOptions } from './tasks.ts'
 import { Terminals } from './terminals.ts'
 import { type RequestTokensOptions, TokenRequest } from './token-requests.ts'
 import type { Transport } from './transport.ts'
@@ -66,6 +67,8 @@ export interface ListAgentsOptions {
   /** Agents fetched at a time. @default 50, at most 500 */
   pageSize?: number
 }
+
+export type RunTaskOptions = TaskOptions & Pick<WaitForTaskOptions, 'onEvent' | 'signal'>
 
 /** Agents: each with its place, rights, tokens and a computer of its own. */
 export class Agents {
@@ -189,6 +192,19 @@ export class Agent {
    */
   exec(cmd: string | string[], options?: RunOptions): Promise<CommandResult> {
     return this.commands.run(cmd, options)
+  }
+
+  /**
+   * Gives it a task and waits until that has ended or needs somebody: `delta.tasks.create` does not wait.
+   *
+   * @example
+   * const task = await agent.run('Write a fibonacci function and test it', { tokenBudget: 20 })
+   * console.log(task.state, (await task.result()).text)
+   */
+  async run(text: string, { onEvent, signal, ...options }: RunTaskOptions = {}): Promise<Task> {
+    const task = await new Tasks(this.#transport).create({ agent: this, text, ...options })
+    await task.wait({ ...(onEvent && { onEvent }), ...(signal && { signal }) })
+    return task
   }
 
   /**

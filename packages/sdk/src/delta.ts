@@ -8,9 +8,11 @@ import { Backups } from './backups.ts'
 import { newKey } from './commands.ts'
 import { Keys } from './keys.ts'
 import { Ledger } from './ledger.ts'
+import { Models } from './models.ts'
 import { Pages } from './pages.ts'
 import { type CreateSandboxOptions, Sandbox } from './sandbox.ts'
 import { createTransport, type Transport, type TransportOptions } from './transport.ts'
+import { Tasks } from './tasks.ts'
 import { Templates } from './templates.ts'
 import { TokenRequests } from './token-requests.ts'
 import { Volumes } from './volumes.ts'
@@ -45,7 +47,9 @@ export class Delta {
   readonly backups: Backups
   readonly keys: Keys
   readonly ledger: Ledger
+  readonly models: Models
   readonly sandboxes: Sandboxes
+  readonly tasks: Tasks
   readonly templates: Templates
   readonly tokenRequests: TokenRequests
   readonly volumes: Volumes
@@ -63,7 +67,9 @@ export class Delta {
     this.backups = new Backups(this.#transport)
     this.keys = new Keys(this.#transport)
     this.ledger = new Ledger(this.#transport)
+    this.models = new Models(this.#transport)
     this.sandboxes = new Sandboxes(this.#transport)
+    this.tasks = new Tasks(this.#transport)
     this.templates = new Templates(this.#transport)
     this.tokenRequests = new TokenRequests(this.#transport)
     this.volumes = new Volumes(this.#transport)

@@ -71,6 +71,7 @@ export {
   type CreateAgentOptions,
   type CreateBotOptions,
   type ListAgentsOptions,
+  type RunTaskOptions,
   type UpdateAgentOptions,
 } from './agents.ts'
 export { AgentTokens, type CreateAgentTokenOptions } from './agent-tokens.ts'
@@ -82,6 +83,21 @@ export {
   TokenRequests,
   type WaitForTokensOptions,
 } from './token-requests.ts'
+export {
+  type CreateTaskOptions,
+  type FollowTaskOptions,
+  type ForkTaskOptions,
+  type ListTasksOptions,
+  type SendMessageOptions,
+  Task,
+  type TaskFile,
+  type TaskImage,
+  type TaskOptions,
+  Tasks,
+  type WaitForTaskOptions,
+} from './tasks.ts'
+export { needsSomeone, type TaskEvent, type TaskMessagePart, type TaskReplyPart } from './task-events.ts'
+export { ModelKeys, Models } from './models.ts'
 export { type CreateKeyOptions, Keys, type ListKeysOptions } from './keys.ts'
 export { type BackupOptions, Backups, type BackupStream, type StageOptions } from './backups.ts'
 export { AuditLog, type ListAuditOptions } from './audit.ts'

@@ -81,11 +81,52 @@ export type AccessToken = api.AccessToken
 export type AccessScope = 'terminal' | 'port:*' | `port:${number}`
 export type PortsInfo = api.Ports
 export type PortInfo = PortsInfo['data'][number]
+export type TaskInfo = api.Task
+export type TaskState = TaskInfo['state']
+/** What a task stands still for. */
+export type TaskWaitsFor = api.TaskWaitsFor
+export type TaskResult = api.TaskResult
+/** As a task is sent to the server. */
+export type TaskSettings = api.CreateTask
+/** Used as the agent likes, each call confirmed by a person, or not there. */
+export type TaskToolMode = NonNullable<TaskSettings['tools']>[string]
+export type ThinkingLevel = NonNullable<TaskSettings['thinking']>
+export type ModelInfo = api.Model
+export type ModelList = api.ModelList
+/** A provider's key of the account, without its text. */
+export type ModelKeyInfo = api.ModelKey
+export type ModelKeyProvider = ModelKeyInfo['provider']
 export type Finding = api.Finding
 export type Setting = api.Setting
 export type Health = api.Health
 /** What `DeltaApiError.code` can be; a newer server may have more. */
 export type ErrorCode = api.Error['error']['code']
+
+export interface TaskTranscript {
+  task: TaskInfo
+  /** What was said up to a message, as the model itself has put it shortly. */
+  summary: { upToMessage: number; text: string } | null
+  messages: {
+    seq: number
+    step: number
+    role: 'user' | 'assistant' | 'tool'
+    parts: Record<string, unknown>[]
+    createdAt: string
+  }[]
+  steps: {
+    step: number
+    turn: number
+    /** `cut`: it was given up, or its server died, before all of the answer had come. */
+    state: 'calling' | 'acting' | 'done' | 'cut'
+    model: string
+    /** Requests to providers, each with its cost. */
+    attempts: Record<string, unknown>[]
+    /** The disk after it, where it changed files. */
+    snapshotId: string | null
+    startedAt: string
+    endedAt: string | null
+  }[]
+}
 
 export interface WatchEvent {
   /** `overflow`: events were lost, look at the folder again. */

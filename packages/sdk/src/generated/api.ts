@@ -374,6 +374,51 @@ export type CreateSnapshot = {
   comment?: string
 }
 
+export type CreateTask = {
+  /** Who does it */
+  agent: string
+  /** What is to be done */
+  text: string
+  images?: {
+    mediaType: 'image/png' | 'image/jpeg' | 'image/gif' | 'image/webp'
+    data: string
+  }[]
+  /** Written to the agent’s computer before its first step */
+  files?: {
+    path: string
+    /** Its text, or base64 where `encoding` says so */
+    content: string
+    encoding?: 'utf8' | 'base64'
+  }[]
+  /** Without it: the server’s default, DELTA_MODEL */
+  model?: string
+  /** Asked in this order where the model can not be reached, before anything of its answer came */
+  fallbackModels?: string[]
+  /** No fall-back dearer than so many tokens for a million output tokens */
+  maxPrice?: number
+  thinking?: 'off' | 'low' | 'medium' | 'high'
+  /** How it should go about it */
+  instructions?: string
+  /** It spends no more: set aside from the agent’s balance, what is left goes back at its end. Without it: the agent’s balance */
+  tokenBudget?: number
+  /** It has so long, waiting included. Without it: a day, and a chat 30 days */
+  timeLimitMs?: number
+  maxSteps?: number
+  /** For each tool: used as the agent likes, each call confirmed by a person, or not there. `*` is every other */
+  tools?: Record<string, 'auto' | 'ask' | 'off'>
+  /** Further tools, of external servers that the agent may reach; their headers are kept sealed, and shown to nobody */
+  mcpServers?: {
+    name: string
+    url: string
+    headers?: Record<string, string>
+  }[]
+  /** A JSON schema: the task ends with a value that fits it */
+  resultSchema?: Record<string, unknown>
+  /** Waits for your next message when it has answered, until it is canceled */
+  chat?: boolean
+  metadata?: Record<string, string>
+}
+
 export type CreateTemplate = {
   name: string
   /** Names of the new version beside its number and `latest`; each moves here from the version that has it */
@@ -878,8 +923,24 @@ export type Fork = {
   names?: string[]
 }
 
+export type ForkTask = {
+  /** As it was after this step; without it: as it is now */
+  step?: number
+  /** What it is told then; without it, it goes on where it stood */
+  text?: string
+  /** Who takes it over, on its own computer as that is; without it: a new agent with a copy of the computer as it was then */
+  agent?: string
+  /** Of the new task */
+  tokenBudget?: number
+}
+
 export type Forked = {
   data: Workspace[]
+}
+
+export type GiveTaskTokens = {
+  /** Whole tokens, from the agent’s balance */
+  tokens: number
 }
 
 export type GiveTokens = {
@@ -1114,7 +1175,7 @@ export type MemberList = {
 
 export type Model = {
   id: string
-  provider: 'anthropic' | 'google' | 'openai'
+  provider: 'anthropic' | 'google' | 'openai' | 'recording'
   /** As the provider knows it */
   name: string
   usable: boolean
@@ -1179,7 +1240,7 @@ export type ModelList = {
 }
 
 export type ModelProvider = {
-  provider: 'anthropic' | 'google' | 'openai'
+  provider: 'anthropic' | 'google' | 'openai' | 'recording'
   usable: boolean
   /** Why it can not be used now */
   reason: {
@@ -1821,6 +1882,135 @@ export type SwitchAccount = {
   accountId: string
 }
 
+export type Task = {
+  id: string
+  agentId: string
+  /** The task that delegated it */
+  parentTaskId: string | null
+  forkedFrom: {
+    taskId: string
+    step: number
+  } | null
+  state: 'queued' | 'working' | 'waiting' | 'suspended' | 'paused' | 'finished' | 'failed' | 'canceled'
+  /** Why it has ended */
+  reason:
+    | 'done'
+    | 'canceled_by_user'
+    | 'agent_archived'
+    | 'time_limit'
+    | 'step_limit'
+    | 'loop_detected'
+    | 'repeated_failures'
+    | 'result_invalid'
+    | 'model_refused'
+    | 'model_failed'
+    | 'conversation_too_long'
+    | 'internal'
+    | null
+  /** The reason, or why it stands still, in words */
+  message: string | null
+  /** What has to come before it goes on */
+  waitsFor: TaskWaitsFor[]
+  text: string
+  model: string
+  chat: boolean
+  turn: number
+  /** Steps begun: one call of the model each, with its tool calls */
+  step: number
+  maxSteps: number
+  /** The number of its latest event */
+  lastEvent: number
+  tokenBudget: number | null
+  usage: TaskUsage
+  /** It has read what came from outside */
+  untrusted: boolean
+  metadata: Record<string, string>
+  createdBy: string
+  createdAt: string
+  startedAt: string | null
+  endedAt: string | null
+  timeLimitMs: number
+}
+
+export type TaskList = {
+  data: Task[]
+  nextCursor: string | null
+}
+
+export type TaskMessage = {
+  text: string
+  images?: {
+    mediaType: 'image/png' | 'image/jpeg' | 'image/gif' | 'image/webp'
+    data: string
+  }[]
+  /** What it is just doing is given up; without it your message waits for the end of the step */
+  interrupt?: boolean
+}
+
+export type TaskResult = {
+  state: 'queued' | 'working' | 'waiting' | 'suspended' | 'paused' | 'finished' | 'failed' | 'canceled'
+  reason:
+    | 'done'
+    | 'canceled_by_user'
+    | 'agent_archived'
+    | 'time_limit'
+    | 'step_limit'
+    | 'loop_detected'
+    | 'repeated_failures'
+    | 'result_invalid'
+    | 'model_refused'
+    | 'model_failed'
+    | 'conversation_too_long'
+    | 'internal'
+    | null
+  /** Its last words */
+  text: string | null
+  /** What fits `resultSchema`, where there was one */
+  value?: unknown
+  /** Files that its tools wrote: read them at GET /v1/agents/{agentId}/files */
+  files: {
+    path: string
+  }[]
+}
+
+export type TaskTranscript = Record<string, unknown>
+
+export type TaskUsage = {
+  input: number
+  cacheRead: number
+  cacheWrite: number
+  output: number
+  /** What its model calls cost, in tokens of the ledger */
+  tokens: number
+  estimated: boolean
+}
+
+export type TaskWaitsFor =
+  | {
+      kind: 'message'
+    }
+  | {
+      kind: 'answer'
+      callId: string
+      question: string
+      options?: string[]
+    }
+  | {
+      kind: 'approval'
+      callId: string
+      approvalId: string
+    }
+  | {
+      kind: 'tokens'
+      callId?: string
+      requestId?: string
+    }
+  | {
+      kind: 'task'
+      callId: string
+      taskId: string
+    }
+
 export type Template = {
   name: string
   /** Sandboxes start from a ready one; a missing one is made when it is first used, or by POST …/build */
@@ -1976,6 +2166,11 @@ export type Transfer = {
 export type TransferList = {
   data: Transfer[]
   nextCursor: string | null
+}
+
+export type UndoTask = {
+  /** Back to after this step; without it: to the beginning of the last turn */
+  step?: number
 }
 
 export type UpdateSchedule = {
@@ -2328,6 +2523,27 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Approval
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** Cancel a task */
+  cancelTask: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Task
       '400': Error
       '401': Error
       '403': Error
@@ -3003,6 +3219,32 @@ export interface Operations {
       default: Error
     }
   }
+  /** Give an agent a task */
+  createTask: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: {
+      'idempotency-key'?: string
+    }
+    body: CreateTask
+    responses: {
+      '201': Task
+      '400': Error
+      '401': Error
+      '402': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      '507': Error
+      default: Error
+    }
+  }
   /** Make a template, or a new version of one, of an image, a Dockerfile or a snapshot */
   createTemplate: {
     path: Record<never, never>
@@ -3538,6 +3780,28 @@ export interface Operations {
       default: Error
     }
   }
+  /** Watch a task */
+  followTask: {
+    path: {
+      id: string
+    }
+    query: {
+      from?: number
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Uint8Array
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Follow requests for tokens as they change */
   followTokenRequests: {
     path: Record<never, never>
@@ -3588,6 +3852,36 @@ export interface Operations {
     body: Fork
     responses: {
       '201': Forked
+      '400': Error
+      '401': Error
+      '402': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
+      default: Error
+    }
+  }
+  /** Go on from a step in another task */
+  forkTask: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: {
+      'idempotency-key'?: string
+    }
+    body: ForkTask
+    responses: {
+      '201': Task
       '400': Error
       '401': Error
       '402': Error
@@ -4103,6 +4397,68 @@ export interface Operations {
       default: Error
     }
   }
+  /** Look at a task */
+  getTask: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Task
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** What a task came to */
+  getTaskResult: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': TaskResult
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** All that was said and done */
+  getTaskTranscript: {
+    path: {
+      id: string
+    }
+    query: {
+      format?: 'json' | 'markdown'
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': TaskTranscript
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** One version of a template */
   getTemplate: {
     path: {
@@ -4282,6 +4638,33 @@ export interface Operations {
       default: Error
     }
   }
+  /** Give a task more tokens of its own */
+  giveTaskTokens: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: {
+      'idempotency-key'?: string
+    }
+    body: GiveTaskTokens
+    responses: {
+      '200': Task
+      '400': Error
+      '401': Error
+      '402': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Make a template of an image that is sent */
   importTemplate: {
     path: Record<never, never>
@@ -4331,6 +4714,27 @@ export interface Operations {
       '503': Error
       '504': Error
       '507': Error
+      default: Error
+    }
+  }
+  /** Interrupt a task */
+  interruptTask: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Task
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -4933,6 +5337,28 @@ export interface Operations {
       default: Error
     }
   }
+  /** List tasks, newest first */
+  listTasks: {
+    path: Record<never, never>
+    query: {
+      agentId?: string
+      state?: 'queued' | 'working' | 'waiting' | 'suspended' | 'paused' | 'finished' | 'failed' | 'canceled'
+      limit?: number
+      cursor?: string
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': TaskList
+      '400': Error
+      '401': Error
+      '403': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** All versions of a template */
   listTemplateVersions: {
     path: {
@@ -5499,6 +5925,27 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Schedule
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** Pause a task */
+  pauseTask: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Task
       '400': Error
       '401': Error
       '403': Error
@@ -6338,6 +6785,27 @@ export interface Operations {
       default: Error
     }
   }
+  /** Let a paused or suspended task go on */
+  resumeTask: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Task
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** End all access tokens of a sandbox */
   revokeAccessTokens: {
     path: {
@@ -6580,6 +7048,33 @@ export interface Operations {
       '429': Error
       '500': Error
       '503': Error
+      default: Error
+    }
+  }
+  /** Say something to a task */
+  sendTaskMessage: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: {
+      'idempotency-key'?: string
+    }
+    body: TaskMessage
+    responses: {
+      '202': Task
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      '507': Error
       default: Error
     }
   }
@@ -6941,6 +7436,33 @@ export interface Operations {
       '429': Error
       '500': Error
       '503': Error
+      default: Error
+    }
+  }
+  /** Take back what a task did */
+  undoTask: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: UndoTask
+    responses: {
+      '200': Task
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '502': Error
+      '503': Error
+      '504': Error
+      '507': Error
       default: Error
     }
   }

@@ -2,7 +2,7 @@ import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Endpoint, ProviderName } from './provider.ts'
 import { lastOf, takesOwnKeys, variables } from './names.ts'
-import type { ModelSettings, OwnKeyProvider } from './names.ts'
+import type { AskedProvider, ModelSettings, OwnKeyProvider } from './names.ts'
 import type { ModelKeyRecord, ModelKeyStore } from './store.ts'
 
 /** See `Box`. */
@@ -49,7 +49,7 @@ export function createEndpoints({ store, seal, clock, settings, publicBaseUrls }
     })
   }
 
-  function operators(provider: ProviderName): KnownEndpoint {
+  function operators(provider: AskedProvider): KnownEndpoint {
     const { apiKey, baseUrl = takesOwnKeys(provider) ? publicBaseUrls[provider] : undefined } = settings[provider]
     const isSet = provider === 'openai' || apiKey !== undefined
     if (isSet && baseUrl !== undefined) return { endpoint: { apiKey, baseUrl }, isOwn: false }
@@ -61,6 +61,7 @@ export function createEndpoints({ store, seal, clock, settings, publicBaseUrls }
 
   return {
     async of(provider, accountId) {
+      if (provider === 'recording') return { endpoint: { apiKey: undefined, baseUrl: '' }, isOwn: false }
       if (!takesOwnKeys(provider)) return operators(provider)
       // The account's own comes first, since it pays for that itself. It goes to the provider and nowhere else, whatever the operator uses.
       const apiKey = await ownKey(provider, accountId)

@@ -50,9 +50,12 @@ export function lastOf(apiKey: string): string {
   return apiKey.slice(-4)
 }
 
+/** Those that are somewhere else, with an address and keys. A recording is in the server itself. */
+export type AskedProvider = Exclude<ProviderName, 'recording'>
+
 /** The variable that lets a provider be used. */
 export const variables = {
   anthropic: 'ANTHROPIC_API_KEY',
   google: 'GEMINI_API_KEY',
   openai: 'OPENAI_BASE_URL',
-} as const satisfies Record<ProviderName, string>
+} as const satisfies Record<AskedProvider, string>

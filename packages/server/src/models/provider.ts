@@ -1,7 +1,7 @@
 import type { Message, ReplyPart, ToolDescription } from './conversation.ts'
 
 /** Who answers: a provider with its own wire format. Adding one is a folder, a line in the table of providers and its run of the shared conformance suite. */
-export const providerNames = ['anthropic', 'google', 'openai'] as const
+export const providerNames = ['anthropic', 'google', 'openai', 'recording'] as const
 export type ProviderName = (typeof providerNames)[number]
 
 export const thinkingLevels = ['off', 'low', 'medium', 'high'] as const
@@ -43,6 +43,8 @@ export interface Endpoint {
 
 export interface Provider {
   name: ProviderName
+  /** All that it has, where these are a few; any other name is refused. @default any */
+  models?: readonly string[]
   /**
    * One request by this `fetch`, which is asked exactly once: nothing is tried again here. Rejects with the signal's reason where it is aborted, with what `fetch` rejected with, except that no
    * connection is a `ProviderFailure`, and with one for an answer that is no success, for an error in the stream and for a stream that ends before its end was said. Whoever reads no further

@@ -97,7 +97,7 @@ export function createModels(deps: ModelsDeps): Models {
 
   function ratesOf({ provider, name }: ModelName, isOwn: boolean): ModelRates {
     const model = `${provider}/${name}`
-    const isFree = provider === 'openai' && isLocal(settings.localModels, name)
+    const isFree = provider === 'recording' || (provider === 'openai' && isLocal(settings.localModels, name))
     const rates = prices.of({ model, ownKey: isOwn, isFree })
     if (rates) return rates
     throw new DeltaError('model_not_priced', `The rate card ${ledger.rates.version} has no price for ${model}`, {
@@ -108,7 +108,9 @@ export function createModels(deps: ModelsDeps): Models {
   function parsed(model: string): ModelName & { by: Provider } {
     const found = parseModel(model)
     const by = found && providers[found.provider]
-    if (!by) throw new DeltaError('model_not_found', 'This names no model', { context: { model } })
+    if (!by || by.models?.includes(found.name) === false) {
+      throw new DeltaError('model_not_found', 'This names no model', { context: { model } })
+    }
     return { ...found, by }
   }
 
@@ -126,7 +128,8 @@ export function createModels(deps: ModelsDeps): Models {
   async function otherNames(openai: KnownEndpoint | DeltaError): Promise<string[]> {
     const told = openai instanceof DeltaError ? [] : ((await served.of(openai.endpoint)) ?? [])
     const local = openai instanceof DeltaError ? [] : settings.localModels.filter((name) => name !== '*')
-    return [...told, ...local].map((name) => `openai/${name}`)
+    const built = Object.values(providers).flatMap(({ name, models = [] }) => models.map((one) => `${name}/${one}`))
+    return [...[...told, ...local].map((name) => `openai/${name}`), ...built]
   }
 
   return {

@@ -57,13 +57,11 @@ export interface OpenTasksDeps {
 
 /** Tasks with all that they stand on, and the news that each waits for. */
 export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature; start(): Promise<void> } {
-  const { database, agents, directory, approvals, tokenRequests, seal, clock, log } = deps
+  const { database, agents, directory, approvals, tokenRequests, seal, traces = noTraces, clock, log } = deps
   const deliverySteps = createDeliverySteps(database)
   const store = createTaskStore(database, (type, { accountId, agentId, id: taskId, changedAt: at }) =>
     deliverySteps({ type, accountId, agentId, taskId, at }),
   )
-  const { database, agents, directory, approvals, tokenRequests, seal, traces = noTraces, clock, log } = deps
-  const store = createTaskStore(database)
   const hub = createHub()
   const budgets = createBudgets(deps.ledger)
   const attachments = createAttachments(deps.blobs)

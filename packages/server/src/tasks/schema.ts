@@ -165,6 +165,7 @@ export const taskSchema = z
     turn: z.int(),
     step: z.int().openapi({ description: 'Steps begun: one call of the model each, with its tool calls' }),
     maxSteps: z.int(),
+    lastEvent: z.int().openapi({ description: 'The number of its latest event' }),
     tokenBudget: z.number().nullable(),
     usage: taskUsageSchema,
     untrusted: z.boolean().openapi({ description: 'It has read what came from outside' }),

@@ -22,6 +22,7 @@ export function viewOf(task: TaskRecord): TaskView {
     turn: task.turn,
     step: task.step,
     maxSteps: spec.maxSteps,
+    lastEvent: task.lastEvent,
     tokenBudget: task.budget === null ? null : shownTokens(task.budget),
     usage: {
       input: usage.input,
