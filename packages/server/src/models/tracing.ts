@@ -4,10 +4,12 @@ import { parseModel } from './names.ts'
 import type { ProviderName, Stop } from './provider.ts'
 
 /** The conventions' words. What speaks as OpenAI does is `openai` there too, whoever it is. */
-const providers = { anthropic: 'anthropic', google: 'gcp.gemini', openai: 'openai' } as const satisfies Record<
-  ProviderName,
-  string
->
+const providers = {
+  anthropic: 'anthropic',
+  google: 'gcp.gemini',
+  openai: 'openai',
+  recording: 'delta.recording',
+} as const satisfies Record<ProviderName, string>
 
 const finishReasons = {
   end: 'stop',

@@ -131,7 +131,9 @@ export function createActing(deps: ActingDeps) {
     const ids = new Set(group.map(({ id }) => id))
     for (const id of ids) run.due.delete(id)
     const own = run.calls.filter(({ id }) => ids.has(id))
-    const ran = await Promise.all(own.map((call) => traceCall(deps.traces, { call, run }, () => runOne(run, call, tools))))
+    const ran = await Promise.all(
+      own.map((call) => traceCall(deps.traces, { call, run }, () => runOne(run, call, tools))),
+    )
     for (const { call, events } of ran) {
       replace(run, call)
       run.carried.calls.push(call)

@@ -102,6 +102,8 @@ function taskView(id: string): TaskView {
     state: 'finished',
     reason: 'done',
     message: null,
+    lastEvent: 1,
+    lastEvent: 1,
     waitsFor: [],
     text: 'Read the news — naïve ✓',
     model: 'anthropic/claude-sonnet-4-5',
