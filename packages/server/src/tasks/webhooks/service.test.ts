@@ -103,7 +103,6 @@ function taskView(id: string): TaskView {
     reason: 'done',
     message: null,
     lastEvent: 1,
-    lastEvent: 1,
     waitsFor: [],
     text: 'Read the news — naïve ✓',
     model: 'anthropic/claude-sonnet-4-5',
