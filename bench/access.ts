@@ -10,6 +10,7 @@ import { openKeys } from '../packages/server/src/access/keys/open.ts'
 import { createKeyStore } from '../packages/server/src/access/keys/store.ts'
 import { keyHash, newKeyText } from '../packages/server/src/access/keys/text.ts'
 import { accessMigrations } from '../packages/server/src/access/migrations.ts'
+import { peopleMigrations } from '../packages/server/src/access/people/migrations.ts'
 import { openRevocations } from '../packages/server/src/access/revocations.ts'
 import { createDirectory } from '../packages/server/src/agents/directory.ts'
 import { agentMigrations } from '../packages/server/src/agents/migrations.ts'
@@ -17,6 +18,8 @@ import type { AgentRecord } from '../packages/server/src/agents/store.ts'
 import { type Right, right } from '../packages/server/src/access/rights.ts'
 import { createSecrets } from '../packages/server/src/access/secrets.ts'
 import { systemClock } from '../packages/server/src/kernel/clock.ts'
+import { rawQuery } from '../packages/server/src/kernel/db/compile.ts'
+import type { Database } from '../packages/server/src/kernel/db/database.ts'
 import { openDatabase } from '../packages/server/src/kernel/db/open.ts'
 import { newId } from '../packages/server/src/kernel/ids.ts'
 import { createLogger } from '../packages/server/src/kernel/log.ts'
@@ -35,55 +38,73 @@ interface Samples {
   unknown: number[]
 }
 
+/** So many keys or agents on a database of their own. */
+interface Served {
+  samples: Samples
+  rounds: number
+  round(round: number): Promise<void>
+  end(): Promise<void>
+}
+
 /** What recognising a caller, deciding and holding on to the request add to it, with that many keys in the database. */
-async function measure(keys: number): Promise<Samples> {
+async function serveKeys(keys: number): Promise<Served> {
   const folder = mkdtempSync(join(tmpdir(), 'delta-bench-access-'))
   const log = createLogger({ level: 'error', write: (line) => process.stderr.write(line) })
   const database = await openDatabase({
     path: join(folder, 'delta.db'),
     log,
-    migrations: [...accessMigrations, ...keyMigrations],
+    migrations: [...accessMigrations, ...peopleMigrations, ...keyMigrations],
   })
+  await addPerson(database)
   const store = createKeyStore(database)
   const texts = Array.from({ length: keys }, newKeyText)
   for (let at = 0; at < keys; at += insertsAtOnce) {
     await Promise.all(texts.slice(at, at + insertsAtOnce).map((text) => store.insert(recordOf(text))))
   }
   const revocations = await openRevocations({ database, clock: systemClock, log })
-  const open = () => createKeyReader({ store, roleOf: () => 'owner', revocations, clock: systemClock, log })
   const chosen = Array.from({ length: asked }, (_, at) => texts[Math.floor((at * keys) / asked)]!)
   const samples: Samples = { known: [], unknown: [] }
-  // New readers know no key yet.
-  for (let round = 0; round < rounds / asked; round++) {
-    const { reader, stop } = open()
-    const door = createCallerDoor({ readers: [reader], revocations, clock: systemClock })
-    for (const text of chosen) samples.unknown.push(await one(door, text))
-    for (let again = 0; again < asked; again++) for (const text of chosen) samples.known.push(await one(door, text))
-    door.stop()
-    await stop()
+  return {
+    samples,
+    rounds: rounds / asked,
+    async round() {
+      // A new reader knows no key yet.
+      const { reader, stop } = createKeyReader({ store, revocations, clock: systemClock, log })
+      const door = createCallerDoor({ readers: [reader], revocations, clock: systemClock })
+      for (const text of chosen) samples.unknown.push(await one(door, text))
+      for (let again = 0; again < asked; again++) for (const text of chosen) samples.known.push(await one(door, text))
+      door.stop()
+      await stop()
+    },
+    async end() {
+      revocations.stop()
+      await database.close()
+      rmSync(folder, { recursive: true })
+    },
   }
-  revocations.stop()
-  await database.close()
-  rmSync(folder, { recursive: true })
-  return samples
 }
 
 /**
  * The same for agents that act at once, each with a token of its own, limited to sandboxes of its own and made with one of as many keys. A token
  * that was not seen yet is known by its signature and by a look at the key it was made with.
  */
-async function measureAgents(agents: number): Promise<Samples> {
+async function serveAgents(agents: number): Promise<Served> {
   const folder = mkdtempSync(join(tmpdir(), 'delta-bench-access-'))
   const log = createLogger({ level: 'error', write: (line) => process.stderr.write(line) })
   const database = await openDatabase({
     path: join(folder, 'delta.db'),
     log,
-    migrations: [...accessMigrations, ...keyMigrations, ...agentMigrations],
+    migrations: [...accessMigrations, ...peopleMigrations, ...keyMigrations, ...agentMigrations],
   })
   const revocations = await openRevocations({ database, clock: systemClock, log })
   const directory = createDirectory({ database, revocations, clock: systemClock })
-  const people = { roleOf: () => 'owner' as const, hasSecondFactor: () => Promise.resolve(false) }
-  const keys = openKeys({ database, revocations, ...people, clock: systemClock, log })
+  const keys = openKeys({
+    database,
+    revocations,
+    hasSecondFactor: () => Promise.resolve(false),
+    clock: systemClock,
+    log,
+  })
   const { signing } = createSecrets({ secretKey: 'of the bench, which protects nothing' })
   const tokens = createAgentTokens({
     signing,
@@ -93,6 +114,7 @@ async function measureAgents(agents: number): Promise<Samples> {
     clock: systemClock,
   })
   const door = createCallerDoor({ readers: [tokens.reader], revocations, clock: systemClock })
+  await addPerson(database)
   const store = createKeyStore(database)
   const makers = Array.from({ length: agents }, () => recordOf(newKeyText()))
   for (let at = 0; at < agents; at += insertsAtOnce) {
@@ -114,17 +136,33 @@ async function measureAgents(agents: number): Promise<Samples> {
   for (let agent = 0; agent < agents; agent++) texts.push(await make(agent))
   for (const text of texts) await one(door, text)
   const samples: Samples = { known: [], unknown: [] }
-  for (let round = 0; round < rounds; round++) {
-    const known = texts[Math.floor(((round % asked) * agents) / asked)]!
-    for (let again = 0; again < asked; again++) samples.known.push(await one(door, known))
-    samples.unknown.push(await one(door, await make(round)))
+  return {
+    samples,
+    rounds,
+    async round(round) {
+      const known = texts[Math.floor(((round % asked) * agents) / asked)]!
+      for (let again = 0; again < asked; again++) samples.known.push(await one(door, known))
+      samples.unknown.push(await one(door, await make(round)))
+    },
+    async end() {
+      door.stop()
+      await keys.feature.stop?.('leave')
+      revocations.stop()
+      await database.close()
+      rmSync(folder, { recursive: true })
+    },
   }
-  door.stop()
-  await keys.feature.stop?.('leave')
-  revocations.stop()
-  await database.close()
-  rmSync(folder, { recursive: true })
-  return samples
+}
+
+/** Round by round in turn: what else the machine does meets both alike. */
+async function inTurns(small: Served, large: Served): Promise<{ few: Samples; many: Samples }> {
+  for (let round = 0; round < small.rounds; round++) {
+    await small.round(round)
+    await large.round(round)
+  }
+  await small.end()
+  await large.end()
+  return { few: small.samples, many: large.samples }
 }
 
 async function one(door: ReturnType<typeof createCallerDoor>, text: string): Promise<number> {
@@ -136,6 +174,17 @@ async function one(door: ReturnType<typeof createCallerDoor>, text: string): Pro
   const admitted = door.admit(caller, { right: 'read:sandboxes', resource: 'sandbox' }, 'sbx_a')
   door.hold(admitted, () => {})()
   return performance.now() - startedAt
+}
+
+/** Whose keys they are. */
+async function addPerson(database: Database): Promise<void> {
+  await database.batch(
+    [
+      `insert into accounts (id, name, created_at) values ('acc_a', 'bench', 1)`,
+      `insert into users (id, email, name, created_at) values ('usr_a', 'bench@example.com', 'bench', 1)`,
+      `insert into memberships (account_id, user_id, role, created_at) values ('acc_a', 'usr_a', 'owner', 1)`,
+    ].map((text) => ({ query: rawQuery(text) })),
+  )
 }
 
 function agentOf(id: string, rights: readonly Right[]): AgentRecord {
@@ -180,8 +229,8 @@ function recordOf(text: string): KeyRecord {
 }
 
 export async function accessAdded(): Promise<Figure[]> {
-  const keys = { few: await measure(few), many: await measure(many) }
-  const agents = { few: await measureAgents(few), many: await measureAgents(manyAgents) }
+  const keys = await inTurns(await serveKeys(few), await serveKeys(many))
+  const agents = await inTurns(await serveAgents(few), await serveAgents(manyAgents))
   return [
     ...figuresOf({ ...keys, what: ['a key in use', 'a key not seen yet'], count: many }),
     ...figuresOf({ ...agents, what: ['an agent in action', 'an agent not seen yet'], count: manyAgents }),

@@ -4,6 +4,7 @@ export default defineConfig({
   test: {
     include: ['e2e/**/*.test.ts'],
     globalSetup: ['e2e/global-setup.ts'],
+    setupFiles: ['e2e/worker-uids.ts'],
     testTimeout: 120_000,
     hookTimeout: 120_000,
     // A command under gVisor on a busy machine takes seconds.

@@ -14,6 +14,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { liveLine } from './live-providers.ts'
 import { startPostgres } from './postgres.ts'
 import { skipLines, skipsIn } from './skips.ts'
 import type { Skip } from './skips.ts'
@@ -66,7 +67,9 @@ async function shortForm() {
   if (checkOnly) return
   // Unit tests make no boxes, so they share neither uid ranges nor cgroups with the helper's tests, which wait more than they work.
   await Promise.all([
-    cargoTests('guest and helper', []).then(() => vitest('conformance', ['--config', 'vitest.config.ts'], [boxTests])),
+    cargoTests('guest and helper', [], inMemory ? { DELTA_TEST_MEMORY_DIR: inMemory } : {}).then(() =>
+      vitest('conformance', ['--config', 'vitest.config.ts'], [boxTests]),
+    ),
     vitest('unit', ['--config', 'vitest.config.ts', '--exclude', `${boxTests}/**`], [], temporary()).then(() =>
       storesOnPostgres('what all stores stand on, on PostgreSQL', baseTests, temporary()),
     ),
@@ -125,29 +128,38 @@ async function storesOnPostgres(name: string, files: string[], env: NodeJS.Proce
 
 /**
  * Several files at a time, since most of the time is waiting: one that measures the common platform, one that uses it and measures nothing,
- * and one or two that start their own. Each lane has a platform and uids of its own.
+ * and one or two that start their own, whichever are next. Each has uids of its own.
  */
 async function endToEnd(name: string, env: NodeJS.ProcessEnv, { own }: { own: 1 | 2 }) {
-  const lanes: Record<'measured' | 'clients' | 'own platform' | 'own platform too', string[]> = {
+  const lanes: Record<'measured' | 'clients' | 'own platform', string[]> = {
     measured: [],
     clients: [],
     'own platform': [],
-    'own platform too': [],
   }
   for (const file of readdirSync(join(root, 'e2e')).toSorted()) {
     if (!file.endsWith('.test.ts')) continue
     const path = join('e2e', file)
     const text = readFileSync(join(root, path), 'utf8')
-    const { 'own platform': one, 'own platform too': other } = lanes
-    if (/startPlatform\(|serve\.mjs/.test(text)) (own === 2 && one.length > other.length ? other : one).push(path)
+    if (/startPlatform\(|serve\.mjs/.test(text)) lanes['own platform'].push(path)
     else lanes[text.includes('serverMemoryBytes(') ? 'measured' : 'clients'].push(path)
   }
   await Promise.all(
     Object.entries(lanes)
       .filter(([, files]) => files.length > 0)
-      .map(([lane, files], at) =>
-        vitest(`${name}, ${lane}`, ['--config', 'e2e/vitest.config.ts'], files, { ...env, ...uidsOf(at) }),
-      ),
+      .map(([lane, files], at) => {
+        const workers = lane === 'own platform' ? own : 1
+        const uids = Array.from({ length: workers }, (_, worker) => uidsOf(at + worker))
+        return vitest(
+          `${name}, ${lane}`,
+          [
+            '--config',
+            'e2e/vitest.config.ts',
+            ...(workers > 1 ? ['--fileParallelism', `--maxWorkers=${workers}`] : []),
+          ],
+          files,
+          { ...env, ...uids[0], DELTA_TEST_UIDS_BY_WORKER: JSON.stringify(uids) },
+        )
+      }),
   )
 }
 
@@ -313,8 +325,6 @@ function run(
   })
 }
 
-/** A private PostgreSQL on a free port with its data in a temporary folder; it refuses to run as root, so it runs as the package's own user. */
-
 function record(outcome: Outcome) {
   outcomes.push(outcome)
   const mark = outcome.failed === 0 ? 'ok  ' : 'FAIL'
@@ -352,6 +362,7 @@ function report() {
   for (const { name, failures } of outcomes) {
     for (const failure of failures.slice(0, 20)) process.stdout.write(`failed: ${name}: ${failure.slice(0, 400)}\n`)
   }
+  if (!checkOnly) process.stdout.write(`${liveLine(process.env)}\n`)
   process.stdout.write(`${passed} passed, ${failed} failed\n`)
   // A run that executed nothing proves nothing.
   process.exitCode = failed === 0 && passed > 0 ? 0 : 1

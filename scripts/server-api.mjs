@@ -22,6 +22,8 @@ import { addFileRoutes } from '../packages/server/src/sandboxes/files/routes.ts'
 import { portsFeature } from '../packages/server/src/sandboxes/ports/routes.ts'
 import { sandboxesFeature } from '../packages/server/src/sandboxes/routes.ts'
 import { tasksRoutes } from '../packages/server/src/tasks/routes.ts'
+import { schedulesFeature } from '../packages/server/src/tasks/schedules/routes.ts'
+import { webhooksFeature } from '../packages/server/src/tasks/webhooks/routes.ts'
 import { templatesFeature } from '../packages/server/src/templates/routes.ts'
 import { terminalsFeature } from '../packages/server/src/terminal/routes.ts'
 import { volumesFeature } from '../packages/server/src/workspaces/volumes/routes.ts'
@@ -52,6 +54,8 @@ export function serverApi() {
     },
     approvalsFeature({ approvals: service }),
     tokenRequestsFeature({ tokenRequests: service, suspension: service }),
+    schedulesFeature({ schedules: service }),
+    webhooksFeature({ webhooks: service }),
     ledgerFeature({ ledger: service, ledgerApi: service }),
     modelsFeature({ models: service }),
     { name: 'execs', routes: (routes) => addExecRoutes(routes, service) },

@@ -8,11 +8,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Duplex } from 'node:stream'
-import { build } from 'esbuild'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { createFrameDecoder, createWriter, encodeFrame } from './guest/codec.ts'
 import type { Writer } from './guest/codec.ts'
 import { systemClock } from './kernel/clock.ts'
+import { bundlePrograms } from './kernel/testing-bundle.ts'
 
 // The process as the helper starts it, with a peer that speaks the helper's protocol for a machine without sandboxes.
 
@@ -20,24 +20,13 @@ const key = 'delta_test'
 const shutdownNews = 101
 const cleanups: (() => void)[] = []
 
-// Bundled, as it is released: it starts in a fraction of the time, and the database worker must be found beside the bundle.
-const bundle = mkdtempSync(join(tmpdir(), 'delta-bundle-'))
-beforeAll(() =>
-  build({
-    entryPoints: {
-      main: join(import.meta.dirname, 'main.ts'),
-      'db-worker': join(import.meta.dirname, 'kernel/db/sqlite-worker.ts'),
-    },
-    outdir: bundle,
-    outExtension: { '.js': '.mjs' },
-    bundle: true,
-    splitting: true,
-    platform: 'node',
-    format: 'esm',
-    external: ['pg-native', 'cloudflare:sockets'],
-    banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
-  }),
-)
+let bundle: string
+beforeAll(async () => {
+  bundle = await bundlePrograms({
+    main: join(import.meta.dirname, 'main.ts'),
+    'db-worker': join(import.meta.dirname, 'kernel/db/sqlite-worker.ts'),
+  })
+})
 afterAll(() => rmSync(bundle, { recursive: true }))
 afterEach(() => {
   for (const cleanup of cleanups.splice(0).toReversed()) cleanup()

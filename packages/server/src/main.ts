@@ -36,7 +36,7 @@ import { createAudit } from './access/audit/service.ts'
 import type { Audit } from './access/audit/service.ts'
 import { checkSecretKey } from './access/secret-key.ts'
 import { createBox, createSecrets } from './access/secrets.ts'
-import { createStanding } from './access/standing.ts'
+import { createStanding, type Formerly, toAskAbout } from './access/standing.ts'
 import { createDirectory } from './agents/directory.ts'
 import { tokensApproval } from './agents/requests/approval.ts'
 import { openTokenRequests } from './agents/requests/feature.ts'
@@ -74,6 +74,8 @@ import { createLogWriter } from './kernel/log-writer.ts'
 import { createLogger } from './kernel/log.ts'
 import type { Logger } from './kernel/log.ts'
 import { createMetrics } from './kernel/metrics.ts'
+import { createOtlpTraces } from './kernel/otlp.ts'
+import { noTraces } from './kernel/traces.ts'
 import { microPerToken } from './ledger/amounts.ts'
 import { createLedgerApi } from './ledger/api.ts'
 import { readRateCard } from './ledger/rate-card.ts'
@@ -93,7 +95,7 @@ import { operationsFeature } from './operations/routes.ts'
 import { createAddressGuard } from './sandboxes/egress/addresses.ts'
 import { connectPlainly, connectSocket } from './sandboxes/egress/connect.ts'
 import type { ConnectSocket } from './sandboxes/egress/connect.ts'
-import { createNames } from './sandboxes/egress/names.ts'
+import { createNames, NameError } from './sandboxes/egress/names.ts'
 import { createOwnAddresses } from './sandboxes/egress/own-addresses.ts'
 import { awaitOutward, createOutward } from './sandboxes/egress/outward.ts'
 import type { ConnectOutward } from './sandboxes/egress/outward.ts'
@@ -122,6 +124,11 @@ import { createBuildDisks } from './templates/disks.ts'
 import { createRegistry } from './templates/registry/client.ts'
 import { toolCallApproval } from './tasks/approval.ts'
 import { openTasks } from './tasks/feature.ts'
+import { schedulesFeature } from './tasks/schedules/routes.ts'
+import { createSchedules } from './tasks/schedules/service.ts'
+import type { Network } from './tasks/webhooks/post.ts'
+import { webhooksFeature } from './tasks/webhooks/routes.ts'
+import { createWebhooks } from './tasks/webhooks/service.ts'
 import { templatesFeature } from './templates/routes.ts'
 import { createTemplates } from './templates/service.ts'
 import type { Templates } from './templates/service.ts'
@@ -216,11 +223,14 @@ async function serve(config: Config, log: Logger): Promise<void> {
     endKeysSteps,
     shared,
   })
+  const otlp = config.traces && createOtlpTraces({ ...config.traces, version, clock, log })
+  const traces = otlp ?? noTraces
   const models = createModels({
     database,
     ledger,
     clock,
     log,
+    traces,
     seal: createBox(secrets.deriveKey('model keys')),
     providers,
     settings: config.models,
@@ -235,13 +245,13 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const cookies = createCookies({ publicUrl: config.publicUrl, origins: config.corsOrigins })
   const defaultKey = createDefaultKeyReader({ sha256: config.apiKeySha256 })
   const hasSecondFactor = people.secondFactor.isOn
-  const keys = openKeys({ database, revocations, roleOf: people.roleOf, hasSecondFactor, clock, log })
+  const keys = openKeys({ database, revocations, hasSecondFactor, clock, log })
   const findRoot: FindRoot = (id, accountId) =>
     id === defaultKeyId ? operator : isId('ses', id) ? people.sessions.find(id, accountId) : keys.find(id)
   const directory = createDirectory({ database, revocations, clock })
   const { findAgent } = directory
   const agentTokens = createAgentTokens({ signing: secrets.signing, findRoot, findAgent, revocations, clock })
-  const mayStillAsk = createStanding({ findRoot, findAgent, roleOf: people.roleOf, revocations })
+  const mayStill = createStanding({ findRoot, findAgent, roleOf: people.roleOf, revocations })
   const access = createCallerDoor({
     readers: [keys.reader, agentTokens.reader, people.sessions.reader, defaultKey],
     revocations,
@@ -272,7 +282,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
       toolCallApproval(),
     ],
     hasSecondFactor,
-    mayStillAsk: ({ accountId, asker, sandboxId }) => mayStillAsk({ accountId, ...asker }, sandboxId),
+    mayStillAsk: ({ accountId, asker, sandboxId }) => mayStill({ accountId, ...asker }, toAskAbout(sandboxId)),
     record: audit.record,
     clock,
     log,
@@ -363,12 +373,45 @@ async function serve(config: Config, log: Logger): Promise<void> {
     },
     seal: createBox(secrets.deriveKey('external servers of tasks')),
     owner: newId('srv'),
+    traces,
     clock,
     log,
   })
+  const mayStillGive = (by: Formerly, agentId: string | null) =>
+    mayStill(by, { right: 'write:tasks', resource: 'agent', ...(agentId !== null && { id: agentId }) })
+  const schedules = createSchedules({
+    database,
+    createTask: (wish, { accountId, ...asker }, key) => tasks.createBy(wish, { accountId, asker }, key),
+    taskState: async (accountId, taskId) => (await tasks.view(taskId, accountId))?.state,
+    findAgent,
+    mayStill: mayStillGive,
+    box: createBox(secrets.deriveKey('scheduled tasks')),
+    record: audit.record,
+    clock,
+    log,
+  })
+  const webhooks = createWebhooks({
+    database,
+    network: webhookNetwork(config),
+    findAgent,
+    taskView: (accountId, taskId) => tasks.view(taskId, accountId),
+    mayStill: mayStillGive,
+    box: createBox(secrets.deriveKey('webhooks')),
+    record: audit.record,
+    clock,
+    log,
+  })
+  tasks.events.on('task.changed', (news) => {
+    schedules.taskChanged(news)
+    webhooks.wake()
+  })
+  tasks.events.on('task.needs_decision', () => webhooks.wake())
+  agents.events.on('agent.archived', ({ agentId }) => schedules.agentArchived(agentId))
   const features: Feature[] = [
     // First, so that it stops last: every other may have something to write down.
     auditFeature({ audit }),
+    // After all that is traced has ended.
+    ...(otlp ? [{ name: 'traces', metrics: otlp.metrics, stop: otlp.stop }] : []),
     {
       name: 'callers',
       async stop() {
@@ -408,6 +451,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
     // After agents and approvals, on which it acts.
     requests.feature,
     tasksFeature,
+    schedulesFeature({ schedules }),
+    webhooksFeature({ webhooks }),
     templatesFeature({ templates }),
     operationsFeature({ driver, settings: describeProcessSettings }),
     {
@@ -462,6 +507,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
   await agents.start()
   requests.start()
   await startTasks()
+  schedules.start()
+  webhooks.start()
   const fronts = features.flatMap(({ front }) => front ?? [])
   const server = await listen(app.api, { port: config.port, host: config.host, fronts })
   serverPort = server.port
@@ -594,6 +641,35 @@ function outwardOf({ egress: { allowCidrs, hosts, proxy } }: Config, connect: Co
     clock,
     upstream: proxy && createUpstream(proxy),
   })
+}
+
+/** As webhooks reach the servers they tell: public addresses, and those that the operator lists. */
+function webhookNetwork({ egress: { allowCidrs, hosts, proxy } }: Config): Network {
+  const owner = 'webhooks'
+  const names = createNames({ lookup: (name) => lookup(name, { all: true }), hosts, monotonic: clock.monotonic })
+  const guard = createAddressGuard({ allowCidrs, ownAddresses: createOwnAddresses(clock.monotonic) })
+  const shared = { names, connect: connectPlainly, clock }
+  const any = createOutward({ ...shared, guard, upstream: proxy && createUpstream(proxy) })
+  const listedOnly = { judge: (address: Parameters<typeof guard.judge>[0]) => listedOr(guard.judge(address)) }
+  const listed = createOutward({ ...shared, guard: listedOnly })
+  return {
+    connect: async (target, signal) => (await awaitOutward(any, owner, target, signal)).socket,
+    connectListed: async (target, signal) => (await awaitOutward(listed, owner, target, signal)).socket,
+    async judge(host) {
+      try {
+        const verdicts = (await names.resolve(owner, host)).map(guard.judge)
+        if (verdicts.length > 0 && verdicts.every((one) => one === 'listed')) return 'listed'
+        return verdicts.some((one) => one === 'public' || one === 'listed') ? 'public' : 'refused'
+      } catch (error) {
+        if (error instanceof NameError) return 'unknown'
+        throw error
+      }
+    },
+  }
+}
+
+function listedOr(verdict: 'public' | 'listed' | string) {
+  return verdict === 'listed' ? ('listed' as const) : ('special' as const)
 }
 
 interface BackupParts extends Pick<AppParts, 'config' | 'database' | 'driver' | 'log' | 'audit'> {

@@ -13,6 +13,8 @@ import { backupMigrations } from './operations/backup/migrations.ts'
 import { sandboxMigrations } from './sandboxes/migrations.ts'
 import { portMigrations } from './sandboxes/ports/migrations.ts'
 import { taskMigrations } from './tasks/migrations.ts'
+import { scheduleMigrations } from './tasks/schedules/migrations.ts'
+import { webhookMigrations } from './tasks/webhooks/migrations.ts'
 import { templateMigrations } from './templates/migrations.ts'
 import { workspaceMigrations } from './workspaces/migrations.ts'
 import { volumeMigrations } from './workspaces/volumes/migrations.ts'
@@ -36,6 +38,8 @@ export const featureMigrations: readonly (readonly Migration[])[] = [
   tokenRequestMigrations,
   taskMigrations,
   modelMigrations,
+  scheduleMigrations,
+  webhookMigrations,
 ]
 
 /** All that the database of a server has been through, in the order in which an empty one is built. */

@@ -8,7 +8,7 @@ import { createApp } from './app.ts'
 import { createProcessDriver } from './drivers/testing/process.ts'
 import { systemClock } from './kernel/clock.ts'
 import { DeltaError } from './kernel/errors.ts'
-import { openDatabase } from './kernel/db/open.ts'
+import { openInSharedThread } from './kernel/db/testing-threads.ts'
 import { keyOf, readAll } from './kernel/db/testing-rows.ts'
 import { testDatabases } from './kernel/db/testing.ts'
 import { newId } from './kernel/ids.ts'
@@ -33,6 +33,7 @@ import { createBlobStore } from './storage/blob-store.ts'
 import { openFolder } from './storage/folder/folder.ts'
 
 const testUser = String(process.getuid!())
+const answer = (_asked: Asked): Script => answering(used(1, 1))
 
 testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => {
   const ends: (() => unknown)[] = []
@@ -40,11 +41,11 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
     for (const end of ends.splice(0).toReversed()) await end()
   })
 
-  async function start({ planted = [] as string[], script = (_: Asked): Script => answering(used(1, 1)) } = {}) {
+  async function start({ planted = [] as string[], script = answer } = {}) {
     const place = await newPlace()
     const lines: string[] = []
     const log = createLogger({ level: 'debug', write: (line) => lines.push(line) })
-    const database = await openDatabase({ ...place, migrations: allMigrations, log })
+    const database = await openInSharedThread({ ...place, migrations: allMigrations, log })
     ends.push(database.close)
     const driver = await createProcessDriver()
     ends.push(driver.close)

@@ -160,6 +160,12 @@ describe('imports point one way', () => {
     expect(open.text).not.toMatch(/from '\.\/s3/)
   })
 
+  test('the package of a provider of models is loaded when it is first asked', () => {
+    expect(found(/^import (?!type\b)[^'"]*from '@ai-sdk\//m)).toEqual([])
+    const asking = production.filter(({ text }) => /await import\('@ai-sdk\//.test(text)).map(({ file }) => file)
+    expect(asking).toHaveLength(3)
+  })
+
   test('only main.ts imports app.ts, and nobody imports main.ts', () => {
     const above = edges.filter(
       ([{ file }, imported]) => imported === 'main.ts' || (imported === 'app.ts' && file !== 'main.ts'),

@@ -587,8 +587,15 @@ pub fn listen_v4(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-pub fn datagrams_v4(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
-    bind_v4(SOCK_DGRAM, address, port)
+/// `waiting_bytes`: of what came and was not read yet, the kernel's own bytes for each included. It keeps less where its limit
+/// (`net.core.rmem_max`) is lower, and with the usual limit still twice what it keeps unasked.
+pub fn datagrams_v4(address: Ipv4Addr, port: u16, waiting_bytes: c_int) -> io::Result<OwnedFd> {
+    let fd = bind_v4(SOCK_DGRAM, address, port)?;
+    // It doubles what it is told, since it counts its own bytes too.
+    let half = waiting_bytes / 2;
+    // SAFETY: one int is read; 1 = SOL_SOCKET, 8 = SO_RCVBUF.
+    unsafe { setsockopt(fd.as_raw_fd(), 1, 8, (&half as *const c_int).cast(), 4) };
+    Ok(fd)
 }
 
 /// The address a connection came to.

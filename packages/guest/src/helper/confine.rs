@@ -30,10 +30,10 @@ const KEY_CHARACTERS: usize = 40;
 const KEY_ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 const OWNED_FILES_MAX: usize = 1_000_000;
 /// What of the helper's environment reaches the process. NODE_OPTIONS and LD_* would run foreign code in it.
-const ALLOWED: [&str; 17] = [
+const ALLOWED: [&str; 21] = [
     "PORT", "HOST", "DATABASE_URL", "REDIS_URL", "LOG_LEVEL", "TZ", "NODE_ENV", "SECRET_KEY", "JWT_SECRET_KEY", "SMTP_URL",
     "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "GEMINI_API_KEY", "GEMINI_BASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL",
-    "MAIL_FROM",
+    "MAIL_FROM", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SERVICE_NAME",
 ];
 const ALLOWED_START: &str = "DELTA_";
 
@@ -393,12 +393,12 @@ mod tests {
     #[test]
     fn only_the_allow_list_reaches_the_server() {
         for name in [
-            "NODE_OPTIONS", "LD_PRELOAD", "LD_LIBRARY_PATH", "AWS_SECRET_ACCESS_KEY", "PATH", "HOME", "SSH_AUTH_SOCK", "PORTS",
+            "NODE_OPTIONS", "LD_PRELOAD", "LD_LIBRARY_PATH", "AWS_SECRET_ACCESS_KEY", "PATH", "HOME", "SSH_AUTH_SOCK", "PORTS", "OTEL_TRACES_EXPORTER",
             "XDELTA_A",
         ] {
             assert!(!is_allowed(name), "{}", name);
         }
-        for name in ["PORT", "HOST", "DELTA_RUNTIME", "DATABASE_URL", "LOG_LEVEL", "SECRET_KEY", "SMTP_URL", "GEMINI_API_KEY", "OPENAI_BASE_URL"] {
+        for name in ["PORT", "HOST", "DELTA_RUNTIME", "DATABASE_URL", "LOG_LEVEL", "SECRET_KEY", "SMTP_URL", "GEMINI_API_KEY", "OPENAI_BASE_URL", "OTEL_EXPORTER_OTLP_HEADERS"] {
             assert!(is_allowed(name), "{}", name);
         }
     }

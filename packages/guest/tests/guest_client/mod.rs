@@ -52,7 +52,9 @@ impl Guest {
     fn start_with(mut command: Command, more: &[&str]) -> Guest {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("delta-guest-test-{}-{number}", std::process::id()));
+        // In memory where `npm test` has found room: some tests make tens of thousands of files.
+        let place = std::env::var_os("DELTA_TEST_MEMORY_DIR").map_or_else(std::env::temp_dir, std::path::PathBuf::from);
+        let folder = place.join(format!("delta-guest-test-{}-{number}", std::process::id()));
         drop(std::fs::remove_dir_all(&folder));
         std::fs::create_dir_all(folder.join("files")).unwrap();
         command.args(["serve", "--unix"]).arg(folder.join("wire")).args(more);

@@ -350,6 +350,24 @@ export type CreateSandbox = {
   idleTimeoutMs?: number
 }
 
+export type CreateSchedule = {
+  /** Who does it */
+  agent: string
+  task: ScheduledTask
+  /** Minute, hour, day of month, month, day of week */
+  cron?: string
+  /** In which `cron` is meant */
+  timeZone?: string
+  /** Once, at this time */
+  at?: string
+  /** Of times at which no server ran: none of them, one run for all, or each of them, at most the last 100 */
+  missed?: 'skip' | 'once' | 'all'
+  /** Where the task of the run before goes on: the run is left out, or waits for its end */
+  overlap?: 'skip' | 'queue'
+  /** Without it, it begins paused */
+  enabled?: boolean
+}
+
 export type CreateSnapshot = {
   /** A snapshot with a name is kept for ever */
   name?: string
@@ -468,6 +486,14 @@ export type CreateVolume = {
   name: string
   /** Most it may hold; no bound where the pool keeps no quota */
   diskMb?: number
+}
+
+export type CreateWebhook = {
+  /** Where it is told: https; http only to addresses that the operator lists */
+  url: string
+  events: ('task.finished' | 'task.failed' | 'task.needs_decision')[]
+  /** Only of this agent’s tasks */
+  agentId?: string
 }
 
 export type CreateWorkspace = {
@@ -594,6 +620,16 @@ export type Error = {
       | 'token_request_expired'
       | 'token_request_changed'
       | 'token_request_limit_reached'
+      | 'schedule_not_found'
+      | 'schedule_never_runs'
+      | 'schedule_state_conflict'
+      | 'schedule_limit_reached'
+      | 'webhook_not_found'
+      | 'webhook_address_refused'
+      | 'webhook_limit_reached'
+      | 'webhook_state_conflict'
+      | 'delivery_not_found'
+      | 'delivery_waiting'
       | 'approval_not_found'
       | 'approval_decided'
       | 'approval_expired'
@@ -1599,6 +1635,105 @@ export type SaveStatus = {
   } | null
 }
 
+export type Schedule = {
+  id: string
+  agentId: string
+  /** The beginning of the task’s text */
+  title: string
+  cron: string | null
+  timeZone: string
+  at: string | null
+  missed: 'skip' | 'once' | 'all'
+  overlap: 'skip' | 'queue'
+  /** `disabled`: ended by the server, for its `reason`; `done`: its one time has passed */
+  state: 'active' | 'paused' | 'disabled' | 'done'
+  reason: 'asker_gone' | 'agent_archived' | 'task_unreadable' | 'time_unreadable' | null
+  /** When it runs next */
+  nextAt: string | null
+  /** Who made it or changed it last: by their rights it runs */
+  createdBy: string
+  createdAt: string
+  changedAt: string
+}
+
+export type ScheduleList = {
+  data: Schedule[]
+  nextCursor: string | null
+}
+
+export type ScheduleRun = {
+  id: string
+  /** Its time */
+  dueAt: string
+  /** Somebody asked for it */
+  manual: boolean
+  /** `waiting`: for the task of the run before, or to be tried again; `started`: `taskId` says how it goes */
+  state: 'waiting' | 'started' | 'skipped' | 'failed'
+  /** Why it was skipped */
+  reason: 'missed' | 'overlap' | 'queue_full' | 'paused' | 'disabled' | null
+  taskId: string | null
+  /** Why its task could not be made, or not yet */
+  failure: {
+    code: string
+    message: string
+  } | null
+  startedAt: string | null
+}
+
+export type ScheduleRunList = {
+  data: ScheduleRun[]
+  nextCursor: string | null
+}
+
+export type ScheduleWithTask = Schedule & {
+  /** What is to be done; headers of MCP servers are shown to nobody. Null where it can not be read */
+  task: Record<string, unknown> | null
+}
+
+/** What is to be done, as for POST /v1/tasks without `agent` */
+export type ScheduledTask = {
+  /** What is to be done */
+  text: string
+  images?: {
+    mediaType: 'image/png' | 'image/jpeg' | 'image/gif' | 'image/webp'
+    data: string
+  }[]
+  /** Written to the agent’s computer before its first step */
+  files?: {
+    path: string
+    /** Its text, or base64 where `encoding` says so */
+    content: string
+    encoding?: 'utf8' | 'base64'
+  }[]
+  /** Without it: the server’s default, DELTA_MODEL */
+  model?: string
+  /** Asked in this order where the model can not be reached, before anything of its answer came */
+  fallbackModels?: string[]
+  /** No fall-back dearer than so many tokens for a million output tokens */
+  maxPrice?: number
+  thinking?: 'off' | 'low' | 'medium' | 'high'
+  /** How it should go about it */
+  instructions?: string
+  /** It spends no more: set aside from the agent’s balance, what is left goes back at its end. Without it: the agent’s balance */
+  tokenBudget?: number
+  /** It has so long, waiting included. Without it: a day, and a chat 30 days */
+  timeLimitMs?: number
+  maxSteps?: number
+  /** For each tool: used as the agent likes, each call confirmed by a person, or not there. `*` is every other */
+  tools?: Record<string, 'auto' | 'ask' | 'off'>
+  /** Further tools, of external servers that the agent may reach; their headers are kept sealed, and shown to nobody */
+  mcpServers?: {
+    name: string
+    url: string
+    headers?: Record<string, string>
+  }[]
+  /** A JSON schema: the task ends with a value that fits it */
+  resultSchema?: Record<string, unknown>
+  /** Waits for your next message when it has answered, until it is canceled */
+  chat?: boolean
+  metadata?: Record<string, string>
+}
+
 /** The same whether somebody has that address or not */
 export type Sent = {
   status: 'sent'
@@ -2038,6 +2173,28 @@ export type UndoTask = {
   step?: number
 }
 
+export type UpdateSchedule = {
+  task?: ScheduledTask
+  /** Minute, hour, day of month, month, day of week */
+  cron?: string
+  /** In which `cron` is meant */
+  timeZone?: string
+  /** Once, at this time */
+  at?: string
+  /** Of times at which no server ran: none of them, one run for all, or each of them, at most the last 100 */
+  missed?: 'skip' | 'once' | 'all'
+  /** Where the task of the run before goes on: the run is left out, or waits for its end */
+  overlap?: 'skip' | 'queue'
+}
+
+export type UpdateWebhook = {
+  /** Where it is told: https; http only to addresses that the operator lists */
+  url?: string
+  events?: ('task.finished' | 'task.failed' | 'task.needs_decision')[]
+  /** False: it rests; true: it goes on, also when it was disabled */
+  enabled?: boolean
+}
+
 export type Usage = {
   /** The beginning of the hour or day. Null where it is not grouped by that, and where there is none */
   from: string | null
@@ -2103,6 +2260,56 @@ export type VolumeMount = {
   /** Where it is seen inside; made when it is not there */
   path: string
   readOnly?: boolean
+}
+
+export type Webhook = {
+  id: string
+  /** Only its host for who may not change it */
+  url: string
+  events: ('task.finished' | 'task.failed' | 'task.needs_decision')[]
+  agentId: string | null
+  state: 'active' | 'paused' | 'disabled'
+  /** Why the server disabled it */
+  reason: 'failing' | 'gone' | 'asker_gone' | 'secret_unreadable' | null
+  /** Failed tries in a row */
+  failures: number
+  failingSince: string | null
+  /** Who made it or changed it last: by their rights it hears of tasks */
+  createdBy: string
+  createdAt: string
+  changedAt: string
+}
+
+export type WebhookDelivery = {
+  /** Also the header `webhook-id`, the same at every try */
+  id: string
+  webhookId: string
+  type: 'task.finished' | 'task.failed' | 'task.needs_decision' | 'webhook.test'
+  taskId: string | null
+  /** `failed`: given up after the last try; `canceled`: the webhook was paused or disabled before it arrived */
+  state: 'waiting' | 'delivered' | 'failed' | 'canceled'
+  tries: number
+  nextTryAt: string | null
+  /** Of the last answer */
+  lastStatus: number | null
+  lastError: string | null
+  /** When it happened */
+  createdAt: string
+  endedAt: string | null
+}
+
+export type WebhookDeliveryList = {
+  data: WebhookDelivery[]
+  nextCursor: string | null
+}
+
+export type WebhookList = {
+  data: Webhook[]
+}
+
+export type WebhookWithSecret = Webhook & {
+  /** What it is signed with; never shown again */
+  secret: string
 }
 
 export type Workspace = {
@@ -2960,6 +3167,28 @@ export interface Operations {
       default: Error
     }
   }
+  /** Give an agent a task at stated times */
+  createSchedule: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: Record<never, never>
+    body: CreateSchedule
+    responses: {
+      '201': ScheduleWithTask
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Take a snapshot */
   createSnapshot: {
     path: {
@@ -3125,6 +3354,27 @@ export interface Operations {
       default: Error
     }
   }
+  /** Have a server of yours told when tasks end or need a decision */
+  createWebhook: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: Record<never, never>
+    body: CreateWebhook
+    responses: {
+      '201': WebhookWithSecret
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Make a workspace */
   createWorkspace: {
     path: Record<never, never>
@@ -3153,6 +3403,26 @@ export interface Operations {
       default: Error
     }
   }
+  /** Remove a schedule and the list of its runs */
+  deleteSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Delete a version, or with a name alone all of them */
   deleteTemplate: {
     path: {
@@ -3178,6 +3448,26 @@ export interface Operations {
     path: {
       name: string
       tag: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '204': undefined
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** Remove a webhook with all its deliveries */
+  deleteWebhook: {
+    path: {
+      id: string
     }
     query: Record<never, never>
     header: Record<never, never>
@@ -4067,6 +4357,26 @@ export interface Operations {
       default: Error
     }
   }
+  /** Look at a schedule and its task */
+  getSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': ScheduleWithTask
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Look at a snapshot */
   getSnapshot: {
     path: {
@@ -4230,6 +4540,47 @@ export interface Operations {
     body: undefined
     responses: {
       '200': Volume
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** Look at a webhook */
+  getWebhook: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Webhook
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** Look at a delivery */
+  getWebhookDelivery: {
+    path: {
+      id: string
+      deliveryId: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': WebhookDelivery
       '400': Error
       '401': Error
       '403': Error
@@ -4902,6 +5253,51 @@ export interface Operations {
       default: Error
     }
   }
+  /** List the runs of a schedule, newest first */
+  listScheduleRuns: {
+    path: {
+      id: string
+    }
+    query: {
+      limit?: number
+      cursor?: string
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': ScheduleRunList
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** List schedules, newest first */
+  listSchedules: {
+    path: Record<never, never>
+    query: {
+      agentId?: string
+      state?: 'active' | 'paused' | 'disabled' | 'done'
+      limit?: number
+      cursor?: string
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': ScheduleList
+      '400': Error
+      '401': Error
+      '403': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Your sessions */
   listSessions: {
     path: Record<never, never>
@@ -5106,6 +5502,46 @@ export interface Operations {
     body: undefined
     responses: {
       '200': VolumeList
+      '401': Error
+      '403': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** List what a webhook was told, or is to be, newest first */
+  listWebhookDeliveries: {
+    path: {
+      id: string
+    }
+    query: {
+      state?: 'waiting' | 'delivered' | 'failed' | 'canceled'
+      limit?: number
+      cursor?: string
+    }
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': WebhookDeliveryList
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** List webhooks, newest first */
+  listWebhooks: {
+    path: Record<never, never>
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': WebhookList
       '401': Error
       '403': Error
       '429': Error
@@ -5479,6 +5915,27 @@ export interface Operations {
       default: Error
     }
   }
+  /** Let a schedule rest */
+  pauseSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Schedule
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Pause a task */
   pauseTask: {
     path: {
@@ -5643,6 +6100,28 @@ export interface Operations {
       '503': Error
       '504': Error
       '507': Error
+      default: Error
+    }
+  }
+  /** Send a delivery once more, from its first try */
+  redeliverWebhook: {
+    path: {
+      id: string
+      deliveryId: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': WebhookDelivery
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -6285,6 +6764,27 @@ export interface Operations {
       default: Error
     }
   }
+  /** Let a schedule go on, from its next time */
+  resumeSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '200': Schedule
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Let a paused or suspended task go on */
   resumeTask: {
     path: {
@@ -6525,6 +7025,29 @@ export interface Operations {
       '502': Error
       '503': Error
       '504': Error
+      default: Error
+    }
+  }
+  /** Run a schedule now */
+  runSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: {
+      'idempotency-key'?: string
+    }
+    body: undefined
+    responses: {
+      '201': ScheduleRun
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '409': Error
+      '429': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }
@@ -6896,6 +7419,26 @@ export interface Operations {
       default: Error
     }
   }
+  /** Send a webhook something to try it */
+  testWebhook: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: undefined
+    responses: {
+      '201': WebhookDelivery
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '429': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
   /** Take back what a task did */
   undoTask: {
     path: {
@@ -6920,6 +7463,54 @@ export interface Operations {
       '503': Error
       '504': Error
       '507': Error
+      default: Error
+    }
+  }
+  /** Change a schedule */
+  updateSchedule: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: UpdateSchedule
+    responses: {
+      '200': ScheduleWithTask
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
+      default: Error
+    }
+  }
+  /** Change a webhook, let it rest or go on */
+  updateWebhook: {
+    path: {
+      id: string
+    }
+    query: Record<never, never>
+    header: Record<never, never>
+    body: UpdateWebhook
+    responses: {
+      '200': Webhook
+      '400': Error
+      '401': Error
+      '403': Error
+      '404': Error
+      '408': Error
+      '409': Error
+      '413': Error
+      '429': Error
+      '499': Error
+      '500': Error
+      '503': Error
       default: Error
     }
   }

@@ -8,7 +8,7 @@ import { WebSocket } from 'ws'
 import { z } from 'zod'
 import { createApp } from '../app.ts'
 import { systemClock } from '../kernel/clock.ts'
-import { openDatabase } from '../kernel/db/open.ts'
+import { openInSharedThread } from '../kernel/db/testing-threads.ts'
 import type { Feature } from '../kernel/http/api.ts'
 import { createRoute } from '../kernel/http/route.ts'
 import { listen } from '../kernel/http/server.ts'
@@ -27,6 +27,7 @@ import { openKeys } from './keys/open.ts'
 import { keyMigrations } from './keys/migrations.ts'
 import { keyHash } from './keys/text.ts'
 import { accessMigrations } from './migrations.ts'
+import { peopleMigrations } from './people/migrations.ts'
 import { openRevocations } from './revocations.ts'
 
 // Over real connections: what a key has opened ends with it, whatever it waits for.
@@ -68,15 +69,15 @@ async function* ticks() {
 beforeEach(async () => {
   const folder = mkdtempSync(join(tmpdir(), 'delta-revocation-'))
   ends.push(() => rmSync(folder, { recursive: true }))
-  const database = await openDatabase({
+  const database = await openInSharedThread({
     path: join(folder, 'delta.db'),
     log: silentLogger,
-    migrations: [...accessMigrations, ...keyMigrations],
+    migrations: [...accessMigrations, ...peopleMigrations, ...keyMigrations],
   })
   ends.push(database.close)
   const shared = { database, clock: systemClock, log: silentLogger }
   const revocations = await openRevocations(shared)
-  const keys = openKeys({ ...shared, revocations, roleOf: () => undefined, hasSecondFactor: async () => false })
+  const keys = openKeys({ ...shared, revocations, hasSecondFactor: async () => false })
   const access = createCallerDoor({
     readers: [keys.reader, createDefaultKeyReader({ sha256: keyHash(master) })],
     revocations,

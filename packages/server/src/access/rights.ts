@@ -50,7 +50,7 @@ export const rightsTable = {
   'read:account': { roles: everyone, says: 'look at the account' },
   'write:account': { roles: ['owner'], not: 'agents', says: 'change owners, delete the account' },
   'read:billing': { roles: everyone, says: 'usage, balances and bills' },
-  'write:billing': { roles: admins, not: 'agents', says: 'give out tokens of the reserve by a key; means of payment' },
+  'write:billing': { roles: admins, not: 'agents', says: 'give out tokens of the reserve by a key; means of payment, the account’s own keys of models among them' },
   'read:audit': { roles: admins, not: 'agents', says: 'read and export the audit log' },
   'read:operations': { roles: admins, operator: true, not: 'agents', says: 'figures of the server for Prometheus, its settings, and the doctor' },
   'write:operations': { roles: admins, operator: true, not: 'agents', says: 'settings of the whole installation' },

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import type { KnownCaller } from './door.ts'
 import type { Role } from './principal.ts'
 import { right } from './rights.ts'
-import { createStanding } from './standing.ts'
+import { createStanding, type Formerly, toAskAbout } from './standing.ts'
 import { testCaller, testKeyPrincipal } from './testing.ts'
 
 interface World {
@@ -13,7 +13,7 @@ interface World {
   state?: string
 }
 
-const standing = ({ roots = {}, roles = {}, revoked = [], state = 'active' }: World) =>
+const world = ({ roots = {}, roles = {}, revoked = [], state = 'active' }: World) =>
   createStanding({
     findRoot: (id) => roots[id] ?? null,
     findAgent: (id) =>
@@ -23,6 +23,7 @@ const standing = ({ roots = {}, roles = {}, revoked = [], state = 'active' }: Wo
     roleOf: (_, userId) => roles[userId],
     revocations: { isRevoked: (ids) => ids.some((id) => revoked.includes(id)) },
   })
+const standing = (of: World) => (asked: Formerly, sandboxId: string | null) => world(of)(asked, toAskAbout(sandboxId))
 const keyWith = (rights: string[], more: object = {}) =>
   testCaller(testKeyPrincipal({ accountId: 'acc_a', keyId: 'key_a', rights: rights.map(right), ...more }))
 const by = (actorId: string, ...ties: string[]) => ({ accountId: 'acc_a', actorId, ties: [actorId, ...ties] })
@@ -69,4 +70,16 @@ test('an agent that stands still may still be answered, one that is archived not
     expect([state, await standing({ roots, state })(asked, 'sbx_a')]).toEqual([state, may])
   }
   expect(await standing({ roots })({ ...asked, actorId: 'agt_b' }, 'sbx_a')).toBe(false)
+})
+
+test('what was asked for with another right is looked at by that right, and by the agents of a key', async () => {
+  const needs = { right: 'write:tasks', resource: 'agent', id: 'agt_a' } as const
+  const asked = by('key_a', 'usr_anna')
+  const may = (key_a: KnownCaller) => world({ roots: { key_a } })(asked, needs)
+  expect(await may(keyWith(['write:tasks']))).toBe(true)
+  expect(await may(keyWith(['request', 'read:tasks']))).toBe(false)
+  expect(await may(keyWith(['write:tasks'], { agents: ['agt_a'] }))).toBe(true)
+  expect(await may(keyWith(['write:tasks'], { agents: ['agt_b'] }))).toBe(false)
+  expect(await world({ roles: { usr_anna: 'member' } })(by('usr_anna'), needs)).toBe(true)
+  expect(await world({ roles: { usr_anna: 'viewer' } })(by('usr_anna'), needs)).toBe(false)
 })

@@ -1,7 +1,7 @@
 import type { FindAgent } from './agents.ts'
 import type { FindRoot } from './agent-tokens/service.ts'
 import { isId } from '../kernel/ids.ts'
-import { decide } from './policy.ts'
+import { decide, type Need } from './policy.ts'
 import type { Role } from './principal.ts'
 import type { Revocations } from './revocations.ts'
 import { roleHas } from './rights.ts'
@@ -23,19 +23,16 @@ export interface Formerly {
 }
 
 /**
- * Whether somebody who asked for something could ask for it now. That a token of an agent has ended by the clock says nothing: agents get a new one every
+ * Whether somebody who asked for something could do so now, by the right that it `needs`. That a token of an agent has ended by the clock says nothing: agents get a new one every
  * few minutes. That it, or what it came from, was revoked does.
  */
 export function createStanding({ findRoot, findAgent, roleOf, revocations }: StandingDeps) {
-  return async function mayStillAsk(
-    { accountId, actorId, ties }: Formerly,
-    sandboxId: string | null,
-  ): Promise<boolean> {
+  return async function mayStill({ accountId, actorId, ties }: Formerly, needs: Need): Promise<boolean> {
     // For an agent that ran out of tokens the server asks by itself.
     if (actorId === 'platform') return true
     if (isId('usr', actorId)) {
       const role = await roleOf(accountId, actorId)
-      return role !== undefined && roleHas(role, 'request')
+      return role !== undefined && roleHas(role, needs.right)
     }
     // Tokens have no rows; of their revocations the last hour is known, and those of what they came from for ever.
     const tokens = ties.filter((id) => isId('tok', id))
@@ -54,7 +51,11 @@ export function createStanding({ findRoot, findAgent, roleOf, revocations }: Sta
     }
     const root = rootId === undefined ? null : await findRoot(rootId, accountId)
     if (root?.accountId !== accountId) return false
-    const about = sandboxId === null ? {} : { resource: 'sandbox' as const, id: sandboxId }
-    return decide(root.principal, { right: 'request', ...about }).allowed
+    return decide(root.principal, needs).allowed
   }
+}
+
+/** What asking for something about a sandbox, or about none, needs. */
+export function toAskAbout(sandboxId: string | null): Need {
+  return { right: 'request', ...(sandboxId !== null && { resource: 'sandbox' as const, id: sandboxId }) }
 }

@@ -21,7 +21,7 @@ import { createApprovals } from '../approvals/service.ts'
 import { createModelDriver } from '../drivers/testing/model.ts'
 import { systemClock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
-import { openDatabase } from '../kernel/db/open.ts'
+import { openInSharedThread } from '../kernel/db/testing-threads.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Api, Feature } from '../kernel/http/api.ts'
 import { createClientAddress } from '../kernel/http/client-address.ts'
@@ -34,6 +34,10 @@ import { firstCard } from '../ledger/rate-card.ts'
 import { createLedgerReading } from '../ledger/reading.ts'
 import { ledgerFeature } from '../ledger/routes.ts'
 import { createLedger } from '../ledger/service.ts'
+import { modelMigrations } from '../models/migrations.ts'
+import { providers } from '../models/providers/providers.ts'
+import { modelsFeature } from '../models/routes.ts'
+import { createModels } from '../models/service.ts'
 import { backupsFeature } from '../operations/backup/routes.ts'
 import { createBackups } from '../operations/backup/service.ts'
 import { operationsFeature } from '../operations/routes.ts'
@@ -124,6 +128,7 @@ const leastRole = {
   'write:members': 'admin',
   'write:operations': 'operator',
   'read:billing': 'viewer',
+  'write:billing': 'admin',
 } as const
 
 /** What no agent may do, whatever its token says. */
@@ -135,6 +140,7 @@ const notForAgents = [
   'read:audit',
   'write:members',
   'write:account',
+  'write:billing',
   'approve',
 ]
 type Used = keyof typeof leastRole
@@ -290,6 +296,10 @@ const otherPaths = {
     body: { holdId: 'hld_aaaaaaaaaaaaaaaaaaaa', tokens: 1, reason: 'to test' },
   },
   'PUT /v1/ledger/plan': { right: 'write:operations', body: { plan: 'free' } },
+  'GET /v1/models': { right: 'nothing' },
+  'GET /v1/model-keys': { right: 'read:keys' },
+  'PUT /v1/model-keys/{provider}': { right: 'write:billing', kinds: ['other'], body: { apiKey: 'sk-12345678' } },
+  'DELETE /v1/model-keys/{provider}': { right: 'write:billing', kinds: ['other'] },
   'GET /v1/audit': { right: 'read:audit' },
   'GET /v1/audit/head': { right: 'read:audit' },
   'GET /v1/audit/export': { right: 'read:audit' },
@@ -498,7 +508,7 @@ const ends: (() => unknown)[] = []
 beforeAll(async () => {
   const folder = mkdtempSync(join(tmpdir(), 'delta-table-'))
   ends.push(() => rmSync(folder, { recursive: true }))
-  const opened = await openDatabase({
+  const opened = await openInSharedThread({
     path: join(folder, 'delta.db'),
     log: silentLogger,
     migrations: [
@@ -516,6 +526,7 @@ beforeAll(async () => {
       ledgerMigrations,
       agentMigrations,
       tokenRequestMigrations,
+      modelMigrations,
     ].flat(),
   })
   ends.push(opened.close)
@@ -585,7 +596,6 @@ beforeAll(async () => {
   const keyParts = {
     store: createKeyStore(database),
     revocations,
-    roleOf: () => 'owner' as const,
     hasSecondFactor: () => Promise.resolve(false),
     clock: systemClock,
   }
@@ -650,6 +660,20 @@ beforeAll(async () => {
     requireAccount: async () => {},
   })
   ends.push(ledgerApi.stop)
+  const models = createModels({
+    ...shared,
+    ledger,
+    seal: testSeal,
+    providers,
+    settings: {
+      anthropic: nowhere,
+      google: nowhere,
+      openai: nowhere,
+      defaultModel: undefined,
+      localModels: [],
+    },
+    image: async () => new Uint8Array(),
+  })
   const cookies = createCookies({ publicUrl: 'http://localhost' })
   const mailbox = createMailbox({ ...shared, secrets })
   const backups = createBackups({
@@ -678,6 +702,7 @@ beforeAll(async () => {
     egressFeature({ sandboxes, egress, approvals }),
     approvalsFeature({ approvals }),
     ledgerFeature({ ledger, ledgerApi }),
+    modelsFeature({ models }),
     volumesFeature({ volumes }),
     workspacesFeature(workspaces),
     sandboxesFeature(sandboxes),
@@ -832,7 +857,10 @@ function pathOf(route: string, ids: readonly string[]): string {
   return route.split(' ')[1]!.replaceAll(/\{.+?\}/g, () => ids[at++]!) + (table[route]!.query ?? '')
 }
 
+const nowhere = { apiKey: undefined, baseUrl: undefined }
+
 const words: Record<string, string> = {
+  provider: 'google',
   execId: 'exe_aaaaaaaaaaaaaaaaaaaa',
   terminalId: 'exe_aaaaaaaaaaaaaaaaaaaa',
   tag: 'stable',

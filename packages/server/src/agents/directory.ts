@@ -68,7 +68,7 @@ export function createDirectory({ database, revocations, clock }: DirectoryDeps)
     if (one?.found.agent.accountId === accountId && clock.monotonic() - one.readMs < trustedMs) return one.found
     if (!isId('agt', id)) return undefined
     const since = revocations.count
-    const records = await store.line(id)
+    const records = await store.lookUpLine(id)
     const found = knownOf(records)
     if (found?.agent.accountId !== accountId) return undefined
     if (!revocations.isRevoked(found.line, since)) remember(found)

@@ -200,6 +200,11 @@ export function createAgentStore(database: Database) {
       return (await db.all(lineOf(id))).map(recordOf)
     },
 
+    /** The same for every request of an agent. */
+    async lookUpLine(id: string): Promise<AgentRecord[]> {
+      return (await db.lookUp(lineOf(id))).map(recordOf)
+    },
+
     /** The lines of several at once, by agent. */
     async lines(ids: readonly string[]): Promise<Map<string, AgentRecord[]>> {
       const found = new Map<string, AgentRecord[]>()

@@ -229,6 +229,8 @@ export function createLink(
         reply(encodeFrame(frameTypes.opened, channelId))
         // An answer too many has ended everything.
         if (channel.state !== 'open') return channel
+        // A program waits for it, and the owner has more to do with the channel now.
+        out.flush()
         if (channel.peerEnded) {
           closeWindow(channel)
           owner.ended?.()

@@ -28,6 +28,8 @@ export interface Outbound {
   sendEnd(channel: Channel): void
   /** The channel was given credit. */
   credited(channel: Channel): void
+  /** What waits for the end of the turn leaves now. */
+  flush(): void
   stop(): void
 }
 
@@ -192,6 +194,7 @@ export function createOutbound(stream: Duplex, held: HeldAccount): Outbound {
       enlist(channel)
       pump()
     },
+    flush,
     stop() {
       stopped = true
       countUnsent()

@@ -43,6 +43,7 @@ test('everything but the keys has a default', () => {
     storage: { folder: resolve('data/blobs'), s3: undefined, key: undefined },
     registries: [],
     logLevel: 'info',
+    traces: undefined,
     portsDomain: 'localhost',
     environment: 'production',
   })
@@ -297,4 +298,38 @@ test.each([
   const read = () => readConfig({ DELTA_API_KEY_SHA256, SECRET_KEY, [name]: value })
   expect(read).toThrow(expect.objectContaining({ code: 'config_invalid', message: expect.stringContaining(name) }))
   expect(read).not.toThrow(expect.objectContaining({ message: expect.stringContaining(value) }))
+})
+
+describe('where traces go', () => {
+  const tracesOf = (env: Record<string, string>) => readConfig({ DELTA_API_KEY_SHA256, SECRET_KEY, ...env }).traces
+
+  test('the base gets a path, and the whole wins', () => {
+    const base = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:4318/' }
+    const rest = { headers: {}, serviceName: 'delta' }
+    expect(tracesOf(base)).toEqual({ url: 'http://127.0.0.1:4318/v1/traces', ...rest })
+    expect(tracesOf({ OTEL_EXPORTER_OTLP_ENDPOINT: 'https://otel.example/otlp' })?.url).toBe(
+      'https://otel.example/otlp/v1/traces',
+    )
+    const whole = { OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'https://otel.example/mine' }
+    expect(tracesOf({ ...base, ...whole })?.url).toBe('https://otel.example/mine')
+    expect(tracesOf(whole)?.url).toBe('https://otel.example/mine')
+  })
+
+  test('headers are read as in a URL', () => {
+    const env = { OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'https://otel.example/', OTEL_SERVICE_NAME: 'delta-eu' }
+    expect(tracesOf({ ...env, OTEL_EXPORTER_OTLP_HEADERS: 'Authorization=Basic%20YTpi=, x-team=a%2Cb' })).toEqual({
+      url: 'https://otel.example/',
+      headers: { authorization: 'Basic YTpi=', 'x-team': 'a,b' },
+      serviceName: 'delta-eu',
+    })
+  })
+
+  test.each(['planted', 'a b=planted', 'a=', 'a=planted%0d%0ab', 'a=planted%'])(
+    '%s is no header, and is not repeated',
+    (list) => {
+      const refused = () => tracesOf({ OTEL_EXPORTER_OTLP_HEADERS: list })
+      expect(refused).toThrow(/OTEL_EXPORTER_OTLP_HEADERS/)
+      expect(refused).not.toThrow(/planted/)
+    },
+  )
 })

@@ -52,6 +52,8 @@ export interface Config {
   /** Registries of images that the operator named: those with private addresses, without TLS, or with an account. */
   registries: RegistryConfig[]
   logLevel: 'debug' | 'info' | 'warn' | 'error'
+  /** Where traces of tasks are sent; undefined: nowhere. */
+  traces: TracesConfig | undefined
   /** Under which name ports are reached, with a scheme and port where a proxy stands before the server: `https://apps.example.com`. */
   portsDomain: string
   /** `development` opens CORS and nothing else. */
@@ -90,6 +92,13 @@ export interface ModelEndpointConfig {
   apiKey: string | undefined
   /** Without a slash at its end. @default the provider's own */
   baseUrl: string | undefined
+}
+
+export interface TracesConfig {
+  /** Whole. */
+  url: string
+  headers: Readonly<Record<string, string>>
+  serviceName: string
 }
 
 /** How sandboxes reach the outside; the operator's part of it. */
@@ -184,6 +193,16 @@ function readModels(found: Settings): ModelsConfig {
   }
 }
 
+function readTraces(found: Settings): TracesConfig | undefined {
+  const {
+    OTEL_EXPORTER_OTLP_ENDPOINT: base,
+    OTEL_EXPORTER_OTLP_HEADERS: headers,
+    OTEL_SERVICE_NAME: serviceName,
+  } = found
+  const url = found.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT ?? (base && `${base.replace(/\/+$/, '')}/v1/traces`)
+  return url === undefined ? undefined : { url, headers, serviceName }
+}
+
 /** Reads every setting once. An empty variable counts as one that is not set. */
 export function readConfig(env: Environment): Config {
   const parsed = parseSettings(env)
@@ -232,6 +251,7 @@ export function readConfig(env: Environment): Config {
     storage: readStorage(found, dataDir),
     registries: found.DELTA_REGISTRIES,
     logLevel: found.DELTA_DEBUG ? 'debug' : found.LOG_LEVEL,
+    traces: readTraces(found),
     portsDomain: found.DELTA_PORTS_DOMAIN,
     environment: found.DELTA_ENV,
   }

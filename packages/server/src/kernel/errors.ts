@@ -72,6 +72,20 @@ export const errorTable = {
   token_request_changed: { status: 409, remediation: 'Look at it again with GET /v1/token-requests/{id} and send the `tokens` that stand there. Nothing was moved.' },
   token_request_limit_reached: { status: 429, remediation: 'Ask for more at once and less often: `context.limit` requests of an agent are taken within `context.windowMs`.' },
 
+  // Schedules
+  schedule_not_found: { status: 404, remediation: 'Check the schedule id, or list those you may see with GET /v1/schedules.' },
+  schedule_never_runs: { status: 400, remediation: 'Name a time that comes: `at` in the future, or a day that exists in `cron` (there is no 30 February).' },
+  schedule_state_conflict: { status: 409, remediation: 'Look at `state` and `reason` with GET /v1/schedules/{id}. One whose time has passed gets another with PATCH /v1/schedules/{id}; where something else changed it at the same moment, send the request again.' },
+  schedule_limit_reached: { status: 429, remediation: 'Remove schedules you no longer need with DELETE /v1/schedules/{id}, then try again.' },
+
+  // Webhooks
+  webhook_not_found: { status: 404, remediation: 'Check the webhook id, or list those you may see with GET /v1/webhooks.' },
+  webhook_address_refused: { status: 400, remediation: 'Use an https address that is reached through the Internet. For a receiver with a private address, or one without TLS, the operator of the server lists its address in DELTA_EGRESS_ALLOW_CIDRS.' },
+  webhook_limit_reached: { status: 429, remediation: 'Remove webhooks you no longer need with DELETE /v1/webhooks/{id}, then try again.' },
+  webhook_state_conflict: { status: 409, remediation: 'Something else changed the webhook at the same moment. Look at it with GET /v1/webhooks/{id} and send the request again.' },
+  delivery_not_found: { status: 404, remediation: 'Check the id: GET /v1/webhooks/{id}/deliveries lists the deliveries of the last 30 days.' },
+  delivery_waiting: { status: 409, remediation: 'It is still being tried: `nextTryAt` of GET /v1/webhooks/{id}/deliveries says when. Wait until it is delivered or has failed.' },
+
   // Approvals
   approval_not_found: { status: 404, remediation: 'Check the approval id, or list those you may see with GET /v1/approvals: your own requests, and those you may decide on.' },
   approval_decided: { status: 409, remediation: 'It is decided on already, or taken back; `context.state` says how it stands. Ask again for what is still wanted.' },

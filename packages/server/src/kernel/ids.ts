@@ -27,6 +27,10 @@ const prefixes = [
   'srv',
   'trq',
   'tcl',
+  'sch',
+  'scr',
+  'whk',
+  'dlv',
 ] as const
 export type IdPrefix = (typeof prefixes)[number]
 

@@ -1,4 +1,4 @@
-import { connect, type NetConnectOpts, type Socket } from 'node:net'
+import { type NetConnectOpts, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 
 /** Hears bytes where they were read: they are its own until it returns, then others are read into the same place. */
@@ -14,13 +14,18 @@ const place = Buffer.allocUnsafeSlow(placeBytes)
 const listeners = new WeakMap<Duplex, { hear: InPlaceListener }>()
 
 /** A socket for `readInPlace`, which emits no 'data'. It reads nothing before. */
-export function connectInPlace(options: NetConnectOpts): Socket {
+export function connectInPlace({ allowHalfOpen, ...where }: NetConnectOpts & { allowHalfOpen?: boolean }): Socket {
+  return socketInPlace({ allowHalfOpen }).connect(where)
+}
+
+/** The same, not connected yet. */
+export function socketInPlace({ allowHalfOpen = false }: { allowHalfOpen?: boolean | undefined }): Socket {
   const listener = { hear: (_bytes: Buffer): void => undefined }
   const callback = (bytes: number): boolean => {
     listener.hear(place.subarray(0, bytes))
     return true
   }
-  const socket = connect({ ...options, onread: { buffer: place, callback } })
+  const socket = new Socket({ allowHalfOpen, onread: { buffer: place, callback } })
   socket.pause()
   listeners.set(socket, listener)
   return socket

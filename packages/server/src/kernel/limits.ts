@@ -42,6 +42,8 @@ export const limits = {
   databaseWorkerHeapMb: 48,
   /** Page cache of SQLite. */
   databaseCacheKib: 4 * kib,
+  /** The same for the connection by which SQLite is read beside the worker. */
+  databaseReaderCacheKib: kib,
   /** The write-ahead log is cut back to this after a checkpoint. */
   databaseWalBytes: 16 * mib,
   /** Connections to PostgreSQL. */
@@ -73,4 +75,23 @@ export const limits = {
 
   /** Label combinations one metric keeps; more are counted together. */
   metricSeries: 1_000,
+
+  /** Spans that wait to be sent; beyond it they are dropped and counted. */
+  traceSpans: 2_048,
+  /** Spans of one request. */
+  traceBatchSpans: 512,
+  /** Spans wait this long for company. */
+  traceDelayMs: 5_000,
+  /** A receiver may take this long for one request. */
+  traceExportMs: 10_000,
+  /** Requests for the same spans. */
+  traceTries: 4,
+  /** Longest pause between these, whatever the receiver asks for. */
+  tracePauseMs: 30_000,
+  /** Of the time to stop, for what still waits. */
+  traceStopMs: 2_000,
+  /** One name or value of a span. */
+  traceTextChars: 256,
+  /** Of an answer, what is looked at. */
+  traceAnswerChars: 16 * kib,
 } as const

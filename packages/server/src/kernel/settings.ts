@@ -59,6 +59,11 @@ const baseUrl = (path: string) =>
     .transform((url) => endpointUrl(url, path))
     .optional()
 
+const otlpUrl = z
+  .url({ protocol: /^https?$/, error: 'must be an http:// or https:// URL' })
+  .refine(isBase, 'must have neither a user nor a query')
+  .optional()
+
 /** All that can be set, and the only place where it is. `env.example` and docs/configuration.md are made of it. */
 export const settings = {
   PORT: {
@@ -142,6 +147,35 @@ export const settings = {
     form: 'choice',
     default: 'info',
     what: 'The least that is logged: `debug`, `info`, `warn` or `error`',
+  },
+  OTEL_EXPORTER_OTLP_ENDPOINT: {
+    group: 'server',
+    type: otlpUrl,
+    form: 'URL',
+    without: 'no traces',
+    what: 'Where traces of tasks are sent by OTLP over HTTP, such as `http://127.0.0.1:4318`; `/v1/traces` is put behind it. It may be anywhere',
+  },
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: {
+    group: 'server',
+    type: otlpUrl,
+    form: 'URL',
+    without: 'made of OTEL_EXPORTER_OTLP_ENDPOINT',
+    what: 'The same, whole: nothing is put behind it',
+  },
+  OTEL_EXPORTER_OTLP_HEADERS: {
+    group: 'server',
+    type: z.string().transform(readOtlpHeaders),
+    form: 'list',
+    default: '',
+    secret: true,
+    what: 'Headers that the receiver of traces wants, `api-key=…,x-team=…`, values as in a URL',
+  },
+  OTEL_SERVICE_NAME: {
+    group: 'server',
+    type: z.string().trim().min(1).max(200),
+    form: 'name',
+    default: 'delta',
+    what: 'What the server is called in traces',
   },
   DELTA_DEBUG: {
     group: 'server',
@@ -802,6 +836,27 @@ function readProxy(url: string): ProxyConfig {
 function isBase(value: string): boolean {
   const url = URL.parse(value)
   return url !== null && url.search + url.hash + url.username + url.password === ''
+}
+
+/** `api-key=…,x-team=…`. Nothing is repeated: a value is a secret, and one without its name looks like a name. */
+function readOtlpHeaders(list: string, context: z.core.$RefinementCtx): Record<string, string> {
+  const headers = items(list).map((item, index): [string, string] => {
+    const [, name = '', value = ''] = /^([^=]+)=(.*)$/s.exec(item) ?? []
+    const read = unescaped(value.trim())
+    if (/^[!#$%&'*+.^_`|~0-9a-z-]{1,100}$/i.test(name.trim()) && /^[ -~]{1,4000}$/.test(read))
+      return [name.trim().toLowerCase(), read]
+    context.addIssue({ code: 'custom', message: `has an entry, number ${index + 1}, which is not name=value` })
+    return ['', '']
+  })
+  return Object.fromEntries(headers)
+}
+
+function unescaped(value: string): string {
+  try {
+    return decodeURIComponent(value)
+  } catch {
+    return ''
+  }
 }
 
 function endpointUrl(value: string, path: string): string {

@@ -1,3 +1,4 @@
+import type { Span } from '../kernel/traces.ts'
 import type { Message, ReplyPart, ToolDescription } from './conversation.ts'
 import type { FailureKind, ProviderEvent, Stop, ThinkingLevel, Usage } from './provider.ts'
 
@@ -15,7 +16,7 @@ export interface ModelCall {
   system: string
   messages: readonly Message[]
   tools: readonly ToolDescription[]
-  /** @default what the model allows, at most 32,000 */
+  /** @default what the model allows, at most 32,000; 8,000 where nobody knows it */
   maxOutputTokens?: number | undefined
   thinking?: ThinkingLevel | undefined
   /** Ends it: what had come is charged as cut. */
@@ -24,10 +25,13 @@ export interface ModelCall {
   onEvent(event: Exclude<ProviderEvent, { type: 'end' }>): void
   /** Before each HTTP request leaves and after it is over: for the row of the step. Must not throw. */
   onAttempt?(attempt: Attempt): void
+  /** What it is a part of, for traces. */
+  span?: Span | undefined
 }
 
 /** One HTTP request to a provider, with its own hold. */
 export interface Attempt {
+  /** Of its own for each. A model that costs nothing has no hold of that name. */
   holdId: string
   model: string
   state: 'sent' | 'ended' | 'cut' | 'failed'
@@ -53,10 +57,12 @@ export interface ModelReply {
   /** The balance allowed for less output than was asked for: a `cut` reply is then out of tokens, and its last tool call must not run. */
   lowered: boolean
   attempts: readonly Attempt[]
+  /** The model that the provider says has answered, such as a dated one of a name without a date. */
+  answeredBy?: string
 }
 
 /**
- * Rejects with a `DeltaError`: `balance_too_low` (nothing was sent), `account_owes`, `model_key_missing`, `model_key_refused`, `model_not_found`, `model_not_priced`, `model_too_long` (the
- * conversation), `model_refused` (the request), `model_unavailable` (all tries and fall-backs failed; `context.retryAfterMs`), `canceled` (by the signal).
+ * Rejects with a `DeltaError`: `balance_too_low` (nothing was sent), `account_owes`, `model_key_missing`, `model_key_refused`, `model_not_found`, `model_not_priced`, `model_too_dear`, `model_too_long`
+ * (the conversation), `model_refused` (the request), `model_unavailable` (all tries and fall-backs failed; `context.retryAfterMs`), `canceled` (by the signal).
  */
 export type CallModel = (call: ModelCall) => Promise<ModelReply>

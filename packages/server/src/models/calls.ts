@@ -201,7 +201,7 @@ export function createModelCalls(deps: ModelCallsDeps): ModelCalls {
     const parts: ReplyPart[] = []
     let hasBegun = false
     for await (const event of by.stream(request, { endpoint, fetch, signal })) {
-      if (event.type === 'end') return { parts, stop: event.stop }
+      if (event.type === 'end') return { parts, stop: event.stop, answeredBy: event.model }
       if (!hasBegun) run.withOutput += 1
       hasBegun = true
       if (event.type === 'part') parts.push(event.part)
@@ -240,6 +240,7 @@ interface Run {
 interface Answered {
   parts: readonly ReplyPart[]
   stop: Stop
+  answeredBy: string | undefined
 }
 
 /** What whoever asked did wrong, and not the provider. */
@@ -259,7 +260,8 @@ function isCut({ usage }: Settled): boolean {
   return Object.values(usage).some((units) => units > 0)
 }
 
-function replyOf({ attempts }: Run, { model }: Usable, { parts, stop }: Answered, lowered: boolean): ModelReply {
+function replyOf({ attempts }: Run, { model }: Usable, answer: Answered, lowered: boolean): ModelReply {
+  const { parts, stop, answeredBy } = answer
   const last = attempts.at(-1)!
   return {
     model,
@@ -270,6 +272,7 @@ function replyOf({ attempts }: Run, { model }: Usable, { parts, stop }: Answered
     estimated: attempts.some(({ estimated }) => estimated),
     lowered,
     attempts,
+    ...(answeredBy !== undefined && { answeredBy }),
   }
 }
 

@@ -164,8 +164,8 @@ export function createMetered(options: MeteredOptions): Metered {
     watch.begin(modelLimits.firstByteMs)
     let response: Response
     try {
-      // A key goes to the host it was meant for and to no other.
-      response = await options.fetch(input, { ...init, body: prepared.text, signal: leaving, redirect: 'error' })
+      // A key goes to the host it was meant for and to no other: an answer that leads elsewhere is no success.
+      response = await options.fetch(input, { ...init, body: prepared.text, signal: leaving, redirect: 'manual' })
     } catch (error) {
       if (wasNeverConnected(error)) sent.answer = 'unreached'
       throw error

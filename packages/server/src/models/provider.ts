@@ -28,7 +28,12 @@ export type ProviderEvent =
   | { type: 'delta'; of: 'text' | 'thinking'; text: string }
   /** A part that is whole, in the order of the reply. */
   | { type: 'part'; part: ReplyPart }
-  | { type: 'end'; stop: Stop; /** The provider's own word. */ raw: string }
+  | {
+      type: 'end'
+      stop: Stop
+      /** The provider's own word. */ raw: string
+      /** The model that it says has answered. */ model?: string
+    }
 
 export interface Endpoint {
   apiKey: string | undefined
@@ -41,8 +46,9 @@ export interface Provider {
   /** All that it has, where these are a few; any other name is refused. @default any */
   models?: readonly string[]
   /**
-   * One request by this `fetch`, which is asked exactly once: nothing is tried again here. Rejects with what `fetch` rejected with, and with `ProviderFailure` for an answer that is no
-   * success, for an error in the stream and for a stream that ends before its end was said.
+   * One request by this `fetch`, which is asked exactly once: nothing is tried again here. Rejects with the signal's reason where it is aborted, with what `fetch` rejected with, except that no
+   * connection is a `ProviderFailure`, and with one for an answer that is no success, for an error in the stream and for a stream that ends before its end was said. Whoever reads no further
+   * closes the connection.
    */
   stream(request: ProviderRequest, options: StreamOptions): AsyncIterable<ProviderEvent>
   /** Pure readers of what goes over the wire. */
@@ -82,9 +88,9 @@ export interface UsageReader {
   push(bytes: Uint8Array): void
   /** What the provider has said so far. */
   reported(): Partial<Usage>
-  /** More output than has been received, in tokens: by its bytes. */
+  /** More output than has been received, in tokens: by its bytes. Thinking that a provider shows none of, or a summary, is only in it as far as its signature has come. */
   receivedBound(): number
-  /** The stream said that it was over, so that `reported` is exact. */
+  /** The stream said that it was over, so that `reported` is exact. A server that speaks OpenAI's format may have said nothing there: then it is empty. */
   ended(): boolean
 }
 
@@ -93,7 +99,7 @@ export type FailureKind =
   | 'limited'
   /** 5xx, overloaded, a cut or broken stream, no connection. */
   | 'unavailable'
-  /** 401 and 403: the key. */
+  /** 401 and 403, and whatever else is said of a key or of an account that is out of money: with this key nothing helps. */
   | 'key'
   /** The request itself: asked again it fails again. */
   | 'request'
@@ -105,7 +111,7 @@ export class ProviderFailure extends Error {
   override readonly name = 'ProviderFailure'
   readonly kind: FailureKind
   readonly status: number | undefined
-  /** As `Retry-After` says it, in seconds or as a date. */
+  /** As `Retry-After` says it, in seconds or as a date, or Gemini in the words of its refusal; at most a day. */
   readonly retryAfterMs: number | undefined
 
   constructor(

@@ -41,7 +41,7 @@ testDatabases('models over HTTP', (open) => {
 
   async function start(options: TestModelsOptions = {}, { served = '{"data":[]}' } = {}) {
     const database = await open(modelTestMigrations)
-    const script = (_: Asked): Script => answering(used(10, 1))
+    const script = (_asked: Asked): Script => answering(used(10, 1))
     const [operators, providers] = [
       await startPlainPeer(script, { served: () => served }),
       await startPlainPeer(script),

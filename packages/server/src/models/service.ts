@@ -4,6 +4,7 @@ import type { Database } from '../kernel/db/database.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Metrics } from '../kernel/metrics.ts'
+import type { Traces } from '../kernel/traces.ts'
 import { shownTokens } from '../ledger/door.ts'
 import type { Ledger } from '../ledger/service.ts'
 import type { CallModel } from './call.ts'
@@ -19,6 +20,7 @@ import type { Provider, ProviderName } from './provider.ts'
 import { parseModel } from './names.ts'
 import type { ModelName, ModelSettings, OwnKeyProvider } from './names.ts'
 import { createServedModels } from './served.ts'
+import { traceCalls } from './tracing.ts'
 import { createModelKeyStore } from './store.ts'
 import { modelView, providerView } from './views.ts'
 import type { ModelListView, ModelView, ProviderView } from './schema.ts'
@@ -42,6 +44,8 @@ export interface ModelsDeps {
   publicBaseUrls?: Readonly<Record<OwnKeyProvider, string>>
   /** From 0 to below 1. @default anything */
   random?: () => number
+  /** @default none */
+  traces?: Traces
 }
 
 /** A model that can be used now. */
@@ -129,7 +133,7 @@ export function createModels(deps: ModelsDeps): Models {
   }
 
   return {
-    call: calls.call,
+    call: deps.traces ? traceCalls(calls.call, deps.traces) : calls.call,
     async resolve(wanted = settings.defaultModel, accountId) {
       if (wanted === undefined) {
         const context = { variable: 'DELTA_MODEL' }

@@ -1,5 +1,6 @@
 import type { Database } from '../kernel/db/database.ts'
-import type { OwnKeyProvider } from './names.ts'
+import { compiledOnce } from '../kernel/db/compile.ts'
+import { type OwnKeyProvider, ownKeyProviders } from './names.ts'
 
 interface Row {
   account_id: string
@@ -26,6 +27,12 @@ export function createModelKeyStore(database: Database) {
   const db = database.of<{ model_keys: Row }>()
   const { sql } = db
   const ofAccount = (accountId: string) => sql.selectFrom('model_keys').selectAll().where('account_id', '=', accountId)
+  const keys = Object.fromEntries(
+    ownKeyProviders.map((provider) => [
+      provider,
+      compiledOnce((accountId) => ofAccount(accountId).where('provider', '=', provider)),
+    ]),
+  ) as Record<OwnKeyProvider, ReturnType<typeof compiledOnce<Row>>>
 
   return {
     async put(accountId: string, { provider, sealed, last, setBy, setAt }: ModelKeyRecord): Promise<void> {
@@ -40,7 +47,8 @@ export function createModelKeyStore(database: Database) {
     },
 
     async find(accountId: string, provider: OwnKeyProvider): Promise<ModelKeyRecord | undefined> {
-      const row = await db.first(ofAccount(accountId).where('provider', '=', provider).compile())
+      // Before every call of a model.
+      const [row] = await db.lookUp(keys[provider](accountId))
       return row && recordOf(row)
     },
 

@@ -5,6 +5,7 @@ import type { Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError, type ErrorCode } from '../kernel/errors.ts'
 import type { Logger } from '../kernel/log.ts'
+import type { Traces } from '../kernel/traces.ts'
 import type { TextPart, ToolResultPart } from '../models/door.ts'
 import { actionOf } from './approval.ts'
 import { finishName } from './finish.ts'
@@ -13,6 +14,7 @@ import type { CallOutcome, CallRecord, TaskRecord } from './record.ts'
 import { modeOf, shown } from './rules.ts'
 import { createPieces, LeftTask, type NewEvent, type Run, type Write } from './run.ts'
 import type { TaskWaitsFor } from './schema.ts'
+import { traceCall } from './tracing.ts'
 import { readCall } from './tools/table.ts'
 import type { Tool, ToolContext, ToolOutcome, WaitsFor } from './tools/tool.ts'
 
@@ -28,6 +30,7 @@ export interface ActingDeps {
   /** Before the first call of a turn that may change files, and after each step that did. */
   snapshots: { before(run: Run): Promise<void>; after(run: Run): void }
   write: Write
+  traces: Traces
   clock: Clock
   log: Logger
 }
@@ -48,17 +51,21 @@ export function createActing(deps: ActingDeps) {
     return start(run, calls, { group: nextGroup(calls, tools), before: refused })
   }
 
-  function openedCall(run: Run, call: CallRecord, { place, tools }: { place: number; tools: ReadonlyMap<string, Tool> }): CallRecord {
-    const over = (text: string) => ended(call, fault(text), clock.now())
+  function openedCall(
+    run: Run,
+    call: CallRecord,
+    { place, tools }: { place: number; tools: ReadonlyMap<string, Tool> },
+  ): CallRecord {
+    const refused = (text: string) => ended(call, fault(text), clock.now())
     if (place >= taskLimits.callsPerReply) {
-      return over(`At most ${taskLimits.callsPerReply} calls in one reply: this one was not made.`)
+      return refused(`At most ${taskLimits.callsPerReply} calls in one reply: this one was not made.`)
     }
     if (call.input.length > taskLimits.inputChars) {
-      return over(`Arguments have at most ${taskLimits.inputChars} characters: write long texts in parts.`)
+      return refused(`Arguments have at most ${taskLimits.inputChars} characters: write long texts in parts.`)
     }
     if (call.tool === finishName && run.finish) return call
     const read = readCall(tools, call.tool, call.input)
-    if (!read.ok) return over(read.text)
+    if (!read.ok) return refused(read.text)
     return modeOf(run.task.spec.tools, read.tool) === 'ask' ? { ...call, state: 'asking' } : call
   }
 
@@ -70,7 +77,9 @@ export function createActing(deps: ActingDeps) {
     const now = clock.now()
     const fresh = new Set(group.filter(({ state }) => state === 'ready').map(({ id }) => id))
     for (const id of fresh) run.fresh.add(id)
-    const begun = calls.map((call): CallRecord => (fresh.has(call.id) ? { ...call, state: 'started', startedAt: now } : call))
+    const begun = calls.map((call): CallRecord =>
+      fresh.has(call.id) ? { ...call, state: 'started', startedAt: now } : call,
+    )
     return { calls: begun, events: [...before, ...begun.filter(({ id }) => fresh.has(id)).map(startOf)] }
   }
 
@@ -124,7 +133,10 @@ export function createActing(deps: ActingDeps) {
     }
     const ids = new Set(group.map(({ id }) => id))
     for (const id of ids) run.due.delete(id)
-    const ran = await Promise.all(run.calls.filter(({ id }) => ids.has(id)).map((call) => runOne(run, call, tools)))
+    const own = run.calls.filter(({ id }) => ids.has(id))
+    const ran = await Promise.all(
+      own.map((call) => traceCall(deps.traces, { call, run }, () => runOne(run, call, tools))),
+    )
     for (const { call, events } of ran) {
       replace(run, call)
       run.carried.calls.push(call)
@@ -179,7 +191,11 @@ export function createActing(deps: ActingDeps) {
       return { call: { ...call, state: 'ready', startedAt: null }, events: left }
     }
     if (outcome.kind === 'waits') {
-      const waiting = { ...call, state: 'waiting' as const, waitsFor: { ...outcome.for, callId: call.id } as TaskWaitsFor }
+      const waiting = {
+        ...call,
+        state: 'waiting' as const,
+        waitsFor: { ...outcome.for, callId: call.id } as TaskWaitsFor,
+      }
       return { call: waiting, events: left }
     }
     const { call: done, events } = over(call, outcome)
@@ -206,7 +222,10 @@ export function createActing(deps: ActingDeps) {
       if (error instanceof LeftTask || (error instanceof DeltaError && error.code.startsWith('database_'))) throw error
       if (error instanceof DeltaError && blocking.has(error.code)) return { kind: 'blocked', error }
       log.error('tool_failed', { tool: tool.name, taskId: run.task.id, error })
-      const what = error instanceof DeltaError ? `${error.code}: ${error.message}` : 'The tool failed for a reason of the server’s own.'
+      const what =
+        error instanceof DeltaError
+          ? `${error.code}: ${error.message}`
+          : 'The tool failed for a reason of the server’s own.'
       return fault(`${what}\nWhether it did anything is not known: check before repeating it.`)
     } finally {
       left.removeEventListener('abort', leave)
@@ -300,7 +319,13 @@ export function callerOf({ task, agent }: Pick<Run, 'task' | 'agent'>): KnownCal
   }
 }
 
-export function askerOf({ task, agent }: { task: Pick<TaskRecord, 'agentId' | 'asker'>; agent: Pick<Known, 'line'> }): Asker {
+export function askerOf({
+  task,
+  agent,
+}: {
+  task: Pick<TaskRecord, 'agentId' | 'asker'>
+  agent: Pick<Known, 'line'>
+}): Asker {
   const { asker, agentId } = task
   const line = [asker.root, ...agent.line.slice(0, -1), agentId].join('/')
   return { actorId: agentId, userId: null, ties: [...agent.line, ...asker.ties], line, root: asker.root }

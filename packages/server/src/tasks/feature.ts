@@ -6,6 +6,7 @@ import type { Clock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import type { Feature } from '../kernel/http/api.ts'
 import type { Logger } from '../kernel/log.ts'
+import { noTraces, type Traces } from '../kernel/traces.ts'
 import { microPerToken } from '../ledger/door.ts'
 import type { CallModel } from '../models/door.ts'
 import type { BlobStore } from '../storage/blobs.ts'
@@ -19,7 +20,9 @@ import type { TaskRecord } from './record.ts'
 import { createWriting, type Run } from './run.ts'
 import { tasksRoutes } from './routes.ts'
 import { createTasks, type Tasks, type TasksDeps } from './service.ts'
+import { isOpen } from './states.ts'
 import { createTaskStore } from './store.ts'
+import { createDeliverySteps } from './webhooks/service.ts'
 import { createToolbox, type ToolboxDeps } from './toolbox.ts'
 
 export interface OpenTasksDeps {
@@ -40,17 +43,25 @@ export interface OpenTasksDeps {
   }
   sandboxes: TaskComputerDeps['sandboxes'] & { door: SandboxDoor }
   workspaces: TaskComputerDeps['workspaces']
-  tools: Omit<ToolboxDeps, 'tasks' | 'agents' | 'tokenRequests' | 'approvals' | 'saveImage' | 'openSealed' | 'clock' | 'door' | 'log'>
+  tools: Omit<
+    ToolboxDeps,
+    'tasks' | 'agents' | 'tokenRequests' | 'approvals' | 'saveImage' | 'openSealed' | 'clock' | 'door' | 'log'
+  >
   seal: TasksDeps['seal']
   owner: string
+  /** @default none */
+  traces?: Traces
   clock: Clock
   log: Logger
 }
 
 /** Tasks with all that they stand on, and the news that each waits for. */
 export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature; start(): Promise<void> } {
-  const { database, agents, directory, approvals, tokenRequests, seal, clock, log } = deps
-  const store = createTaskStore(database)
+  const { database, agents, directory, approvals, tokenRequests, seal, traces = noTraces, clock, log } = deps
+  const deliverySteps = createDeliverySteps(database)
+  const store = createTaskStore(database, (type, { accountId, agentId, id: taskId, changedAt: at }) =>
+    deliverySteps({ type, accountId, agentId, taskId, at }),
+  )
   const hub = createHub()
   const budgets = createBudgets(deps.ledger)
   const attachments = createAttachments(deps.blobs)
@@ -73,14 +84,23 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     tokenRequests,
     approvals,
     saveImage: attachments.save,
-    openSealed: (task) => (task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, `mcp servers of ${task.id}`)),
+    openSealed: (task) =>
+      task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, `mcp servers of ${task.id}`),
     tasks: {
       async create(wish, { key, caller }) {
         const { agentId: agent, text, tokenBudget, rights, parentTaskId } = wish
         const parent = await store.get(parentTaskId)
         if (!parent) throw new Error(`There is no task ${parentTaskId}`)
         const { model, fallbackModels, maxPrice, thinking } = parent.spec
-        const asked = { agent, text, model, fallbackModels: [...fallbackModels], thinking, maxSteps: parent.spec.maxSteps, chat: false }
+        const asked = {
+          agent,
+          text,
+          model,
+          fallbackModels: [...fallbackModels],
+          thinking,
+          maxSteps: parent.spec.maxSteps,
+          chat: false,
+        }
         const limits = { ...(maxPrice !== null && { maxPrice }), ...(tokenBudget !== undefined && { tokenBudget }) }
         const maker = { accountId: caller.accountId, asker: parent.asker, parentTaskId, rights }
         const { id } = await tasks.createBy({ ...asked, ...limits }, maker, `delegate ${key}`)
@@ -100,6 +120,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     computer,
     snapshots: computer.snapshots,
     write,
+    traces,
     clock,
     log,
   })
@@ -132,7 +153,8 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
         if (state === 'granted' && task.state === 'suspended') {
           await budgets.give(task, tokens * microPerToken, `request ${one.requestId}`)
         }
-        if (!['pending_main', 'pending_user', 'granting'].includes(state)) return state === 'granted' || task.state === 'waiting'
+        if (!['pending_main', 'pending_user', 'granting'].includes(state))
+          return state === 'granted' || task.state === 'waiting'
       }
     }
     return false
@@ -148,6 +170,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     computer,
     write,
     askForTokens,
+    traces,
     clock,
     log,
   })
@@ -191,8 +214,15 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
 }
 
 function delegated({ id, agentId, state, result, message }: TaskRecord) {
-  const isOver = state === 'finished' || state === 'failed' || state === 'canceled'
   const value = result?.value === undefined ? undefined : JSON.stringify(result.value)
   const told = value ?? result?.text ?? undefined
-  return { id, agentId, state, isOver, isDone: state === 'finished', result: told, reason: message ?? undefined }
+  return {
+    id,
+    agentId,
+    state,
+    isOver: !isOpen(state),
+    isDone: state === 'finished',
+    result: told,
+    reason: message ?? undefined,
+  }
 }

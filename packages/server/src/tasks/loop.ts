@@ -1,9 +1,9 @@
-import type { KnownCaller } from '../access/callers/door.ts'
-import { mayWork, refusalOf, type Known } from '../agents/door.ts'
+import { mayWork, type Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import { newOrderedId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
+import type { Traces } from '../kernel/traces.ts'
 import type { Attempt, CallModel, Message, ModelReply, ToolDescription, UserPart } from '../models/door.ts'
 import { type Budgets, isCode } from './budget.ts'
 import { type Acting, resultOf, toolResult } from './calls.ts'
@@ -24,18 +24,10 @@ import {
   sizeOf,
   textOf,
 } from './rules.ts'
-import {
-  createPieces,
-  LeftTask,
-  LostTask,
-  type NewEvent,
-  nothingCarried,
-  type Run,
-  type Write,
-  type Written,
-} from './run.ts'
+import { createPieces, LeftTask, LostTask, type NewEvent, nothingCarried, type Run, type Write } from './run.ts'
 import type { EndReason, TaskState, TaskWaitsFor } from './schema.ts'
 import type { TaskStore } from './store.ts'
+import { endRun, traceRun } from './tracing.ts'
 
 export interface LoopDeps {
   store: TaskStore
@@ -53,6 +45,7 @@ export interface LoopDeps {
   write: Write
   /** A person is to give tokens to a task whose own are used up; the id of the request. */
   askForTokens(run: Run, wanted: number): Promise<string | undefined>
+  traces: Traces
   clock: Clock
   log: Logger
 }
@@ -85,7 +78,8 @@ const haltEnds: Record<Exclude<Halt, 'stop'>, End> = {
  * end of the step before; the hold of its call; the call's commit; the reply with the calls that are begun. Calls that can not run side by side cost one more for each further group.
  */
 export function createLoop(deps: LoopDeps) {
-  const { store, callModel, acting, describeTools, budgets, findAgent, computer, write, askForTokens, clock, log } = deps
+  const { store, callModel, acting, describeTools, budgets, findAgent, computer, write, askForTokens, clock, log } =
+    deps
 
   /** Works on a task that this server has taken, until it rests or has ended. Never rejects. */
   async function work(task: TaskRecord, control: Control): Promise<void> {
@@ -96,6 +90,7 @@ export function createLoop(deps: LoopDeps) {
     } catch (error) {
       await onFailure(run ?? task, error)
     }
+    if (run) endRun(run)
   }
 
   async function load(task: TaskRecord, control: Control): Promise<Run> {
@@ -118,6 +113,7 @@ export function createLoop(deps: LoopDeps) {
       // What they waited for may have come: they look for themselves.
       due: new Set(own.filter(({ state }) => state === 'waiting').map(({ id }) => id)),
       blocked: undefined,
+      span: traceRun(deps.traces, task, agent),
       past: calls.filter((call) => call.state === 'done' && (isOver || call.step !== task.step)).slice(-pastCalls),
       agent,
       control,
@@ -168,7 +164,10 @@ export function createLoop(deps: LoopDeps) {
     const now = clock.now()
     run.calls = run.calls.map((call) => {
       if (call.state === 'done') return call
-      const text = call.state === 'started' ? 'Interrupted by a person: it may have done a part.' : 'Not done: a person interrupted.'
+      const text =
+        call.state === 'started'
+          ? 'Interrupted by a person: it may have done a part.'
+          : 'Not done: a person interrupted.'
       const over = { ...call, state: 'done', waitsFor: null, endedAt: now } as const
       const given: CallRecord = { ...over, outcome: { content: [{ type: 'text', text }], isError: true } }
       run.carried.calls.push(given)
@@ -223,7 +222,8 @@ export function createLoop(deps: LoopDeps) {
       run.carried.changes = { ...run.carried.changes, lastInbox: inbox.at(-1)!.seq, turn: task.turn + 1 }
       run.carried.events.push(...inbox.map(({ parts, by }) => ({ kind: 'message' as const, data: { by, parts } })))
     } else {
-      if (wasInterrupted) return { state: 'waiting', message: 'A person interrupted it', waitsFor: [{ kind: 'message' }] }
+      if (wasInterrupted)
+        return { state: 'waiting', message: 'A person interrupted it', waitsFor: [{ kind: 'message' }] }
       const last = run.messages.at(-1)?.message
       if (last?.role === 'assistant') return turnEnd(run, last)
     }
@@ -232,7 +232,11 @@ export function createLoop(deps: LoopDeps) {
     }
     const circle = goesInCircles(run.past)
     if (circle === 'loop_detected') {
-      return { state: 'failed', reason: circle, message: 'It made the same calls with the same results again and again' }
+      return {
+        state: 'failed',
+        reason: circle,
+        message: 'It made the same calls with the same results again and again',
+      }
     }
     if (circle) {
       return { state: 'failed', reason: circle, message: `Its last ${taskLimits.failures} calls all failed` }
@@ -283,11 +287,17 @@ export function createLoop(deps: LoopDeps) {
     const calls = isOut ? [] : read.calls
     await recordReply(run, { ...reply, parts: isOut ? withoutCalls(read.parts) : read.parts }, calls)
     if (isOut) {
-      carryMessage(run, { role: 'user', parts: [note('Your tokens were at an end, and your reply was cut. Now there are more: go on.')] })
+      carryMessage(run, {
+        role: 'user',
+        parts: [note('Your tokens were at an end, and your reply was cut. Now there are more: go on.')],
+      })
       return outOfTokens(run, reply.cost)
     }
     if (read.isCut && calls.length === 0) {
-      carryMessage(run, { role: 'user', parts: [note('Your reply was cut, since it was too long. Go on from there, in smaller parts.')] })
+      carryMessage(run, {
+        role: 'user',
+        parts: [note('Your reply was cut, since it was too long. Go on from there, in smaller parts.')],
+      })
     }
     return 'go on'
   }
@@ -342,6 +352,7 @@ export function createLoop(deps: LoopDeps) {
         onEvent(event) {
           if (event.type === 'delta') pieces.add(event.of, {}, event.text)
         },
+        span: run.span,
         onAttempt(attempt) {
           if (attempts.size > 0 && !attempts.has(attempt.holdId)) pieces.drop()
           attempts.set(attempt.holdId, attempt)
@@ -402,7 +413,11 @@ export function createLoop(deps: LoopDeps) {
   }
 
   /** The reply, with what is begun of it: from this write on the call is never repeated. */
-  async function recordReply(run: Run, reply: ModelReply, wished: readonly { callId: string; tool: string; input: string }[]) {
+  async function recordReply(
+    run: Run,
+    reply: ModelReply,
+    wished: readonly { callId: string; tool: string; input: string }[],
+  ) {
     const { task } = run
     const now = clock.now()
     const taken = new Set(run.messages.flatMap(({ message }) => (message.role === 'assistant' ? callIds(message) : [])))
@@ -462,9 +477,19 @@ export function createLoop(deps: LoopDeps) {
     const { reply } = outcome
     charge(run, reply.attempts)
     const summary = textOf(reply.parts)
-    run.carried.step = { ...run.step!, model: reply.model, attempts: reply.attempts, state: 'done', endedAt: clock.now() }
+    run.carried.step = {
+      ...run.step!,
+      model: reply.model,
+      attempts: reply.attempts,
+      state: 'done',
+      endedAt: clock.now(),
+    }
     run.step = undefined
-    await write(run, { compactedTo: upTo, summary }, { events: [{ kind: 'compacted', data: { messages: told.length } }] })
+    await write(
+      run,
+      { compactedTo: upTo, summary },
+      { events: [{ kind: 'compacted', data: { messages: told.length } }] },
+    )
     return true
   }
 
@@ -533,7 +558,10 @@ function note(text: string): UserPart {
 const nudge = note('The task is not over before you have called `finish` with its value.')
 
 function isNudge(message: Message): boolean {
-  return message.role === 'user' && message.parts.some((part) => part.type === 'text' && part.text === (nudge as { text: string }).text)
+  return (
+    message.role === 'user' &&
+    message.parts.some((part) => part.type === 'text' && part.text === (nudge as { text: string }).text)
+  )
 }
 
 function withoutCalls(parts: ModelReply['parts']): ModelReply['parts'] {

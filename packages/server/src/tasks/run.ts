@@ -1,6 +1,7 @@
 import type { Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { DeltaError } from '../kernel/errors.ts'
+import type { Span } from '../kernel/traces.ts'
 import type { Control } from './control.ts'
 import type { Finish } from './finish.ts'
 import type { Hub } from './hub.ts'
@@ -25,6 +26,7 @@ export interface Run {
   /** The latest of the steps before it. */
   past: CallRecord[]
   agent: Known
+  span: Span
   control: Control
   finish: Finish | undefined
   /** `AGENTS.md`, read once a turn. */

@@ -27,7 +27,7 @@ import type { Loop } from './loop.ts'
 import type { StoredMessage, TaskEvent, TaskRecord, TaskSpec } from './record.ts'
 import { noUsage } from './rules.ts'
 import type { CreateTask, ForkTask, TaskListQuery, TaskMessage, TaskResult, TaskView, UndoTask } from './schema.ts'
-import { isOpen, mayBecome } from './states.ts'
+import { isOpen, mayBecome, needsDecision } from './states.ts'
 import type { Additions, TaskStore } from './store.ts'
 import { markdownOf, resultView, type Transcript, transcriptOf, viewOf } from './views.ts'
 
@@ -74,7 +74,8 @@ const hour = 3_600_000
 
 /** Tasks: given, watched, spoken to, ended; and which of them are worked on here. */
 export function createTasks(deps: TasksDeps) {
-  const { store, loop, hub, findAgent, resolveModel, budgets, computer, attachments, owner, isShared, clock, log } = deps
+  const { store, loop, hub, findAgent, resolveModel, budgets, computer, attachments, owner, isShared, clock, log } =
+    deps
   const events: Events<TaskEvents> = createEvents({ log })
   const following = createTaskFollowing({ store, hub, clock })
   const working = new Map<string, { control: Control; done: Promise<void> }>()
@@ -86,14 +87,23 @@ export function createTasks(deps: TasksDeps) {
 
   // ── who may ──
 
-  function isSeen({ principal }: Pick<KnownCaller, 'principal'>, agentId: string, known: Pick<Known, 'line'> | undefined): boolean {
+  function isSeen(
+    { principal }: Pick<KnownCaller, 'principal'>,
+    agentId: string,
+    known: Pick<Known, 'line'> | undefined,
+  ): boolean {
     const only = principal.kind === 'user' ? undefined : principal.agents
     if (only && !only.includes(agentId)) return false
     return known ? mayKnow(principal, known) : principal.kind !== 'agent'
   }
 
   /** What they may not even look at looks as if it were not there; what they may look at and not do is refused by its right. */
-  function admit(caller: KnownCaller, right: RightName, agentId: string, known: Pick<Known, 'line'> | undefined): boolean {
+  function admit(
+    caller: KnownCaller,
+    right: RightName,
+    agentId: string,
+    known: Pick<Known, 'line'> | undefined,
+  ): boolean {
     if (!isSeen(caller, agentId, known)) return false
     const about = (one: RightName) => decide(caller.principal, { right: one, resource: 'agent', id: agentId })
     if (about(right).allowed) return true
@@ -136,9 +146,13 @@ export function createTasks(deps: TasksDeps) {
     if (!known) throw noAgent(wish.agent)
     refuse(mayWork(known.agent, { computer: true }))
     if ((await store.countOpen(accountId)) >= taskLimits.openPerAccount) {
-      throw new DeltaError('task_limit_reached', `The account has ${taskLimits.openPerAccount} tasks that have not ended`, {
-        context: { limit: taskLimits.openPerAccount },
-      })
+      throw new DeltaError(
+        'task_limit_reached',
+        `The account has ${taskLimits.openPerAccount} tasks that have not ended`,
+        {
+          context: { limit: taskLimits.openPerAccount },
+        },
+      )
     }
     const id = newId('tsk')
     const spec = { ...(await specOf(id, wish, accountId)), rights: maker.rights ?? null }
@@ -164,7 +178,9 @@ export function createTasks(deps: TasksDeps) {
     }
     const message: StoredMessage = { seq: 1, step: 0, message: { role: 'user', parts }, createdAt: now }
     const told = { seq: 1, kind: 'message', data: { by: maker.asker.actorId, parts }, at: now } as const
-    if (!(await store.insert(task, { request, messages: [message], step: stepZero(spec.model, now), events: [told] }))) {
+    if (
+      !(await store.insert(task, { request, messages: [message], step: stepZero(spec.model, now), events: [told] }))
+    ) {
       const other = request && (await madeBefore(accountId, request))
       if (other) return other
       throw new DeltaError('idempotency_in_progress', 'The first request with this key is still being worked on')
@@ -314,7 +330,11 @@ export function createTasks(deps: TasksDeps) {
   }
 
   /** A change of a task that nobody works on. Undefined where something else came between. */
-  async function move(task: TaskRecord, changes: Partial<TaskRecord>, additions: Additions = {}): Promise<TaskRecord | undefined> {
+  async function move(
+    task: TaskRecord,
+    changes: Partial<TaskRecord>,
+    additions: Additions = {},
+  ): Promise<TaskRecord | undefined> {
     const to = changes.state ?? task.state
     const now = clock.now()
     const state: TaskEvent | undefined =
@@ -326,7 +346,10 @@ export function createTasks(deps: TasksDeps) {
             data: { state: to, message: changes.message ?? null, waitsFor: changes.waitsFor ?? [] },
             at: now,
           }
-    const all = [...(state ? [state] : []), ...(additions.events ?? [])].map((one, at) => ({ ...one, seq: task.lastEvent + 1 + at }))
+    const all = [...(state ? [state] : []), ...(additions.events ?? [])].map((one, at) => ({
+      ...one,
+      seq: task.lastEvent + 1 + at,
+    }))
     const after = { ...task, ...changes, lastEvent: task.lastEvent + all.length, changedAt: now }
     if (!(await store.update(task, after, { ...additions, events: all }))) return undefined
     hub.told(task.id, all)
@@ -336,13 +359,15 @@ export function createTasks(deps: TasksDeps) {
     return written
   }
 
-  function onWritten(before: TaskRecord | undefined, { id, accountId, agentId, state, reason, waitsFor }: TaskRecord): void {
+  function onWritten(
+    before: TaskRecord | undefined,
+    { id, accountId, agentId, state, reason, waitsFor }: TaskRecord,
+  ): void {
     if (before?.state === state) return
     if (state === 'finished' || state === 'failed' || state === 'canceled') counts[state] += 1
     const named = { accountId, agentId, taskId: id }
     events.emit('task.changed', { ...named, state, reason })
-    const needsDecision = state === 'suspended' || waitsFor.some(({ kind }) => kind === 'approval' || kind === 'answer')
-    if (needsDecision) events.emit('task.needs_decision', named)
+    if (needsDecision(state, waitsFor)) events.emit('task.needs_decision', named)
   }
 
   async function requeue(task: TaskRecord, additions: Additions = {}): Promise<void> {
@@ -369,7 +394,11 @@ export function createTasks(deps: TasksDeps) {
   }
 
   /** Again where something else came between; a task that is worked on here ends as soon as it lets go. */
-  async function cancelBy({ id }: TaskRecord, reason: 'canceled_by_user' | 'agent_archived', message: string): Promise<TaskRecord> {
+  async function cancelBy(
+    { id }: TaskRecord,
+    reason: 'canceled_by_user' | 'agent_archived',
+    message: string,
+  ): Promise<TaskRecord> {
     for (let tries = 1; ; tries += 1) {
       const task = await store.get(id)
       if (!task) throw notFound(id)
@@ -390,14 +419,14 @@ export function createTasks(deps: TasksDeps) {
 
   // ── speaking to it ──
 
-  async function message(
+  async function say(
     id: string,
     wish: TaskMessage,
     caller: KnownCaller,
     { idempotencyKey }: { idempotencyKey?: string | undefined } = {},
   ): Promise<TaskView> {
     const task = await recordFor(id, caller)
-    if (!isOpen(task.state)) throw over(task)
+    if (!isOpen(task.state)) throw isEnded(task)
     const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
     const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
     if (task.state === 'waiting' && images.length === 0 && (await answered(task, wish.text, caller))) {
@@ -438,7 +467,7 @@ export function createTasks(deps: TasksDeps) {
 
   async function interrupt(id: string, caller: KnownCaller): Promise<TaskView> {
     const task = await recordFor(id, caller)
-    if (!isOpen(task.state)) throw over(task)
+    if (!isOpen(task.state)) throw isEnded(task)
     if (task.state === 'working') await wishFor(task, 'interrupt')
     return viewOf((await store.get(id)) ?? task)
   }
@@ -446,7 +475,7 @@ export function createTasks(deps: TasksDeps) {
   async function pause(id: string, caller: KnownCaller): Promise<TaskView> {
     await recordFor(id, caller)
     return again(id, async (task) => {
-      if (!isOpen(task.state)) throw over(task)
+      if (!isOpen(task.state)) throw isEnded(task)
       if (task.state === 'paused') return task
       if (task.state !== 'working') return move(task, { state: 'paused', message: 'A person paused it' })
       await wishFor(task, 'pause')
@@ -457,8 +486,9 @@ export function createTasks(deps: TasksDeps) {
   async function resume(id: string, caller: KnownCaller): Promise<TaskView> {
     await recordFor(id, caller)
     return again(id, async (task) => {
-      if (!isOpen(task.state)) throw over(task)
-      if (task.state !== 'paused' && task.state !== 'suspended') throw conflict(task, 'only what is paused or suspended is resumed')
+      if (!isOpen(task.state)) throw isEnded(task)
+      if (task.state !== 'paused' && task.state !== 'suspended')
+        throw conflict(task, 'only what is paused or suspended is resumed')
       const waits = task.waitsFor.length > 0 && task.waitsFor.every(({ kind }) => kind === 'message')
       if (waits && !(await hasNews(task))) return move(task, { state: 'queued', message: null })
       return move(task, { state: 'queued', message: null, waitsFor: [] })
@@ -491,7 +521,7 @@ export function createTasks(deps: TasksDeps) {
   ): Promise<TaskView> {
     const amount = parseTokens(wished, { field: 'tokens' })
     const task = await recordFor(id, caller, 'allocate')
-    if (!isOpen(task.state)) throw over(task)
+    if (!isOpen(task.state)) throw isEnded(task)
     if (task.budget === null) throw conflict(task, 'it has no budget of its own, and spends its agent’s tokens')
     await budgets.give(task, amount, `given ${caller.actorId} ${idempotencyKey}`)
     if (task.state === 'suspended') await requeue(task)
@@ -509,7 +539,12 @@ export function createTasks(deps: TasksDeps) {
     if (target > task.step || !steps.some((one) => one.step === target)) throw noStep(id, target)
     const snapshotId = snapshotOf(steps, target)
     if (snapshotId !== undefined) await computer.rollBack(task, snapshotId)
-    const event = { seq: 0, kind: 'undone', data: { toStep: target, snapshotId: snapshotId ?? null }, at: clock.now() } as const
+    const event = {
+      seq: 0,
+      kind: 'undone',
+      data: { toStep: target, snapshotId: snapshotId ?? null },
+      at: clock.now(),
+    } as const
     if (!isOpen(task.state)) {
       const moved = await move(task, {}, { events: [event] })
       return viewOf(moved ?? task)
@@ -565,7 +600,14 @@ export function createTasks(deps: TasksDeps) {
     const told: StoredMessage[] =
       text === undefined
         ? []
-        : [{ seq: (last?.seq ?? 0) + 1, step: 1, message: { role: 'user', parts: [{ type: 'text', text }] } satisfies Message, createdAt: now }]
+        : [
+            {
+              seq: (last?.seq ?? 0) + 1,
+              step: 1,
+              message: { role: 'user', parts: [{ type: 'text', text }] } satisfies Message,
+              createdAt: now,
+            },
+          ]
     const isTold = source.summary !== null && source.compactedTo <= (last?.seq ?? 0)
     const { mcpServers } = source.spec
     const budget = agent === undefined ? null : tokens
@@ -594,7 +636,12 @@ export function createTasks(deps: TasksDeps) {
       dueAt: now + source.spec.timeLimitMs,
     }
     const all = [...kept.map((one) => ({ ...one, step: 0 })), ...told]
-    const event = { seq: 1, kind: 'state', data: { state: task.state, forkedFrom: { taskId: id, step: target } }, at: now } as const
+    const event = {
+      seq: 1,
+      kind: 'state',
+      data: { state: task.state, forkedFrom: { taskId: id, step: target } },
+      at: now,
+    } as const
     const additions = { messages: all, step: stepZero(task.spec.model, now), events: [event] }
     if (!(await store.insert(task, { request, ...additions }))) {
       const other = await madeBefore(source.accountId, request)
@@ -649,12 +696,16 @@ export function createTasks(deps: TasksDeps) {
 
   // ── looking ──
 
-  async function list(query: TaskListQuery, caller: KnownCaller): Promise<{ data: TaskView[]; nextCursor: string | null }> {
+  async function list(
+    query: TaskListQuery,
+    caller: KnownCaller,
+  ): Promise<{ data: TaskView[]; nextCursor: string | null }> {
     const { limit, cursor, agentId, state } = query
     const before = readCursor(cursor, ['tsk'])
     const { principal, accountId } = caller
     const seeing = decide(principal, { right: 'read:tasks', resource: 'agent' })
-    if (!seeing.allowed) throw new DeltaError('forbidden', 'That needs the right read:tasks', { context: { right: 'read:tasks' } })
+    if (!seeing.allowed)
+      throw new DeltaError('forbidden', 'That needs the right read:tasks', { context: { right: 'read:tasks' } })
     const only = principal.kind === 'user' ? undefined : principal.agents
     const below = principal.kind === 'agent' ? principal.agentId : undefined
     const found = await store.list({ accountId, only, below, agentId, state, before, limit: limit + 1 })
@@ -686,7 +737,8 @@ export function createTasks(deps: TasksDeps) {
   }
 
   async function agentWoke(agentId: string): Promise<void> {
-    for (const task of await store.openOf(agentId)) if (task.state === 'suspended' && task.budget === null) await requeue(task)
+    for (const task of await store.openOf(agentId))
+      if (task.state === 'suspended' && task.budget === null) await requeue(task)
   }
 
   async function agentEnds(agentId: string): Promise<void> {
@@ -751,7 +803,7 @@ export function createTasks(deps: TasksDeps) {
 
   async function keepUp(): Promise<void> {
     while (!stopping.signal.aborted) {
-      await clock.sleep(taskLimits.sweepMs, stopping.signal).catch(() => undefined)
+      await clock.sleep(isShared ? taskLimits.sweepMs : taskLimits.sweepAloneMs, stopping.signal).catch(() => undefined)
       if (stopping.signal.aborted) return
       await sweep().catch((error: unknown) => log.warn('tasks_not_swept', { error }))
     }
@@ -760,7 +812,7 @@ export function createTasks(deps: TasksDeps) {
   return {
     create,
     createBy,
-    message,
+    message: say,
     interrupt,
     pause,
     resume,
@@ -771,7 +823,8 @@ export function createTasks(deps: TasksDeps) {
     list,
     result,
     transcript,
-    get: async (id: string, caller: KnownCaller): Promise<TaskView> => viewOf(await recordFor(id, caller, 'read:tasks')),
+    get: async (id: string, caller: KnownCaller): Promise<TaskView> =>
+      viewOf(await recordFor(id, caller, 'read:tasks')),
     async follow(id: string, caller: KnownCaller, from?: number) {
       await recordFor(id, caller, 'read:tasks')
       return following.follow(id, caller, from)
@@ -854,7 +907,16 @@ function emptyTask(now: number): Omit<TaskRecord, 'id' | 'accountId' | 'agentId'
 
 /** What the disk was before the first step is kept here. */
 function stepZero(model: string, now: number) {
-  return { step: 0, turn: 0, state: 'done', model, attempts: [], snapshotId: null, startedAt: now, endedAt: now } as const
+  return {
+    step: 0,
+    turn: 0,
+    state: 'done',
+    model,
+    attempts: [],
+    snapshotId: null,
+    startedAt: now,
+    endedAt: now,
+  } as const
 }
 
 /** A task outlives the session or token that it was given with; the person and the key stand behind it. */
@@ -871,7 +933,10 @@ function checkSchema(schema: Readonly<Record<string, unknown>>): void {
   try {
     createFinish(schema)
   } catch (error) {
-    throw invalid('body.resultSchema', `is no JSON schema that can be checked: ${(error as Error).message.slice(0, 300)}`)
+    throw invalid(
+      'body.resultSchema',
+      `is no JSON schema that can be checked: ${(error as Error).message.slice(0, 300)}`,
+    )
   }
 }
 
@@ -891,7 +956,7 @@ function noAgent(id: string): DeltaError {
   return new DeltaError('agent_not_found', `There is no agent ${id.slice(0, 64)}`)
 }
 
-function over({ id, state }: TaskRecord): DeltaError {
+function isEnded({ id, state }: TaskRecord): DeltaError {
   return new DeltaError('task_over', `${id} is ${state}`, { context: { taskId: id, state } })
 }
 

@@ -1,4 +1,4 @@
-import type { TaskState } from './schema.ts'
+import type { TaskState, TaskWaitsFor } from './schema.ts'
 
 /** From each state to which. What has no successor has ended, once and for all. */
 export const successors: Record<TaskState, readonly TaskState[]> = {
@@ -20,4 +20,12 @@ export function isOpen(state: TaskState): boolean {
 
 export function mayBecome(from: TaskState, to: TaskState): boolean {
   return successors[from].includes(to)
+}
+
+/** It stands still until somebody has decided on something. */
+export function needsDecision(state: TaskState, waitsFor: readonly TaskWaitsFor[]): boolean {
+  if (state === 'suspended') return true
+  return (
+    state === 'waiting' && waitsFor.some(({ kind }) => kind === 'approval' || kind === 'answer' || kind === 'tokens')
+  )
 }

@@ -12,7 +12,7 @@ import type {
   TaskSpec,
   Wish,
 } from './record.ts'
-import { isOpen } from './states.ts'
+import { isOpen, needsDecision } from './states.ts'
 import type { TaskEventKind, TaskState } from './schema.ts'
 
 interface TasksTable {
@@ -141,7 +141,14 @@ export interface Additions {
 
 export type TaskStore = ReturnType<typeof createTaskStore>
 
-export function createTaskStore(database: Database) {
+/** Told in the very commit in which it happens. */
+export type Happening = 'task.finished' | 'task.failed' | 'task.needs_decision'
+
+/** `stepsFor`: what others write when that happens to a task. */
+export function createTaskStore(
+  database: Database,
+  stepsFor: (happening: Happening, task: TaskRecord) => BatchStep[] = () => [],
+) {
   const db = database.of<Tables>()
   const { sql } = db
 
@@ -167,10 +174,16 @@ export function createTaskStore(database: Database) {
       steps.push({ query: sql.insertInto('task_calls').values(rows).compile() })
     }
     for (const call of calls) {
-      const { id, task_id: _, step: __, place: ___, call_id: ____, tool: _____, input: ______, ...changes } = callRow(
-        taskId,
-        call,
-      )
+      const {
+        id,
+        task_id: _,
+        step: __,
+        place: ___,
+        call_id: ____,
+        tool: _____,
+        input: ______,
+        ...changes
+      } = callRow(taskId, call)
       steps.push({ query: sql.updateTable('task_calls').set(changes).where('id', '=', id).compile() })
     }
     if (events.length > 0) {
@@ -214,7 +227,9 @@ export function createTaskStore(database: Database) {
         .set({ ...changes, version: before.version + 1 })
         .where('id', '=', id)
         .where('version', '=', before.version)
-      const steps = [{ query: query.compile(), mustChange: 1 }, ...additionsOf(id, additions)]
+      const happening = happeningOf(before, after)
+      const told = happening === undefined ? [] : stepsFor(happening, after)
+      const steps = [{ query: query.compile(), mustChange: 1 }, ...additionsOf(id, additions), ...told]
       return (await db.batch([...steps, ...(additions.more ?? [])])).applied
     },
 
@@ -344,7 +359,8 @@ export function createTaskStore(database: Database) {
     async wish(id: string, wish: Wish): Promise<boolean> {
       let query = sql.updateTable('tasks').set({ wish }).where('id', '=', id).where('state', '=', 'working')
       // To be canceled outdoes everything, to be paused an interruption.
-      if (wish !== 'cancel') query = query.where((where) => where.or([where('wish', 'is', null), where('wish', '<>', 'cancel')]))
+      if (wish !== 'cancel')
+        query = query.where((where) => where.or([where('wish', 'is', null), where('wish', '<>', 'cancel')]))
       return (await db.run(query.compile())).changed === 1
     },
 
@@ -361,20 +377,12 @@ export function createTaskStore(database: Database) {
     },
 
     async below(parentTaskId: string): Promise<TaskRecord[]> {
-      const query = sql
-        .selectFrom('tasks')
-        .selectAll()
-        .where('parent_task_id', '=', parentTaskId)
-        .where('open', '=', 1)
+      const query = sql.selectFrom('tasks').selectAll().where('parent_task_id', '=', parentTaskId).where('open', '=', 1)
       return (await db.all(query.compile())).map(recordOf)
     },
 
     /** True when it was added now, false when the same key had added one before. */
-    async addToInbox(
-      taskId: string,
-      message: Omit<InboxMessage, 'seq'>,
-      key: string | undefined,
-    ): Promise<boolean> {
+    async addToInbox(taskId: string, message: Omit<InboxMessage, 'seq'>, key: string | undefined): Promise<boolean> {
       for (let tries = 1; ; tries += 1) {
         const known = sql.selectFrom('task_inbox').select(['seq', 'idempotency_key']).where('task_id', '=', taskId)
         const rows = await db.all(known.compile())
@@ -497,6 +505,12 @@ export function createTaskStore(database: Database) {
   }
 }
 
+function happeningOf(before: TaskRecord, { state, waitsFor }: TaskRecord): Happening | undefined {
+  if (state === before.state) return undefined
+  if (state === 'finished' || state === 'failed') return `task.${state}`
+  return needsDecision(state, waitsFor) ? 'task.needs_decision' : undefined
+}
+
 function rowOf(record: TaskRecord): TasksTable {
   const { usage } = record
   return {
@@ -548,7 +562,13 @@ function rowOf(record: TaskRecord): TasksTable {
 function changesOf(before: TaskRecord, after: TaskRecord): Partial<TasksTable> {
   const [old, now] = [rowOf(before), rowOf(after)]
   const changed = Object.entries(now).filter(([name, value]) => old[name as keyof TasksTable] !== value)
-  const { id: _, idempotency_key: __, body_hash: ___, wish: ____, ...changes } = Object.fromEntries(changed) as Partial<TasksTable>
+  const {
+    id: _,
+    idempotency_key: __,
+    body_hash: ___,
+    wish: ____,
+    ...changes
+  } = Object.fromEntries(changed) as Partial<TasksTable>
   return changes
 }
 

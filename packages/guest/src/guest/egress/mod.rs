@@ -113,7 +113,7 @@ impl Guest {
             Ok(fd) => self.listen(fd, Way::Dns),
             Err(error) => said("names over TCP", error),
         }
-        match sys::datagrams_v4(Ipv4Addr::LOCALHOST, DNS_PORT) {
+        match resolver::socket(DNS_PORT) {
             Ok(fd) => {
                 let mut source = self.source(fd, Kind::Resolver, 0);
                 drop(source.want(EPOLLIN));

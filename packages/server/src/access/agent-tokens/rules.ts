@@ -45,19 +45,8 @@ export function signAgentToken(claims: Omit<AgentClaims, 'iss' | 'aud'>, private
   return `${prefix}${signed}.${sign(null, Buffer.from(signed), privateKey).toString('base64url')}`
 }
 
-/** A token in form. What it says is not known to be true before its signature is: until then only where to look is told. */
-export interface ShownToken {
-  /** The key or session that it names at its root. */
-  rootId: string
-  /** Whose it says it is. */
-  agentId: string
-  account: string
-  /** What it says, where this installation signed it. */
-  signedBy(publicKey: KeyObject): AgentClaims | undefined
-}
-
-/** Undefined for whatever is no token for an agent in form, or is over by what it says itself. */
-export function readAgentToken(text: string, now: number): ShownToken | undefined {
+/** Undefined for whatever this installation did not sign as a token for an agent, and for what is over. */
+export function readAgentToken(text: string, publicKey: KeyObject, now: number): AgentClaims | undefined {
   const [, head, payload, signature] = (isAgentToken(text) && shape.exec(text.slice(prefix.length))) || []
   if (head !== header || payload === undefined || signature === undefined) return undefined
   const bytes = Buffer.from(signature, 'base64url')
@@ -65,16 +54,10 @@ export function readAgentToken(text: string, now: number): ShownToken | undefine
   if (bytes.toString('base64url') !== signature) return undefined
   const claims = claimsSchema.safeParse(parsed(payload))
   if (!claims.success) return undefined
-  const { iat, exp, parents, sub, account } = claims.data
+  const { iat, exp } = claims.data
   const isOurs = iat * second <= now + skewMs && (exp - iat) * second <= agentTokenLimits.ttlMs.max
   if (!isOurs || exp * second <= now) return undefined
-  const signed = Buffer.from(`${head}.${payload}`)
-  return {
-    rootId: parents[0]!,
-    agentId: sub,
-    account,
-    signedBy: (publicKey) => (verify(null, signed, publicKey, bytes) ? claims.data : undefined),
-  }
+  return verify(null, Buffer.from(`${head}.${payload}`), publicKey, bytes) ? claims.data : undefined
 }
 
 function parsed(payload: string): unknown {

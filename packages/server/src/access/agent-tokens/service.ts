@@ -8,15 +8,7 @@ import type { KnownCaller } from '../door.ts'
 import { inheritable, mayGrant } from '../policy.ts'
 import type { Revocations } from '../revocations.ts'
 import { isRight, narrow } from '../rights.ts'
-import {
-  type AgentClaims,
-  atRest,
-  isAgentToken,
-  narrowed,
-  readAgentToken,
-  type ShownToken,
-  signAgentToken,
-} from './rules.ts'
+import { type AgentClaims, atRest, isAgentToken, narrowed, readAgentToken, signAgentToken } from './rules.ts'
 import { agentTokenLimits, type AgentTokenView, type CreateAgentToken } from './schema.ts'
 
 /** Who a key or session stands for now, by its id; null where it has ended. Changes nothing: it is asked for ids that nobody vouches for yet. */
@@ -75,25 +67,16 @@ export function createAgentTokens({ signing, findRoot, findAgent, revocations, c
     for (const text of Array.from(textsOf.get(id) ?? [])) forget(text)
   })
 
-  const lookAbove = ({ rootId, agentId, account }: ShownToken) =>
-    Promise.all([findRoot(rootId, account), findAgent(agentId, account)])
-
   async function look(text: string, hashed: string): Promise<KnownCaller | null> {
     const since = revocations.count
-    const shown = readAgentToken(text, clock.now())
-    if (!shown) return null
-    // The signature is checked while the database is asked, and of its answer nothing is read before the signature is known to be good. Whoever signs
-    // nothing is refused at once, whether there is such a key or not.
-    const looking = lookAbove(shown)
-    looking.catch(() => undefined)
-    // The question is on its way when the microtasks before this one have run.
-    await Promise.resolve()
-    const claims = shown.signedBy(signing.publicKey)
+    // What nobody here signed is refused before anything is looked up: it learns of no key or agent, and costs no read.
+    const claims = readAgentToken(text, signing.publicKey, clock.now())
     if (!claims) return null
     // Tokens have no row: what was revoked of them is in the news of the last hour, which is longer than any of them lives.
     if (revocations.isRevoked([claims.jti, ...claims.parents.slice(1)], 0)) return null
-    const [root, agent] = await looking
-    if (!root || root.accountId !== claims.account || !agent?.mayAct) return null
+    const { account, parents, sub } = claims
+    const [root, agent] = await Promise.all([findRoot(parents[0]!, account), findAgent(sub, account)])
+    if (!root || root.accountId !== account || !agent?.mayAct) return null
     const caller = callerOf(claims, { root, agent, since })
     if (revocations.isRevoked(caller.ties, since)) return null
     remember(hashed, caller)
@@ -190,7 +173,7 @@ export function createAgentTokens({ signing, findRoot, findAgent, revocations, c
 
   /** Whoever shows a token of their account may end it, with those made with it; nobody learns whether another text was one. */
   async function revoke(text: string, { accountId }: KnownCaller): Promise<void> {
-    const claims = readAgentToken(text, clock.now())?.signedBy(signing.publicKey)
+    const claims = readAgentToken(text, signing.publicKey, clock.now())
     if (claims?.account === accountId) await revocations.revoke([claims.jti])
   }
 

@@ -1,11 +1,14 @@
 import { describe, expect, test } from 'vitest'
 import { manualClock } from '../../kernel/clock.ts'
+import { rawQuery } from '../../kernel/db/compile.ts'
+import type { Database } from '../../kernel/db/database.ts'
 import { testDatabases } from '../../kernel/db/testing.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { createCallerDoor } from '../authenticate.ts'
 import type { KnownCaller } from '../door.ts'
 import { accessMigrations } from '../migrations.ts'
+import { peopleMigrations } from '../people/migrations.ts'
 import type { KeyPrincipal, Role, UserPrincipal } from '../principal.ts'
 import { openRevocations } from '../revocations.ts'
 import { right, rightNames } from '../rights.ts'
@@ -40,29 +43,48 @@ async function refusal(promise: Promise<unknown>): Promise<string> {
   return error instanceof DeltaError ? error.code : `no refusal: ${String(error)}`
 }
 
+/** The member has an account of their own beside. */
+const elsewhere = person('usr_member', 'owner', 'acc_b')
+
+/** Whose keys they are, with their roles. */
+async function addPeople(database: Database): Promise<void> {
+  const principals = [owner, member, viewer, stranger].map(({ principal }) => principal as UserPrincipal)
+  const people = [...principals, elsewhere]
+  const texts = [
+    ...['acc_a', 'acc_b'].map((id) => `insert into accounts (id, name, created_at) values ('${id}', '', 1)`),
+    ...principals.map(
+      ({ userId: id }) => `insert into users (id, email, name, created_at) values ('${id}', '${id}', '', 1)`,
+    ),
+    ...people.map(
+      ({ accountId, userId, role }) =>
+        `insert into memberships (account_id, user_id, role, created_at) values ('${accountId}', '${userId}', '${role}', 1)`,
+    ),
+  ]
+  await database.batch(texts.map((text) => ({ query: rawQuery(text) })))
+}
+
 testDatabases('keys', (open) => {
   async function start() {
     const clock = manualClock(1_789_000_000_000)
-    const database = await open([...accessMigrations, ...keyMigrations])
-    const roles = new Map<string, Role | undefined>([
-      ['usr_owner', 'owner'],
-      ['usr_member', 'member'],
-      ['usr_stranger', 'owner'],
-    ])
+    const database = await open([...accessMigrations, ...peopleMigrations, ...keyMigrations])
+    await addPeople(database)
+    const setRole = async (userId: string, role: Role | undefined) => {
+      const change = role === undefined ? 'delete from memberships' : `update memberships set role = '${role}'`
+      await database.run(rawQuery(`${change} where account_id = 'acc_a' and user_id = '${userId}'`))
+    }
     const secondFactors = new Set<string>()
     const store = createKeyStore(database)
     /** As one server of several on the same database. */
     const serve = async () => {
       const revocations = await openRevocations({ database, clock, log: silentLogger })
-      const roleOf = (_: string, userId: string) => roles.get(userId)
-      const { reader, stop } = createKeyReader({ store, roleOf, revocations, clock, log: silentLogger })
+      const { reader, stop } = createKeyReader({ store, revocations, clock, log: silentLogger })
       const door = createCallerDoor({ readers: [reader], revocations, clock })
       const hasSecondFactor = (userId: string) => Promise.resolve(secondFactors.has(userId))
-      const keys = createKeys({ store, revocations, roleOf, hasSecondFactor, clock })
+      const keys = createKeys({ store, revocations, hasSecondFactor, clock })
       const as = async (key: string) => door.authenticate({ authorization: `Bearer ${key}` })
       return { keys, door, as, stop, revocations }
     }
-    return { clock, database, store, roles, secondFactors, serve, ...(await serve()) }
+    return { clock, database, store, setRole, secondFactors, serve, ...(await serve()) }
   }
 
   describe('making', () => {
@@ -249,7 +271,7 @@ testDatabases('keys', (open) => {
       const { keys, as, store, clock, revocations } = started
       const made = await keys.create(wish(['write:keys', 'read:sandboxes']), member)
       const child = await keys.create(wish(['read:sandboxes']), (await as(made.key))!)
-      const elsewhere = await keys.create(wish(['read:sandboxes']), testCaller(person('usr_member', 'owner', 'acc_b')))
+      const theirs = await keys.create(wish(['read:sandboxes']), testCaller(elsewhere))
       const other = await keys.create(wish(['read:sandboxes']), owner)
       const ended = await opened(child, started)
       await store.batch([
@@ -259,7 +281,7 @@ testDatabases('keys', (open) => {
       revocations.heard(['usr_member'])
       expect(ended).toEqual(['revoked'])
       for (const { key } of [made, child]) expect(await as(key)).toBeNull()
-      for (const { key } of [elsewhere, other]) expect(await as(key)).not.toBeNull()
+      for (const { key } of [theirs, other]) expect(await as(key)).not.toBeNull()
     })
 
     test('what was looked up before and is used after is over', async () => {
@@ -301,15 +323,36 @@ testDatabases('keys', (open) => {
       other.revocations.stop()
     })
 
+    test('one that was written is seen by the next look, whatever is still on its way', async () => {
+      const { keys, store, serve, database } = await start()
+      const made = await Promise.all(Array.from({ length: 20 }, () => keys.create(wish(['read:sandboxes']), owner)))
+      for (const { id, key } of made) {
+        // Of a server that has not heard of it: only what is written tells.
+        const other = await serve()
+        expect(await other.as(key)).toMatchObject({ actorId: id })
+        const others = made.map((one) => store.batch([store.usedStep(one.id, 1)]))
+        await store.batch([store.revokeStep([id], 1)])
+        const [another, ...more] = [await serve(), ...others]
+        expect(await another.as(key)).toBeNull()
+        expect((await store.byId(id))!.revokedAt).toBe(1)
+        await Promise.all(more)
+        for (const one of [other, another]) {
+          await one.stop()
+          one.revocations.stop()
+        }
+      }
+      expect(database.counts.waiting).toBe(0)
+    })
+
     test('a key has its person’s role as it is now', async () => {
-      const { keys, as, roles, revocations } = await start()
+      const { keys, as, setRole, revocations } = await start()
       const made = await keys.create(wish(['write:sandboxes']), member)
       const roleOf = async () => ((await as(made.key))?.principal as KeyPrincipal | undefined)?.role
       expect(await roleOf()).toBe('member')
-      roles.set('usr_member', 'viewer')
+      await setRole('usr_member', 'viewer')
       await revocations.revoke(['usr_member'])
       expect(await roleOf()).toBe('viewer')
-      roles.set('usr_member', undefined)
+      await setRole('usr_member', undefined)
       await revocations.revoke(['usr_member'])
       expect(await as(made.key)).toBeNull()
     })
@@ -400,9 +443,9 @@ testDatabases('keys', (open) => {
     })
 
     test('nobody gets a key by rotating it while its person is away', async () => {
-      const { keys, roles } = await start()
+      const { keys, setRole } = await start()
       const made = await keys.create(wish(['write:account', 'approve']), owner)
-      roles.set('usr_owner', undefined)
+      await setRole('usr_owner', undefined)
       const admin = testCaller(person('usr_admin', 'admin'))
       for (const caller of [admin, testCaller(person('usr_second', 'owner'))]) {
         expect(await refusal(keys.rotate(made.id, 0, caller))).toBe('forbidden')

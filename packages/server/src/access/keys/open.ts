@@ -5,7 +5,7 @@ import type { Logger } from '../../kernel/log.ts'
 import type { TokenReader } from '../authenticate.ts'
 import type { KnownCaller } from '../door.ts'
 import type { Revocations } from '../revocations.ts'
-import { callerOf, createKeyReader, type RoleOf } from './reader.ts'
+import { callerOf, createKeyReader } from './reader.ts'
 import { keysFeature } from './routes.ts'
 import { goodUntil } from './rules.ts'
 import { createKeys } from './service.ts'
@@ -14,7 +14,6 @@ import { createKeyStore } from './store.ts'
 export interface KeysParts {
   database: Database
   revocations: Revocations
-  roleOf: RoleOf
   hasSecondFactor(userId: string): Promise<boolean>
   clock: Clock
   log: Logger
@@ -30,20 +29,20 @@ export interface OpenKeys {
 }
 
 /** Keys with all their parts. */
-export function openKeys({ database, revocations, roleOf, hasSecondFactor, clock, log }: KeysParts): OpenKeys {
+export function openKeys({ database, revocations, hasSecondFactor, clock, log }: KeysParts): OpenKeys {
   const store = createKeyStore(database)
-  const { reader, stop } = createKeyReader({ store, roleOf, revocations, clock, log })
-  const keys = createKeys({ store, revocations, roleOf, hasSecondFactor, clock })
+  const { reader, stop } = createKeyReader({ store, revocations, clock, log })
+  const keys = createKeys({ store, revocations, hasSecondFactor, clock })
   return {
     reader,
     feature: keysFeature({ keys, stop }),
     endKeysSteps: (userId, accountId) => [store.endOfPersonStep(userId, accountId, clock.now())],
     async find(id) {
       const since = revocations.count
-      const record = await store.get(id)
+      const record = await store.byId(id)
       const until = record && goodUntil(record, record.hash, clock.now())
       if (!record || until === undefined) return null
-      const caller = await callerOf(record, { roleOf, since })
+      const caller = callerOf(record, since)
       return caller ? { ...caller, ...(until < Infinity && { expiresAt: until }) } : null
     },
   }

@@ -2,19 +2,14 @@ import type { Clock } from '../../kernel/clock.ts'
 import type { Logger } from '../../kernel/log.ts'
 import type { TokenReader } from '../authenticate.ts'
 import type { KnownCaller } from '../door.ts'
-import type { Role } from '../principal.ts'
 import { readEnding, type Revocations } from '../revocations.ts'
 import { grantOf, goodUntil } from './rules.ts'
-import type { KeyRecord } from './record.ts'
+import type { FoundKey } from './record.ts'
 import type { KeyStore } from './store.ts'
 import { isKeyText, keyHash } from './text.ts'
 
-/** The role that a person has in an account now; undefined: none any more. */
-export type RoleOf = (accountId: string, userId: string) => Role | undefined | Promise<Role | undefined>
-
 export interface KeyReaderDeps {
   store: KeyStore
-  roleOf: RoleOf
   revocations: Pick<Revocations, 'count' | 'isRevoked' | 'onRevoked'>
   clock: Clock
   log: Logger
@@ -34,7 +29,7 @@ const writeUseEveryMs = 60_000
 const writesAtOnce = 500
 
 /** Recognises keys: one read in an index for one that is not known yet, none after that. */
-export function createKeyReader({ store, roleOf, revocations, clock, log }: KeyReaderDeps) {
+export function createKeyReader({ store, revocations, clock, log }: KeyReaderDeps) {
   const known = new Map<string, Known>()
   const hashesOf = new Map<string, Set<string>>()
   /** Keys used since their use was written down last. */
@@ -70,7 +65,7 @@ export function createKeyReader({ store, roleOf, revocations, clock, log }: KeyR
     const record = await store.byHash(hash)
     const until = record && goodUntil(record, hash, clock.now())
     if (!record || until === undefined) return null
-    const caller = await callerOf(record, { roleOf, since })
+    const caller = callerOf(record, since)
     if (!caller) return null
     const own: KnownCaller = {
       ...caller,
@@ -139,12 +134,8 @@ export function textTie(keyId: string, hash: string): string {
 }
 
 /** Whoever a key stands for now; undefined where its person is no member any more. */
-export async function callerOf(
-  record: KeyRecord,
-  { roleOf, since }: { roleOf: RoleOf; since: number },
-): Promise<KnownCaller | undefined> {
-  const { id: keyId, accountId, userId, ancestors } = record
-  const role = userId === null ? 'owner' : await roleOf(accountId, userId)
+export function callerOf(record: FoundKey, since: number): KnownCaller | undefined {
+  const { id: keyId, accountId, userId, ancestors, role } = record
   if (role === undefined) return undefined
   const { rights, agents, sandboxes } = grantOf(record)
   return {

@@ -1,3 +1,5 @@
+import type { Role } from '../principal.ts'
+
 /** A key as it is kept. */
 export interface KeyRecord {
   id: string
@@ -20,4 +22,10 @@ export interface KeyRecord {
   rotatedAt: number | null
   revokedAt: number | null
   lastUsedAt: number | null
+}
+
+/** A key with what bounds it now. */
+export interface FoundKey extends KeyRecord {
+  /** That of its person in its account; undefined: none any more. The operator's is the owner's. */
+  role: Role | undefined
 }

@@ -8,17 +8,16 @@ import { type Granting, mayGrant } from '../policy.ts'
 import type { Principal } from '../principal.ts'
 import { endingAt, type Revocations } from '../revocations.ts'
 import { type Right, withheldFrom } from '../rights.ts'
-import { type RoleOf, textTie } from './reader.ts'
+import { textTie } from './reader.ts'
 import { grantOf, type KeyState, mayReach, maySee, mayTakeOver, stateOf } from './rules.ts'
 import { type CreateKey, keyLimits, type KeyView } from './schema.ts'
-import type { KeyRecord } from './record.ts'
+import type { FoundKey, KeyRecord } from './record.ts'
 import type { KeyStore } from './store.ts'
 import { keyHash, newKeyText } from './text.ts'
 
 export interface KeysDeps {
   store: KeyStore
   revocations: Pick<Revocations, 'steps' | 'heard'>
-  roleOf: RoleOf
   /** Whether a person has a second factor now; their session must have shown it to get a key that approves. */
   hasSecondFactor(userId: string): Promise<boolean>
   clock: Clock
@@ -40,8 +39,8 @@ const hintChars = 7
 /** A chain of keys made with keys is no longer: nobody needs it, and each one's ancestors are with it. */
 const mostAncestors = 8
 
-export function createKeys({ store, revocations, roleOf, hasSecondFactor, clock }: KeysDeps) {
-  async function recordOf(id: string, { accountId, principal }: KnownCaller): Promise<KeyRecord> {
+export function createKeys({ store, revocations, hasSecondFactor, clock }: KeysDeps) {
+  async function recordOf(id: string, { accountId, principal }: KnownCaller): Promise<FoundKey> {
     const found = isId('key', id) ? await store.get(id) : undefined
     if (!found || found.accountId !== accountId || !maySee(principal, found)) throw noKey(id)
     return found
@@ -153,7 +152,7 @@ export function createKeys({ store, revocations, roleOf, hasSecondFactor, clock 
     const record = await recordOf(id, caller)
     const now = clock.now()
     refuseEnded(id, stateOf(record, now))
-    const role = record.userId === null ? 'owner' : await roleOf(record.accountId, record.userId)
+    const { role } = record
     if (role === undefined) throw notRotated('The person of this key does not belong to the account any more')
     if (!mayReach(caller.principal, record))
       throw notRotated('A key rotates itself and the keys made with it, no others')

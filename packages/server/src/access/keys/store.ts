@@ -1,7 +1,9 @@
+import { sql as text } from 'kysely'
 import { compiledOnce } from '../../kernel/db/compile.ts'
 import type { BatchStep, Database } from '../../kernel/db/database.ts'
 import type { Place } from '../../kernel/http/cursors.ts'
-import type { KeyRecord } from './record.ts'
+import type { Role } from '../principal.ts'
+import type { FoundKey, KeyRecord } from './record.ts'
 
 interface Row {
   id: string
@@ -24,6 +26,16 @@ interface Row {
   last_used_at: number | null
 }
 
+interface FoundRow extends Row {
+  role: Role | null
+}
+
+/** Roles are people's, and only read here: a key and its person's role are asked for together, as every request with a key needs both. */
+interface Tables {
+  api_keys: Row
+  memberships: { account_id: string; user_id: string; role: Role }
+}
+
 export interface KeyFilter {
   accountId: string
   /** Only those of this person. */
@@ -37,7 +49,7 @@ export interface KeyFilter {
 export type KeyStore = ReturnType<typeof createKeyStore>
 
 export function createKeyStore(database: Database) {
-  const db = database.of<{ api_keys: Row }>()
+  const db = database.of<Tables>()
   const sql = db.sql
   const active = (now: number) =>
     sql
@@ -45,11 +57,20 @@ export function createKeyStore(database: Database) {
       .where('revoked_at', 'is', null)
       .where((where) => where.or([where('expires_at', 'is', null), where('expires_at', '>', now)]))
 
-  const withId = compiledOnce((id) => sql.selectFrom('api_keys').selectAll().where('id', '=', id))
-  /** Each in an index of its own. */
-  const withHash = compiledOnce((hash) => {
-    const before = sql.selectFrom('api_keys').selectAll().where('previous_hash', '=', hash)
-    return sql.selectFrom('api_keys').selectAll().where('hash', '=', hash).unionAll(before).limit(1)
+  const withRole = sql
+    .selectFrom('api_keys')
+    .leftJoin('memberships', (join) =>
+      join
+        .onRef('memberships.account_id', '=', 'api_keys.account_id')
+        .onRef('memberships.user_id', '=', 'api_keys.user_id'),
+    )
+    .selectAll('api_keys')
+    .select('memberships.role')
+  const withId = compiledOnce<FoundRow>((id) => withRole.where('api_keys.id', '=', id))
+  /** Each in an index of its own, the second only where the first has none. The limit is a literal: one that is a parameter makes SQLite prepare the statement anew each time. */
+  const withHash = compiledOnce<FoundRow>((hash) => {
+    const before = withRole.where('api_keys.previous_hash', '=', hash)
+    return withRole.where('api_keys.hash', '=', hash).unionAll(before).limit(text.lit(1))
   })
 
   return {
@@ -57,15 +78,21 @@ export function createKeyStore(database: Database) {
       await db.run(sql.insertInto('api_keys').values(toRow(record)).compile())
     },
 
-    async get(id: string): Promise<KeyRecord | undefined> {
+    async get(id: string): Promise<FoundKey | undefined> {
       const row = await db.first(withId(id))
-      return row && toRecord(row)
+      return row && toFound(row)
+    },
+
+    /** The same for whoever comes with what was made with it. */
+    async byId(id: string): Promise<FoundKey | undefined> {
+      const [row] = await db.lookUp(withId(id))
+      return row && toFound(row)
     },
 
     /** By the text's hash, or by that of the text before the last rotation. */
-    async byHash(hash: string): Promise<KeyRecord | undefined> {
-      const row = await db.first(withHash(hash))
-      return row && toRecord(row)
+    async byHash(hash: string): Promise<FoundKey | undefined> {
+      const [row] = await db.lookUp(withHash(hash))
+      return row && toFound(row)
     },
 
     async list({ accountId, userId, activeAt, limit, before }: KeyFilter): Promise<KeyRecord[]> {
@@ -171,6 +198,10 @@ function toRow(record: KeyRecord): Row {
     revoked_at: record.revokedAt,
     last_used_at: record.lastUsedAt,
   }
+}
+
+function toFound(row: FoundRow): FoundKey {
+  return { ...toRecord(row), role: row.user_id === null ? 'owner' : (row.role ?? undefined) }
 }
 
 function toRecord(row: Row): KeyRecord {

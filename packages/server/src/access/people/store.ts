@@ -442,7 +442,7 @@ export function createPeopleStore(database: Database) {
         .where('sessions.ended_at', 'is', null)
         .where('sessions.expires_at', '>', now)
         .where('memberships.account_id', '=', accountId)
-      return (await db.first<{ role: Role }>(query.compile()))?.role
+      return (await db.lookUp<{ role: Role }>(query.compile()))[0]?.role
     },
 
     /** The same with who it is: for what was made in a session and knows no more of it than its id. */
@@ -459,7 +459,7 @@ export function createPeopleStore(database: Database) {
         .where('sessions.ended_at', 'is', null)
         .where('sessions.expires_at', '>', now)
         .where('memberships.account_id', '=', accountId)
-      return db.first<{ role: Role; userId: string }>(query.compile())
+      return (await db.lookUp<{ role: Role; userId: string }>(query.compile()))[0]
     },
 
     sessionsOf: (userId: string, now: number) =>

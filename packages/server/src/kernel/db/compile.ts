@@ -41,6 +41,11 @@ export function readsOnly({ query, sql }: CompiledQuery): boolean {
   return query.kind === 'RawNode' && /^\s*select\b/i.test(sql)
 }
 
+/** Nothing is written by looking it up. */
+export function refuseWriting(query: CompiledQuery): void {
+  if (!readsOnly(query)) throw new RangeError(`"${query.sql.slice(0, 200)}" does not only read`)
+}
+
 /** The parameters, of kinds that both databases store and give back alike. */
 export function sqlValues({ sql, parameters }: CompiledQuery): SqlValue[] {
   return parameters.map((value, index) => {

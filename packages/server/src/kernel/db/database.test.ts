@@ -84,6 +84,82 @@ testDatabases('database', (open) => {
     expect(built).toBe(1)
   })
 
+  describe('looking up', () => {
+    const balanceOf = (database: Database<Tables>, id: string) =>
+      database.lookUp(database.sql.selectFrom('accounts').select('balance').where('id', '=', id).compile())
+
+    test('what is written is seen at once by the next look, a thousand times', async () => {
+      const { database, insert, add } = await start()
+      expect(await balanceOf(database, 'a')).toEqual([])
+      await database.run(insert('a', 0))
+      for (let balance = 1; balance <= 1_000; balance++) {
+        await database.batch([add('a', 1)])
+        expect(await balanceOf(database, 'a')).toEqual([{ balance }])
+      }
+    })
+
+    test('of what is not kept nothing is ever seen', async () => {
+      const { database, insert, add } = await start()
+      await database.run(insert('a', 0))
+      const refused = Array.from({ length: 200 }, () => database.batch([add('a', 1), add('nobody', 1)]))
+      const seen = new Set<unknown>()
+      const over = new AbortController()
+      void Promise.allSettled(refused).then(() => over.abort())
+      while (!over.signal.aborted) {
+        for (const { balance } of await balanceOf(database, 'a')) seen.add(balance)
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+      expect([...seen]).toEqual([0])
+      expect((await Promise.all(refused)).every(({ applied }) => !applied)).toBe(true)
+    })
+
+    test('it gives values as they were written, and counts as an operation', async () => {
+      const { database, insert } = await start()
+      const bytes = new Uint8Array([0, 1, 255])
+      await database.run(insert('a', Number.MAX_SAFE_INTEGER, { note: 'naïve ✓', bytes }))
+      const before = database.counts.operations
+      const [row] = await database.lookUp(database.sql.selectFrom('accounts').selectAll().compile())
+      expect(row).toMatchObject({ id: 'a', balance: Number.MAX_SAFE_INTEGER, note: 'naïve ✓' })
+      expect(Buffer.from(row!.bytes!)).toEqual(Buffer.from(bytes))
+      expect(database.counts.operations).toBe(before + 1)
+    })
+
+    test('nothing is written by it', async () => {
+      const { database, insert, balances } = await start()
+      await expect(database.lookUp(insert('a', 1))).rejects.toThrow(/does not only read/)
+      await expect(database.lookUp(rawQuery(`delete from accounts`))).rejects.toThrow(/does not only read/)
+      expect(await balances()).toEqual({})
+    })
+
+    test('a column that a migration adds is there for a look that was made before', async () => {
+      const { database, insert } = await start()
+      await database.run(insert('a', 1))
+      const all = rawQuery('select * from accounts')
+      expect(await database.lookUp(all)).toHaveLength(1)
+      const more: Migration = { name: 'accounts-2', up: () => [`alter table accounts add column extra bigint`] }
+      await migrate(database.of(), { migrations: [...migrations, more], log: silentLogger })
+      // PostgreSQL prepares nothing here, SQLite prepares anew by itself.
+      expect(await database.lookUp(all)).toEqual([{ id: 'a', balance: 1, note: null, bytes: null, extra: null }])
+    })
+
+    test('a query that is wrong, and a number beyond 2^53, are refused as everywhere', async () => {
+      const { database } = await start()
+      await database.run(rawQuery(`insert into accounts (id, balance) values ('a', 9007199254740993)`))
+      await expect(balanceOf(database, 'a')).rejects.toThrow()
+      await expect(database.lookUp(rawQuery('select * from nowhere'))).rejects.toThrow(/nowhere/)
+    })
+
+    test('a closed database is not looked into', async () => {
+      const { database, insert } = await start()
+      await database.run(insert('a', 1))
+      expect(await balanceOf(database, 'a')).toEqual([{ balance: 1 }])
+      const closed = (database as Database).close()
+      await expect(balanceOf(database, 'a')).rejects.toMatchObject({ code: 'shutting_down' })
+      await closed
+      await expect(balanceOf(database, 'a')).rejects.toMatchObject({ code: 'shutting_down' })
+    })
+  })
+
   test('returning gives the rows that were written', async () => {
     const { database, add } = await start()
     const query = database.sql

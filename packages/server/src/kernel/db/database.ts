@@ -30,6 +30,11 @@ export interface Database<Schema = unknown> {
   readonly sql: Kysely<Schema>
   all<Row>(query: CompiledQuery<Row>): Promise<Row[]>
   first<Row>(query: CompiledQuery<Row>): Promise<Row | undefined>
+  /**
+   * For what every request waits for: a few rows, by an index. It sees all that was committed, whoever has heard of it, and not what is still on its way: `all` comes after whatever was asked
+   * for before it here, this does not. SQLite answers at once and on this thread, so that nothing else is served meanwhile: never for what may be many rows, or long.
+   */
+  lookUp<Row>(query: CompiledQuery<Row>): Promise<Row[]>
   run(query: CompiledQuery<unknown>): Promise<{ changed: number }>
   /** All steps or none. Concurrent batches share a commit but not their fate. */
   batch(steps: BatchStep[]): Promise<BatchResult>

@@ -6,7 +6,20 @@ import type { Database } from './database.ts'
 import { openDatabase } from './open.ts'
 
 const [mode, path, start, ballast] = process.argv.slice(2)
-const say = (line: string) => writeSync(1, `${line}\n`)
+const sleeper = new Int32Array(new SharedArrayBuffer(4))
+
+/** Waits where the test does not read fast enough, so that nothing but the test ends it. */
+function say(line: string): void {
+  const bytes = Buffer.from(`${line}\n`)
+  for (let at = 0; at < bytes.length;) {
+    try {
+      at += writeSync(1, bytes, at)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error
+      Atomics.wait(sleeper, 0, 0, 1)
+    }
+  }
+}
 
 const database = await openDatabase({
   path: path!,

@@ -6,10 +6,21 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { DatabaseSync } from 'node:sqlite'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { systemClock } from '../clock.ts'
+import { bundlePrograms } from '../testing-bundle.ts'
 
-const program = join(import.meta.dirname, 'durability.program.ts')
+// Bundled, since it is started for each kill.
+let bundle: string
+let program: string
+beforeAll(async () => {
+  bundle = await bundlePrograms({
+    program: join(import.meta.dirname, 'durability.program.ts'),
+    'db-worker': join(import.meta.dirname, 'sqlite-worker.ts'),
+  })
+  program = join(bundle, 'program.mjs')
+})
+afterAll(() => rmSync(bundle, { recursive: true }))
 
 let folder = ''
 beforeEach(() => {
@@ -80,6 +91,7 @@ describe('what was acknowledged', () => {
       await systemClock.sleep(next() * 120)
       writer.child.kill('SIGKILL')
       await writer.ended
+      expect(writer.child.signalCode).toBe('SIGKILL')
       for (const id of acknowledged(writer)) all.add(id)
       const { rows, twins } = stored(path)
       expect([...all].filter((id) => !rows.has(id))).toEqual([])

@@ -3,6 +3,7 @@ import type { Logger } from '../log.ts'
 import type { Database, Migration } from './database.ts'
 import { migrate } from './migrate.ts'
 import { openSqlite } from './sqlite.ts'
+import type { StartDatabaseWorker } from './sqlite.ts'
 
 export interface OpenDatabaseOptions {
   /** `postgres://…`; without it SQLite in `path`. */
@@ -13,13 +14,15 @@ export interface OpenDatabaseOptions {
   migrations: readonly Migration[]
   /** See `SqliteOptions.onLost`. */
   onLost?: (error: Error) => void
+  /** See `SqliteOptions.startWorker`. */
+  startWorker?: StartDatabaseWorker
 }
 
 /** Opens the database and brings its tables up to date. */
 export async function openDatabase<Schema = unknown>(options: OpenDatabaseOptions): Promise<Database<Schema>> {
-  const { url, path, log, migrations, onLost } = options
+  const { url, path, log, migrations, onLost, startWorker } = options
   if (url) return openPostgresLazily<Schema>(url, { migrations, log })
-  const database = await openSqlite({ path, log, onLost })
+  const database = await openSqlite({ path, log, onLost, startWorker })
   try {
     await migrate(database, { migrations, log })
     return database.of<Schema>()

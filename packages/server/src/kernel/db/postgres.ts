@@ -6,7 +6,7 @@ import type { Pool } from 'pg'
 import { DeltaError } from '../errors.ts'
 import { limits } from '../limits.ts'
 import type { Logger } from '../log.ts'
-import { queryBuilder, rawQuery, readsOnly, sqlValues } from './compile.ts'
+import { queryBuilder, rawQuery, readsOnly, refuseWriting, sqlValues } from './compile.ts'
 import type { BatchStep, Database, DatabaseCounts } from './database.ts'
 import { postgresError } from './postgres-failure.ts'
 import { createPostgresPrograms } from './postgres-programs.ts'
@@ -105,6 +105,10 @@ function postgresDatabase(pool: Pool): Database {
     },
     async first<Row>(query: CompiledQuery<Row>) {
       return (await database.all(query))[0]
+    },
+    async lookUp<Row>(query: CompiledQuery<Row>) {
+      refuseWriting(query)
+      return database.all(query)
     },
     async run(query) {
       const step = stepOf({ query })

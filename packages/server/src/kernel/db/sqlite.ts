@@ -1,13 +1,16 @@
+import type { EventEmitter } from 'node:events'
 import { mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Worker } from 'node:worker_threads'
+import type { WorkerOptions } from 'node:worker_threads'
 import type { CompiledQuery } from 'kysely'
 import { SqliteAdapter, SqliteIntrospector, SqliteQueryCompiler } from 'kysely'
 import { DeltaError } from '../errors.ts'
 import { limits } from '../limits.ts'
 import type { Logger } from '../log.ts'
-import { queryBuilder, rawQuery, readsOnly, sqlValues } from './compile.ts'
+import { queryBuilder, rawQuery, readsOnly, refuseWriting, sqlValues } from './compile.ts'
 import type { BatchResult, BatchStep, Database, DatabaseCounts } from './database.ts'
+import { openSqliteReader, type SqliteReader } from './sqlite-reader.ts'
 import type {
   LoadReport,
   ProgramRequest,
@@ -25,6 +28,15 @@ export interface SqliteOptions {
   log: Logger
   /** The connection is gone for good, though the file may be well: only a new process helps. */
   onLost?: ((error: Error) => void) | undefined
+  /** @default a thread of its own */
+  startWorker?: StartDatabaseWorker | undefined
+}
+
+/** Starts what holds the connection: it speaks as a `Worker` does whose module is `sqlite-worker.ts`. */
+export type StartDatabaseWorker = (settings: WorkerSettings) => DatabaseWorker
+
+export interface DatabaseWorker extends EventEmitter {
+  postMessage(message: WorkerMessage): void
 }
 
 interface Waiting {
@@ -35,17 +47,32 @@ interface Waiting {
 // Beside this source file in development, beside the bundle in a release.
 const workerUrl = new URL(import.meta.url.endsWith('.ts') ? './sqlite-worker.ts' : './db-worker.mjs', import.meta.url)
 
-export async function openSqlite({ path, log, onLost }: SqliteOptions): Promise<Database> {
+export const databaseWorkerOptions = {
+  resourceLimits: { maxOldGenerationSizeMb: limits.databaseWorkerHeapMb, maxYoungGenerationSizeMb: 4 },
+  // The environment holds secrets the connection does not need.
+  env: {},
+} satisfies WorkerOptions
+
+export async function openSqlite({
+  path,
+  log,
+  onLost,
+  startWorker = startOwnWorker,
+}: SqliteOptions): Promise<Database> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  const worker = new Worker(workerUrl, {
-    workerData: workerSettings(path),
-    resourceLimits: { maxOldGenerationSizeMb: limits.databaseWorkerHeapMb, maxYoungGenerationSizeMb: 4 },
-    // The environment holds secrets the connection does not need.
-    env: {},
-  })
+  const worker = startWorker(workerSettings(path))
   await started(worker, path)
   const door = openDoor(worker, { log, onLost })
-  return sqliteDatabase(door)
+  try {
+    return sqliteDatabase(door, openSqliteReader(path))
+  } catch (cause) {
+    await door.close()
+    throw notOpened(path, cause as Error)
+  }
+}
+
+function startOwnWorker(settings: WorkerSettings): DatabaseWorker {
+  return new Worker(workerUrl, { ...databaseWorkerOptions, workerData: settings })
 }
 
 function workerSettings(path: string): WorkerSettings {
@@ -59,10 +86,9 @@ function workerSettings(path: string): WorkerSettings {
   }
 }
 
-function started(worker: Worker, path: string): Promise<void> {
+function started(worker: DatabaseWorker, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    const fail = (cause: Error) =>
-      reject(new DeltaError('database_failed', `The database ${path} can not be opened`, { cause: cause.message }))
+    const fail = (cause: Error) => reject(notOpened(path, cause))
     worker.once('error', fail)
     worker.once('message', () => {
       worker.off('error', fail)
@@ -71,17 +97,23 @@ function started(worker: Worker, path: string): Promise<void> {
   })
 }
 
+function notOpened(path: string, { message }: Error): DeltaError {
+  return new DeltaError('database_failed', `The database ${path} can not be opened`, { cause: message })
+}
+
 type Asked = Omit<StepsRequest, 'id'> | Omit<ProgramRequest, 'id'>
 
 interface Door {
   counts: DatabaseCounts
+  /** Why nothing is asked any more. */
+  refusal(): DeltaError | undefined
   ask<Answer>(asked: Asked): Promise<Answer>
   load(program: string): Promise<void>
   close(): Promise<void>
 }
 
 /** Numbers the requests, bounds how many wait, and gives every answer to the one who asked. */
-function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | 'onLost'>): Door {
+function openDoor(worker: DatabaseWorker, { log, onLost }: Pick<SqliteOptions, 'log' | 'onLost'>): Door {
   const waiting = new Map<number, Waiting>()
   const loading = new Map<string, { loaded: Promise<void>; settle(report: LoadReport): void }>()
   const counts = { operations: 0, commits: 0, waiting: 0 }
@@ -122,10 +154,13 @@ function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | '
     outbox = []
     if (requests.length > 0) post(requests)
   }
+  const refusal = () => ended ?? (closing ? new DeltaError('shutting_down', 'The database is closing') : undefined)
   return {
     counts,
+    refusal,
     ask(asked) {
-      if (ended || closing) return Promise.reject(ended ?? new DeltaError('shutting_down', 'The database is closing'))
+      const refused = refusal()
+      if (refused) return Promise.reject(refused)
       if (waiting.size >= limits.databaseQueued) return Promise.reject(tooBusy())
       const id = nextId++
       counts.operations += 1
@@ -136,7 +171,8 @@ function openDoor(worker: Worker, { log, onLost }: Pick<SqliteOptions, 'log' | '
       })
     },
     load(program) {
-      if (ended || closing) return Promise.reject(ended ?? new DeltaError('shutting_down', 'The database is closing'))
+      const refused = refusal()
+      if (refused) return Promise.reject(refused)
       const known = loading.get(program)
       if (known) return known.loaded
       const { promise, resolve, reject } = Promise.withResolvers<void>()
@@ -170,7 +206,7 @@ function errorOf({ code, message, context }: WorkerFailure, log: Logger): Error 
   return new DeltaError(code, message, context ? { context } : {})
 }
 
-function sqliteDatabase(door: Door): Database {
+function sqliteDatabase(door: Door, reader: SqliteReader): Database {
   const database: Database = {
     kind: 'sqlite',
     sql: queryBuilder({
@@ -188,6 +224,20 @@ function sqliteDatabase(door: Door): Database {
     },
     async first<Row>(query: CompiledQuery<Row>) {
       return (await database.all(query))[0]
+    },
+    async lookUp<Row>(query: CompiledQuery<Row>) {
+      refuseWriting(query)
+      const refused = door.refusal()
+      if (refused) throw refused
+      const step = stepOf({ query })
+      try {
+        const rows = reader.rows(step) as Row[]
+        door.counts.operations += 1
+        return rows
+      } catch {
+        // Locked for a moment, or the disk fails: the worker may wait, and tells what is wrong.
+        return database.all(query)
+      }
     },
     async run(query) {
       const { changed } = await door.ask<BatchResult>({ kind: 'batch', steps: [stepOf({ query })] })
@@ -212,7 +262,11 @@ function sqliteDatabase(door: Door): Database {
       await database.all(rawQuery('select 1 as one'))
     },
     otherServers: () => Promise.resolve(0),
-    close: door.close,
+    close() {
+      // Before the worker's connection: the last one to go leaves no write-ahead log behind, and this one could not write it into the file.
+      reader.close()
+      return door.close()
+    },
   }
   return database
 }

@@ -7,7 +7,7 @@ import { newId } from '../ids.ts'
 import { silentLogger } from '../log.ts'
 import type { Logger } from '../log.ts'
 import type { Database, Migration } from './database.ts'
-import { openDatabase } from './open.ts'
+import { openInSharedThread } from './testing-threads.ts'
 
 /** Starts several servers at once on one empty database. */
 export type OpenTestServers = (
@@ -71,7 +71,7 @@ function testOn(
     }
     const openServers: OpenTestServers = async (count, options) => {
       const place = await newPlace()
-      const opening = Array.from({ length: count }, () => openDatabase({ ...place, ...options }))
+      const opening = Array.from({ length: count }, () => openInSharedThread({ ...place, ...options }))
       const opened = await Promise.allSettled(opening)
       databases.push(...opened.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : [])))
       // Of those that failed only one can be told; the others are closed by then.

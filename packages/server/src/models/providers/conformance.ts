@@ -425,7 +425,7 @@ export function testProvider(name: string, options: ProviderConformanceOptions):
         expect(whole).toMatchObject({ reported: counts, ended: true })
         for (let at = 0; at <= all.length; at++) expect(read(all.subarray(0, at), all.subarray(at))).toEqual(whole)
         expect(read(...[...all].map((byte) => Buffer.of(byte)))).toEqual(whole)
-        expect(read(Buffer.from(all.toString().replaceAll(/\r?\n/g, '\r')))).toMatchObject({
+        expect(read(Buffer.from(`${all.toString().replaceAll(/\r?\n/g, '\r')}\r`))).toMatchObject({
           reported: counts,
           ended: true,
         })
@@ -474,43 +474,81 @@ export function testProvider(name: string, options: ProviderConformanceOptions):
     })
 
     describe('a connection that ends too early', () => {
+      const counts = { ...noUsage, input: 30, output: 12 }
+      const short = {
+        parts: [
+          { type: 'text', text: 'Hi ü.' },
+          { type: 'tool_call', tool: 'read_file', input: {} },
+        ] satisfies PeerPart[],
+        usage: counts,
+      }
+      const named = (parts: ReplyPart[]) => {
+        return parts.map((part) => (part.type === 'tool_call' ? { ...part, callId: '' } : part))
+      }
+
+      async function shortAnswer(): Promise<{ bytes: Buffer; parts: ReplyPart[] }> {
+        const { fetch: reading, bytes } = readingFetch()
+        peer.script(short)
+        const { parts } = await ask({}, { fetch: reading })
+        return { bytes: bytes(), parts: named(parts) }
+      }
+
+      /** Whether it failed, as it has to wherever not all had been said. */
+      async function failsWhen(asked: Promise<Asked>, reader: UsageReader, parts: ReplyPart[]): Promise<boolean> {
+        const outcome = await asked.catch((error: unknown) => error)
+        const { output = 0, input } = reader.reported()
+        if (outcome instanceof ProviderFailure) {
+          if (outcome.kind !== 'unavailable' || output > counts.output) return expect.unreachable(String(outcome))
+          if (input !== undefined) expect(input).toBe(counts.input)
+          return true
+        }
+        // Nothing but the end of a line was missing.
+        expect(reader.ended()).toBe(true)
+        expect(named((outcome as Asked).parts)).toEqual(parts)
+        return false
+      }
+
+      const cutAnswer = (bytes: Buffer, at: number, how: 'ends' | 'breaks', reader: UsageReader) => {
+        let isSent = false
+        return new ReadableStream<Uint8Array>({
+          pull(controller) {
+            if (isSent || at === 0)
+              return how === 'ends' ? controller.close() : controller.error(new TypeError('terminated'))
+            isSent = true
+            reader.push(bytes.subarray(0, at))
+            controller.enqueue(Uint8Array.from(bytes.subarray(0, at)))
+          },
+        })
+      }
+
       test(
         'at any byte is a failure that may be tried again, and the usage is as far as it came',
         { timeout: 120_000 },
         async () => {
-          const counts = { ...noUsage, input: 30, output: 12 }
-          const reply = {
-            parts: [
-              { type: 'text', text: 'Hi ü.' },
-              { type: 'tool_call', tool: 'read_file', input: {} },
-            ] satisfies PeerPart[],
-            usage: counts,
-          }
-          const whole = readingFetch()
-          peer.script(reply)
-          const expected = await ask({}, { fetch: whole.fetch })
-          const size = whole.bytes().length
-          const complete = (parts: ReplyPart[]) =>
-            parts.map((part) => (part.type === 'tool_call' ? { ...part, callId: '' } : part))
+          const { bytes, parts } = await shortAnswer()
           let failures = 0
-          for (let cutAtByte = 0; cutAtByte < size; cutAtByte++) {
-            const { fetch: reading, reader } = readingFetch()
-            peer.script({ ...reply, cutAtByte })
-            const outcome = await ask({}, { fetch: reading }).catch((error: unknown) => error)
-            if (outcome instanceof ProviderFailure) {
-              failures++
-              expect(outcome).toMatchObject({ kind: 'unavailable' })
-              expect(reader.reported().output ?? 0).toBeLessThanOrEqual(12)
-              expect([undefined, 30]).toContain(reader.reported().input)
-            } else {
-              // All had been said, and nothing but the end of a line was missing.
-              expect(reader.ended()).toBe(true)
-              expect(complete((outcome as Asked).parts)).toEqual(complete(expected.parts))
-            }
+          for (let at = 0; at < bytes.length; at++) {
+            const reader = provider.wire.usageReader()
+            const body = cutAnswer(bytes, at, at % 2 === 0 ? 'ends' : 'breaks', reader)
+            const answer = () => Promise.resolve(new Response(body))
+            if (await failsWhen(ask({}, { fetch: answer }), reader, parts)) failures++
           }
-          expect(failures).toBeGreaterThanOrEqual(size - 4)
+          expect(failures).toBeGreaterThanOrEqual(bytes.length - 4)
         },
       )
+
+      test('over a real connection, too', { timeout: 120_000 }, async () => {
+        const { bytes, parts } = await shortAnswer()
+        const lineEnds = [...bytes.keys()].filter((at) => at === 0 || bytes[at - 1] === 0x0a)
+        const cuts = long ? [...bytes.keys()] : lineEnds
+        let failures = 0
+        for (const cutAtByte of cuts) {
+          const { fetch: reading, reader } = readingFetch()
+          peer.script({ ...short, cutAtByte })
+          if (await failsWhen(ask({}, { fetch: reading }), reader, parts)) failures++
+        }
+        expect(failures).toBeGreaterThanOrEqual(cuts.length - 4)
+      })
 
       test('what is cut up differently is the same', async () => {
         for (const chunkBytes of [1, 7, 64]) {
@@ -750,7 +788,7 @@ export function testProvider(name: string, options: ProviderConformanceOptions):
             expect(bound).toBeGreaterThanOrEqual(options.countInput(body, countTokens))
             images.clear()
           }),
-          { numRuns: long ? 35_000 : 1_700 },
+          { numRuns: long ? 35_000 : 600 },
         )
       })
     })
@@ -799,7 +837,7 @@ function callOf(images: Map<string, Buffer>) {
     })
     .map(({ width, height, isJpeg }) => {
       const digest = `sha256:${images.size}-${width}-${height}`
-      images.set(digest, isJpeg ? jpegOf(width, height, height * 20) : pngOf(width, height))
+      images.set(digest, isJpeg ? jpegOf(width, height, height % 50 === 0 ? 100_000 : 0) : pngOf(width, height))
       return {
         type: 'image' as const,
         digest,

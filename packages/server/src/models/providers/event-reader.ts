@@ -22,7 +22,7 @@ export function readEvents(onData: (data: string) => void): EventReader {
   let data: string[] = []
   let dataBytes = 0
   let isTooLarge = false
-  let wasReturn = false
+  let hasReturn = false
 
   function endLine(): void {
     const text = isTooLarge ? '' : Buffer.concat(line).toString()
@@ -61,17 +61,17 @@ export function readEvents(onData: (data: string) => void): EventReader {
       let from = 0
       for (let at = 0; at < view.length; at++) {
         const byte = view[at]
-        if (byte !== 0x0a && byte !== 0x0d) {
-          wasReturn = false
-          continue
-        }
-        // The second half of a `\r\n`, which may have been cut in two.
-        if (!(byte === 0x0a && wasReturn)) {
-          add(view.subarray(from, at))
+        if (hasReturn) {
+          // Whether a return ends the line alone is known with what follows, which may come later.
+          hasReturn = false
           endLine()
+          if (byte === 0x0a) from = at + 1
         }
-        wasReturn = byte === 0x0d
+        if (byte !== 0x0d && (byte !== 0x0a || from > at)) continue
+        add(view.subarray(from, at))
         from = at + 1
+        if (byte === 0x0d) hasReturn = true
+        else endLine()
       }
       add(view.subarray(from))
     },

@@ -18,11 +18,13 @@ export interface Exchange {
 
 export interface ExchangeOptions extends StreamOptions {
   reader: UsageReader
+  /** With the key. */
+  header: Record<string, string>
   /** The body that leaves, made of the one that the package wrote. @default as it is */
   rewrite?: ((body: Record<string, unknown>) => Record<string, unknown>) | undefined
 }
 
-export function createExchange({ fetch, endpoint, reader, rewrite }: ExchangeOptions): Exchange {
+export function createExchange({ fetch, endpoint, reader, header, rewrite }: ExchangeOptions): Exchange {
   let isAsked = false
   let isAskedAgain = false
   let rejection: { cause: unknown } | undefined
@@ -34,8 +36,9 @@ export function createExchange({ fetch, endpoint, reader, rewrite }: ExchangeOpt
     }
     isAsked = true
     const body = rewrite && typeof init.body === 'string' ? JSON.stringify(rewrite(JSON.parse(init.body))) : init.body
+    const headers = { ...(init.headers as Record<string, string>), ...header }
     // A redirect would take the key along to wherever it leads.
-    const response = await fetch(url, { ...init, ...(body === undefined ? {} : { body }), redirect: 'manual' })
+    const response = await fetch(url, { ...init, headers, ...(body === undefined ? {} : { body }), redirect: 'manual' })
     if (!response.ok) throw await failureOf(response, endpoint.apiKey)
     if (!response.body) throw new ProviderFailure('unavailable', 'The answer has no body.', { status: response.status })
     return new Response(readAlong(response.body, reader), { status: response.status, headers: response.headers })

@@ -9,7 +9,6 @@ import type {
 import type { Bound, ReplyPart, TextPart, ThinkingPart } from '../conversation.ts'
 import {
   ProviderFailure,
-  type Endpoint,
   type Provider,
   type ProviderEvent,
   type ProviderRequest,
@@ -26,8 +25,13 @@ import { isRecord, textOf } from './reading.ts'
 /** What one provider adds to what all have in common. */
 export interface Speaker {
   style(request: ProviderRequest): PromptStyle
-  /** Its package is loaded here, so that a server that never asks this provider does not hold it in memory. */
-  open(model: string, endpoint: Endpoint, fetch: typeof globalThis.fetch): Promise<LanguageModelV4>
+  /**
+   * Its package is loaded here, so that a server that never asks this provider does not hold it in memory. It is asked once for each model and address, since some packages take long to make
+   * one, and never sees a key: that is set where the request leaves.
+   */
+  open(model: string, baseUrl: string, fetch: typeof globalThis.fetch): Promise<LanguageModelV4>
+  /** The header that lets a request in. Undefined where there is no key, and one is needed. */
+  header(apiKey: string | undefined): Record<string, string> | undefined
   /** What else the package is told, after the conversation. */
   callOptions(request: ProviderRequest, options: LanguageModelV4CallOptions): LanguageModelV4CallOptions
   /** The body that leaves, made of the one that the package wrote. @default as it is */
@@ -40,25 +44,56 @@ export interface Speaker {
 /** A name goes into a path: it may not lead elsewhere. */
 const modelName = /^(?!.*\.\.)[\w][\w.:@/+-]{0,199}$/
 
+/** A few models are used at a time; a great many addresses would be a mistake. */
+const modelsKept = 64
+
+/** What packages are given as a key. */
+export const noKey = 'set-where-it-leaves'
+
 export function createProvider(name: Provider['name'], speaker: Speaker): Provider {
+  /** What each call brings along, by the one thing of it that a package hands on to `fetch`. */
+  const exchanges = new WeakMap<AbortSignal, Exchange>()
+  const models = new Map<string, Promise<LanguageModelV4>>()
+
+  const dispatch: typeof globalThis.fetch = (url, init) => {
+    const exchange = init?.signal ? exchanges.get(init.signal) : undefined
+    if (!exchange) throw new Error('The package asked outside of a call.')
+    return exchange.fetch(url, init)
+  }
+
+  function open(model: string, baseUrl: string): Promise<LanguageModelV4> {
+    const key = `${model} ${baseUrl}`
+    const opened = models.get(key) ?? speaker.open(model, baseUrl, dispatch)
+    // The one that was used last is the last to go.
+    models.delete(key)
+    models.set(key, opened)
+    opened.catch(() => models.delete(key))
+    for (const oldest of models.keys()) {
+      if (models.size <= modelsKept) break
+      models.delete(oldest)
+    }
+    return opened
+  }
+
   async function* stream(request: ProviderRequest, options: StreamOptions): AsyncGenerator<ProviderEvent> {
     const { endpoint, signal } = options
     signal.throwIfAborted()
-    if (!modelName.test(request.model))
+    if (!modelName.test(request.model)) {
       throw new ProviderFailure('request', 'That is no name of a model.', { status: 404 })
+    }
+    const header = speaker.header(endpoint.apiKey)
+    if (!header) throw new ProviderFailure('key', `There is no key for ${name}.`)
     const style = speaker.style(request)
     const prompt = await promptOf(request, style)
     const tools = request.tools.length > 0 ? { tools: toolsOf(request.tools) } : {}
-    const call = speaker.callOptions(request, {
-      prompt,
-      ...tools,
-      maxOutputTokens: request.maxOutputTokens,
-      abortSignal: signal,
-    })
+    const abortSignal = AbortSignal.any([signal])
+    const { maxOutputTokens } = request
+    const call = speaker.callOptions(request, { prompt, ...tools, maxOutputTokens, abortSignal })
     const reader = speaker.wire.usageReader()
-    const exchange = createExchange({ ...options, reader, rewrite: speaker.rewrite?.(request) })
+    const exchange = createExchange({ ...options, reader, header, rewrite: speaker.rewrite?.(request) })
+    exchanges.set(abortSignal, exchange)
     try {
-      const model = await speaker.open(request.model, endpoint, exchange.fetch)
+      const model = await open(request.model, endpoint.baseUrl)
       const { stream: parts } = await model.doStream(call)
       yield* eventsOf(parts, { request, speaker, name, style, reader, exchange, apiKey: endpoint.apiKey })
     } catch (error) {
@@ -94,6 +129,7 @@ async function* eventsOf(
   )
   let hasCalls = false
   let finish: LanguageModelV4FinishReason | undefined
+  let model: string | undefined
 
   const metadataOf = (from: SharedV4ProviderMetadata | undefined) => from?.[style.optionsKey] ?? {}
   const boundOf = (of: ReplyPart['type'], metadata: Record<string, unknown>): { bound?: Bound } => {
@@ -108,7 +144,7 @@ async function* eventsOf(
     return part.text === '' && !part.bound ? [] : [{ type: 'part', part }]
   }
 
-  for await (const piece of parts) {
+  for await (const piece of untilAskedAgain(parts, reading.exchange)) {
     switch (piece.type) {
       case 'text-start':
       case 'reasoning-start': {
@@ -142,6 +178,9 @@ async function* eventsOf(
         yield { type: 'part', part: { type: 'tool_call', callId, tool: piece.toolName, input: piece.input, ...bound } }
         break
       }
+      case 'response-metadata':
+        model ??= piece.modelId
+        break
       case 'finish':
         finish = piece.finishReason
         break
@@ -150,9 +189,40 @@ async function* eventsOf(
         break
     }
   }
-  if (!reading.reader.ended()) throw new ProviderFailure('unavailable', 'The answer broke off before its end.')
+  // The package may not have read an end that stood in the bytes: what came with it would be missing.
+  if (!reading.reader.ended() || !finish || finish.unified === 'interrupted') {
+    throw new ProviderFailure('unavailable', 'The answer broke off before its end.')
+  }
   for (const id of open.keys()) yield* closed(id)
-  yield { type: 'end', stop: stopOf(finish, hasCalls), raw: finish?.raw ?? '' }
+  yield { type: 'end', stop: stopOf(finish, hasCalls), raw: finish.raw ?? '', ...(model !== undefined && { model }) }
+}
+
+/** Gemini ends a long reply in its middle, and its package asks for the rest by itself. A call is one request, so there it is cut. */
+async function* untilAskedAgain(
+  parts: ReadableStream<LanguageModelV4StreamPart>,
+  exchange: Exchange,
+): AsyncGenerator<LanguageModelV4StreamPart> {
+  try {
+    for await (const piece of parts) {
+      if (piece.type === 'error' && exchange.isAskedAgain()) return yield continued
+      yield piece
+    }
+  } catch (error) {
+    if (!exchange.isAskedAgain()) throw error
+    yield continued
+  }
+}
+
+/** Usage is read from the wire. */
+const noCounts = {
+  inputTokens: { total: undefined, noCache: undefined, cacheRead: undefined, cacheWrite: undefined },
+  outputTokens: { total: undefined, text: undefined, reasoning: undefined },
+}
+
+const continued: LanguageModelV4StreamPart = {
+  type: 'finish',
+  finishReason: { unified: 'length', raw: 'CONTINUATION' },
+  usage: noCounts,
 }
 
 function stopOf(finish: LanguageModelV4FinishReason | undefined, hasCalls: boolean): Stop {

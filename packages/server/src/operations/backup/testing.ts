@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { systemClock } from '../../kernel/clock.ts'
 import type { Database } from '../../kernel/db/database.ts'
-import { openDatabase } from '../../kernel/db/open.ts'
+import { openInSharedThread } from '../../kernel/db/testing-threads.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { allMigrations } from '../../migrations.ts'
 import { createBlobStore } from '../../storage/blob-store.ts'
@@ -53,7 +53,7 @@ export async function openTestPlatform(options: TestPlatformOptions = {}): Promi
   async function start(): Promise<void> {
     await (platform.database as Database | undefined)?.close()
     await finishSwap({ folder, path: place.path, log })
-    const database = await openDatabase({ ...place, migrations: allMigrations, log })
+    const database = await openInSharedThread({ ...place, migrations: allMigrations, log })
     platform.database = database
     await finishRestore({
       folder,

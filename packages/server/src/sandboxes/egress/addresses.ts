@@ -14,7 +14,8 @@ export interface Cidr extends Address {
 export function parseAddress(text: string): Address | undefined {
   const bare = text.startsWith('[') && text.endsWith(']') ? text.slice(1, -1) : text
   if (isIPv4(bare)) return bare === text ? { address: bare, family: 4 } : undefined
-  if (!isIPv6(bare) || bare.includes('%')) return undefined
+  // Asked of a name, Node's own test for IPv6 tries long; each connection asks it of one.
+  if (!bare.includes(':') || !isIPv6(bare) || bare.includes('%')) return undefined
   const { address } = new SocketAddress({ address: bare, family: 'ipv6' })
   const mapped = /^::ffff:([0-9.]+)$/.exec(address)
   return mapped ? { address: mapped[1]!, family: 4 } : { address, family: 6 }

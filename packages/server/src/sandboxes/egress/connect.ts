@@ -1,6 +1,6 @@
 import { connect } from 'node:net'
 import type { Socket } from 'node:net'
-import { connectInPlace } from '../../kernel/in-place.ts'
+import { socketInPlace } from '../../kernel/in-place.ts'
 import type { Address } from './addresses.ts'
 
 /** A further address is tried when the one before has not answered for this long (RFC 8305 has 250 ms). */
@@ -10,8 +10,21 @@ const mostTried = 6
 /** Begins to connect; tells of the rest by events, and of what it reads to `readInPlace`. */
 export type ConnectSocket = (address: Address, port: number) => Socket
 
-export const connectSocket: ConnectSocket = ({ address, family }, port) =>
-  connectInPlace({ host: address, port, family, noDelay: true, keepAlive: true, allowHalfOpen: true })
+/** For the next connection, made when one has ended: a program waits for each, and making one is a good part of what the server adds to it. */
+let spare: Socket | undefined
+
+export const connectSocket: ConnectSocket = ({ address, family }, port) => {
+  const socket = spare ?? socketInPlace({ allowHalfOpen: true })
+  spare = undefined
+  // When the program has heard that it is connected: its first bytes are sent at once in any case.
+  socket.once('connect', () =>
+    setImmediate(() => {
+      if (!socket.destroyed) socket.setNoDelay(true).setKeepAlive(true)
+    }),
+  )
+  socket.once('close', () => (spare ??= socketInPlace({ allowHalfOpen: true })))
+  return socket.connect({ host: address, port, family })
+}
 
 /** For readers of the server's own, who read it as any socket. */
 export const connectPlainly: ConnectSocket = ({ address, family }, port) =>

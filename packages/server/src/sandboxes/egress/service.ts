@@ -140,7 +140,8 @@ export function createEgress(deps: EgressDeps): Egress {
 
   function take(owner: EgressOwner, request: EgressRequest): void {
     const box = boxOf(owner.sandboxId)
-    const target = { host: hostOf(request.host) ?? request.host, port: request.port }
+    const host = hostOf(request.host)
+    const target = { host: host ?? request.host, port: request.port }
     const connection: Connection = {
       owner,
       target,
@@ -154,7 +155,8 @@ export function createEgress(deps: EgressDeps): Egress {
       giveUp: () => {},
       cutFor: undefined,
     }
-    const refusal = limitRefusal(box, target) ?? policyRefusalOf(connection)
+    const isTarget = host !== undefined && target.port !== 0
+    const refusal = limitRefusal(box, target) ?? (isTarget ? policyRefusalOf(connection) : noTarget(target))
     if (refusal) return refuse(box, connection, refusal)
     enlist(box, connection)
     carry(box, connection)
@@ -364,11 +366,13 @@ const endings: Record<BridgeEnd, string> = {
   cut: 'cut',
 }
 
+function noTarget(target: Target): OutwardError {
+  const message = oneLine(`${shownTarget(target)} is no host and port to connect to`)
+  return new OutwardError('refused', 'invalid_host', 'not_found', message)
+}
+
+/** Of a target whose host is in its one form. */
 function policyRefusalOf({ owner, target }: Connection): OutwardError | undefined {
-  if (hostOf(target.host) === undefined || target.port === 0) {
-    const message = oneLine(`${shownTarget(target)} is no host and port to connect to`)
-    return new OutwardError('refused', 'invalid_host', 'not_found', message)
-  }
   const policy = owner.policy()
   const decision = mayConnect(policy, target)
   if (decision.allowed) return undefined

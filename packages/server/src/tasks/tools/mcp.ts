@@ -109,6 +109,7 @@ function createPeer(server: McpServer, { connect, ca }: McpDeps) {
   const { host } = targetOf(url)
   const secrets = Object.values(server.headers ?? {}).filter((value) => value.length >= 6)
   let opening: Promise<Client> | undefined
+  let tooLong = false
 
   async function open(signal: AbortSignal): Promise<Client> {
     // Loaded by whoever uses such servers, and by nobody else.
@@ -118,7 +119,12 @@ function createPeer(server: McpServer, { connect, ca }: McpDeps) {
     ])
     const client = new McpClient({ name: 'delta', version: '0.1.0' }, { jsonSchemaValidator: anyAnswer })
     const transport = new StreamableHTTPClientTransport(url, {
-      fetch: boundedFetch(fetchBy(connect, { ca })),
+      fetch: boundedFetch(fetchBy(connect, { ca }), () => {
+        tooLong = true
+        // The library would wait for the rest.
+        void client.close().catch(() => undefined)
+      }),
+      reconnectionOptions: noReconnection,
       ...(server.headers && { requestInit: { headers: server.headers } }),
     })
     await client.connect(transport as Transport, { signal, timeout: mcpLimits.connectMs })
@@ -163,12 +169,13 @@ function createPeer(server: McpServer, { connect, ca }: McpDeps) {
     },
     async call(name: string, input: Record<string, unknown>, { caller, signal }: ToolContext): Promise<Called> {
       const client = await session(caller, signal)
+      tooLong = false
       try {
         return await client.callTool({ name, arguments: input }, undefined, { signal, timeout: mcpLimits.callMs })
       } catch (error) {
         // A server that was started again knows no old session.
         if (!signal.aborted) await close()
-        throw error
+        throw tooLong ? new McpRefusal(`its answer is longer than ${shownCount(mcpLimits.answerBytes)} bytes`) : error
       }
     },
     /** What it said, for a model and a person: bounded, one line, and without what was sent to it in confidence. */
@@ -197,8 +204,16 @@ const anyAnswer: jsonSchemaValidator = {
   },
 }
 
+/** Nothing is held open that could be taken up again. */
+const noReconnection = {
+  maxRetries: 0,
+  initialReconnectionDelay: 1_000,
+  maxReconnectionDelay: 1_000,
+  reconnectionDelayGrowFactor: 1,
+}
+
 /** Answers of at most so many bytes; and no stream that is held open while nothing is asked. */
-function boundedFetch(own: typeof globalThis.fetch): typeof globalThis.fetch {
+function boundedFetch(own: typeof globalThis.fetch, onTooLong: () => void): typeof globalThis.fetch {
   return async (url, init) => {
     if ((init?.method ?? 'GET') === 'GET') return new Response(null, { status: 405 })
     const answer = await own(url, init)
@@ -208,8 +223,9 @@ function boundedFetch(own: typeof globalThis.fetch): typeof globalThis.fetch {
       new TransformStream<Uint8Array, Uint8Array>({
         transform(chunk, controller) {
           length += chunk.length
-          if (length <= mcpLimits.answerBytes) controller.enqueue(chunk)
-          else controller.error(new McpRefusal(`its answer is longer than ${shownCount(mcpLimits.answerBytes)} bytes`))
+          if (length <= mcpLimits.answerBytes) return controller.enqueue(chunk)
+          controller.error(new McpRefusal('its answer is too long'))
+          onTooLong()
         },
       }),
     )

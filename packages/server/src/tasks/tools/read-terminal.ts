@@ -98,6 +98,7 @@ async function readUntil(
     clock.after(waitsMs + readMs, leave),
   ]
   signal.addEventListener('abort', leave, { once: true })
+  if (signal.aborted) leave()
   try {
     for (;;) {
       if (isDue && position >= known.bytes) return { position, exit: undefined }

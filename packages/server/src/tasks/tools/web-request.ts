@@ -30,11 +30,9 @@ export interface WebAnswer {
   body: IncomingMessage
 }
 
-/** Neither side may be silent for longer. */
-const idleMs = 60_000
 const headerBytes = 32 * 1024
 
-/** One request on a connection of its own: what a redirect leads to is judged like everything else. */
+/** One request on a connection of its own: what a redirect leads to is judged like everything else. How long it may last says the signal, also of the body. */
 export async function requestOnce(connect: Connect, wish: WebRequest): Promise<WebAnswer> {
   const { url, signal } = wish
   const { host, port, isTls } = targetOf(url)
@@ -59,7 +57,6 @@ function secured(socket: Duplex, { host, ca, signal }: WebRequest & { host: stri
     const secure = tlsConnect({ socket, host, servername, ALPNProtocols: ['http/1.1'], ...(ca && { ca }) })
     const onAbort = (): void => void secure.destroy(signal.reason as Error)
     signal.addEventListener('abort', onAbort, { once: true })
-    secure.setTimeout(idleMs, () => secure.destroy(new WebError('no answer in time')))
     secure.once('secureConnect', () => {
       signal.removeEventListener('abort', onAbort)
       resolve(secure)
@@ -88,8 +85,9 @@ function exchange(socket: Duplex, { url, method, headers, body, signal }: WebReq
       maxHeaderSize: headerBytes,
       signal,
     })
-    request.setTimeout(idleMs, () => request.destroy(new WebError('no answer in time')))
     request.on('error', reject)
+    // It comes paused, with what was read of it put back; from here on somebody listens.
+    request.once('socket', () => socket.resume())
     request.once('response', (answer) => {
       // Whoever gave up reading has closed it; the error is then nobody's.
       answer.on('error', () => {})

@@ -1,8 +1,8 @@
 import type { LanguageModelV4CallOptions, LanguageModelV4Prompt } from '@ai-sdk/provider'
-import { ProviderFailure, type ProviderRequest, type ThinkingLevel } from '../../provider.ts'
+import type { ProviderRequest, ThinkingLevel } from '../../provider.ts'
 import type { PromptStyle } from '../prompt.ts'
 import { isRecord, recordsIn } from '../reading.ts'
-import { createProvider } from '../stream.ts'
+import { createProvider, noKey } from '../stream.ts'
 import { anthropicWire } from './wire.ts'
 
 const style: PromptStyle = {
@@ -20,12 +20,11 @@ const mark = { anthropic: { cacheControl: { type: 'ephemeral' } } }
 
 export const anthropic = createProvider('anthropic', {
   style: () => style,
-  async open(model, { apiKey, baseUrl }, fetch) {
-    // Without one the package would look for it in the environment.
-    if (!apiKey) throw new ProviderFailure('key', 'There is no key for Anthropic.')
+  async open(model, baseUrl, fetch) {
     const { createAnthropic } = await import('@ai-sdk/anthropic')
-    return createAnthropic({ apiKey, baseURL: baseUrl, fetch }).languageModel(model)
+    return createAnthropic({ apiKey: noKey, baseURL: baseUrl, fetch }).languageModel(model)
   },
+  header: (apiKey) => (apiKey ? { 'x-api-key': apiKey } : undefined),
   callOptions: (request, options) => ({
     ...options,
     ...marked(options),

@@ -1,6 +1,5 @@
-import { ProviderFailure } from '../../provider.ts'
 import type { PromptStyle } from '../prompt.ts'
-import { createProvider } from '../stream.ts'
+import { createProvider, noKey } from '../stream.ts'
 import { googleWire } from './wire.ts'
 
 const style: PromptStyle = {
@@ -19,12 +18,11 @@ const withoutThinking = /^(gemini-(1|2\.0)|gemma|learnlm)/
 
 export const google = createProvider('google', {
   style: ({ model }) => ({ ...style, takesImagesInResults: takesImagesInResults.test(model) }),
-  async open(model, { apiKey, baseUrl }, fetch) {
-    // Without one the package would look for it in the environment.
-    if (!apiKey) throw new ProviderFailure('key', 'There is no key for Google.')
+  async open(model, baseUrl, fetch) {
     const { createGoogle } = await import('@ai-sdk/google')
-    return createGoogle({ apiKey, baseURL: baseUrl, fetch }).languageModel(model)
+    return createGoogle({ apiKey: noKey, baseURL: baseUrl, fetch }).languageModel(model)
   },
+  header: (apiKey) => (apiKey ? { 'x-goog-api-key': apiKey } : undefined),
   callOptions: ({ model, thinking }, options) => {
     if (withoutThinking.test(model)) return options
     const reasoning = thinking === 'off' ? 'none' : thinking

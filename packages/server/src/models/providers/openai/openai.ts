@@ -14,17 +14,17 @@ const style: PromptStyle = {
 /** Any server that speaks the format of OpenAI's chat completions: Ollama, vLLM, llama.cpp, and OpenAI itself. A key is sent where there is one. */
 export const openai = createProvider('openai', {
   style: () => style,
-  async open(model, { apiKey, baseUrl }, fetch) {
+  async open(model, baseUrl, fetch) {
     const { createOpenAICompatible } = await import('@ai-sdk/openai-compatible')
     return createOpenAICompatible({
       name: 'openai',
       baseURL: baseUrl,
-      ...(apiKey ? { apiKey } : {}),
       fetch,
       includeUsage: true,
       ...(isOpenai(baseUrl) ? { transformRequestBody: withNewerLimit } : {}),
     }).languageModel(model)
   },
+  header: (apiKey) => (apiKey ? { authorization: `Bearer ${apiKey}` } : {}),
   // Where there is nothing to say, nothing is said: many a server refuses a field that its model does not know.
   callOptions: ({ thinking }, options) => (thinking === 'off' ? options : { ...options, reasoning: thinking }),
   bound: (of, { thoughtSignature }) => {
