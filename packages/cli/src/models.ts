@@ -34,16 +34,21 @@ export function addModelCommands({ io, leaf, keyLeaf, delta, print }: ModelComma
       print(command, found, table(['PROVIDER', 'KEY', 'SET BY', 'SET AT'], rows))
     })
 
-  keyLeaf(
-    'set <provider>',
-    'pay a provider yourself: anthropic or google; the key is typed, or read from stdin',
-  ).action(async (name: string, _: unknown, command: Command) => {
-    const provider = providerOf(name)
-    const apiKey = (await createAsk(io)(`Key of ${provider}: `, { secret: true })).trim()
-    if (apiKey === '') throw new UsageError('There is no key')
-    const set = await delta(command).models.keys.set(provider, apiKey)
-    print(command, set, `The key of ${provider} that ends with ${visible(set.last)} is used from now on.\n`)
-  })
+  keyLeaf('set <provider>', 'pay a provider yourself: anthropic or google; the key is typed, or read from stdin')
+    // What is too much is very likely a key: it is not said again.
+    .allowExcessArguments()
+    .action(async (name: string, _: unknown, command: Command) => {
+      const provider = providerOf(name)
+      if (command.args.length > 1) {
+        throw new UsageError(
+          'The key does not belong on the command line, which others can see: type it, or give it on stdin',
+        )
+      }
+      const apiKey = (await createAsk(io)(`Key of ${provider}: `, { secret: true })).trim()
+      if (apiKey === '') throw new UsageError('There is no key')
+      const set = await delta(command).models.keys.set(provider, apiKey)
+      print(command, set, `The key of ${provider} that ends with ${visible(set.last)} is used from now on.\n`)
+    })
 
   keyLeaf('remove <provider>', 'forget it; the operator’s is used, where there is one')
     .alias('rm')

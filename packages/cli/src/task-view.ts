@@ -90,6 +90,7 @@ export function createTaskView(io: Io): TaskView {
         case 'reply': {
           const whole = event.data.parts.map((part) => (part.type === 'text' ? part.text : '')).join('')
           if (whole.startsWith(said)) speak(whole.slice(said.length))
+          said = ''
           if (!isFresh) out('\n')
           return
         }
