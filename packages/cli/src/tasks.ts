@@ -195,7 +195,7 @@ function addSpeaking({ io, leaf, delta, print, exitWith }: TaskCommandsDeps): vo
   leaf('give <task> <tokens>', 'more of its agent’s tokens for one with a budget; it goes on').action(
     async (id: string, tokens: string, _: unknown, command: Command) => {
       const info = await (await findTask(delta(command), id)).giveTokens(parseCount(tokens))
-      print(command, info, `${info.id} is ${info.state}, with a budget of ${info.tokenBudget} tokens\n`)
+      print(command, info, `${info.id} is ${info.state}, with ${parseCount(tokens)} tokens more\n`)
     },
   )
 }
