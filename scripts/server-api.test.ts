@@ -41,6 +41,7 @@ test('those that stream events or become a WebSocket say so', () => {
     'GET /v1/ledger/events',
     'GET /v1/sandboxes/:id/execs/:execId/events',
     'GET /v1/sandboxes/:id/watch',
+    'GET /v1/tasks/:id/events',
     'GET /v1/templates/:template/log',
     'GET /v1/token-requests/events',
     'POST /v1/agents/:id/code',

@@ -59,6 +59,14 @@ import { createSandboxes } from '../sandboxes/service.ts'
 import { silentGuest, testSeal } from '../sandboxes/testing.ts'
 import { createBlobStore } from '../storage/blob-store.ts'
 import { openFolder } from '../storage/folder/folder.ts'
+import { openTasks } from '../tasks/feature.ts'
+import { taskMigrations } from '../tasks/migrations.ts'
+import { scheduleMigrations } from '../tasks/schedules/migrations.ts'
+import { schedulesFeature } from '../tasks/schedules/routes.ts'
+import { createSchedules } from '../tasks/schedules/service.ts'
+import { webhookMigrations } from '../tasks/webhooks/migrations.ts'
+import { webhooksFeature } from '../tasks/webhooks/routes.ts'
+import { createWebhooks } from '../tasks/webhooks/service.ts'
 import { templateMigrations } from '../templates/migrations.ts'
 import { templatesFeature } from '../templates/routes.ts'
 import { startTemplates } from '../templates/testing.ts'
@@ -342,6 +350,44 @@ const computerPaths: Record<string, Row> = Object.fromEntries(
     .map(([route, row]) => [route.replace('/sandboxes/', '/agents/'), row]),
 )
 
+/** Whether a task, a schedule or a webhook is one that they may touch is known where it is looked up; tests of these are beside them. */
+const taskPaths: Record<string, Row> = Object.fromEntries(
+  [
+    'POST /v1/tasks',
+    'GET /v1/tasks',
+    'GET /v1/tasks/{id}',
+    'GET /v1/tasks/{id}/events',
+    'POST /v1/tasks/{id}/messages',
+    'POST /v1/tasks/{id}/interrupt',
+    'POST /v1/tasks/{id}/pause',
+    'POST /v1/tasks/{id}/resume',
+    'POST /v1/tasks/{id}/cancel',
+    'POST /v1/tasks/{id}/tokens',
+    'POST /v1/tasks/{id}/undo',
+    'POST /v1/tasks/{id}/fork',
+    'GET /v1/tasks/{id}/result',
+    'GET /v1/tasks/{id}/transcript',
+    'POST /v1/schedules',
+    'GET /v1/schedules',
+    'GET /v1/schedules/{id}',
+    'PATCH /v1/schedules/{id}',
+    'DELETE /v1/schedules/{id}',
+    'POST /v1/schedules/{id}/pause',
+    'POST /v1/schedules/{id}/resume',
+    'POST /v1/schedules/{id}/run',
+    'GET /v1/schedules/{id}/runs',
+    'POST /v1/webhooks',
+    'GET /v1/webhooks',
+    'GET /v1/webhooks/{id}',
+    'PATCH /v1/webhooks/{id}',
+    'DELETE /v1/webhooks/{id}',
+    'POST /v1/webhooks/{id}/test',
+    'GET /v1/webhooks/{id}/deliveries',
+    'GET /v1/webhooks/{id}/deliveries/{deliveryId}',
+    'POST /v1/webhooks/{id}/deliveries/{deliveryId}/redeliver',
+  ].map((route) => [route, { right: 'nothing', kinds: ['other', 'other'] }]),
+)
+
 const peoplePaths = {
   'GET /v1/mail': { right: 'write:operations' },
   'POST /v1/users/links': { right: 'write:operations' },
@@ -382,7 +428,14 @@ const publicPaths = [
   'password/reset',
 ].map((path) => `POST /v1/auth/${path}`)
 
-const table: Record<string, Row> = { ...sandboxPaths, ...otherPaths, ...agentPaths, ...computerPaths, ...peoplePaths }
+const table: Record<string, Row> = {
+  ...sandboxPaths,
+  ...otherPaths,
+  ...agentPaths,
+  ...computerPaths,
+  ...taskPaths,
+  ...peoplePaths,
+}
 
 /** Open to everybody, and what is served before the router (its own tests are beside it). */
 const open = ['GET /health', 'GET /openapi.json']
@@ -527,6 +580,9 @@ beforeAll(async () => {
       agentMigrations,
       tokenRequestMigrations,
       modelMigrations,
+      taskMigrations,
+      scheduleMigrations,
+      webhookMigrations,
     ].flat(),
   })
   ends.push(opened.close)
@@ -692,6 +748,46 @@ beforeAll(async () => {
   })
   const files = createFiles({ door, newExecId, room: () => 'fine' })
   const terminalFeature = terminalsFeature(terminals, connections)
+  const { tasks, feature: tasksFeature } = openTasks({
+    ...shared,
+    blobs,
+    agents,
+    directory,
+    ledger,
+    models,
+    approvals,
+    tokenRequests: requests.tokenRequests,
+    sandboxes,
+    workspaces,
+    tools: {
+      execs,
+      files,
+      ports: ports.service,
+      askForHost: (sandboxId, wish, caller) => askForHost(sandboxId, wish, caller, { sandboxes, approvals }),
+      connect: () => Promise.reject(new Error('No test of the table reaches the outside')),
+    },
+    seal: testSeal,
+    owner: newId('srv'),
+  })
+  ends.push(() => tasksFeature.stop?.('leave'))
+  const nobody = () => Promise.reject(new Error('No test of the table tells anybody'))
+  const ofTasks = {
+    ...shared,
+    findAgent: directory.findAgent,
+    mayStill: () => Promise.resolve(true),
+    box: testSeal,
+    record: audit.record,
+  }
+  const schedules = createSchedules({
+    ...ofTasks,
+    createTask: nobody,
+    taskState: async () => undefined,
+  })
+  const webhooks = createWebhooks({
+    ...ofTasks,
+    network: { connect: nobody, connectListed: nobody, judge: async () => 'public' as const },
+    taskView: (accountId, taskId) => tasks.view(taskId, accountId),
+  })
   const features: Feature[] = [
     peopleFeature({ people, cookies, clock: systemClock }),
     mailFeature({ mailbox, requireOperator }),
@@ -712,6 +808,9 @@ beforeAll(async () => {
     terminalFeature,
     templatesFeature({ templates }),
     requests.feature,
+    tasksFeature,
+    schedulesFeature({ schedules }),
+    webhooksFeature({ webhooks }),
     agentsFeature({
       agents,
       computerRoutes(routes) {
