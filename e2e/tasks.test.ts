@@ -142,6 +142,9 @@ test('a call that a person confirms waits for them, and is done once they have',
   const approval = await ada.approvals.get(waits.approvalId)
   expect(approval.description).toContain('echo ran >> asked.txt')
   expect(await agent.files.exists('asked.txt')).toBe(false)
+  expect((await cli(['task', 'attach', task.id])).stderr).toBe(
+    `It wants to use run_terminal echo ran >> asked.txt; cat asked.txt\nA person has to confirm a call: delta approve yes ${approval.id}\n`,
+  )
   // Not the key that has given the task.
   expect((await refusal(delta.approvals.approve(approval))).code).toMatch(
     /^(forbidden|approval_not_found|approval_own_request)$/,
@@ -269,6 +272,22 @@ test('an agent that has used up its tokens asks for more, and its task goes on w
   expect(await poor.files.readText('poor.txt')).toBe('first\n')
   expect((await delta.ledger.get({ purseId: poor.id })).purses[0]!.used).toBeGreaterThan(0)
 })
+
+test.each([undefined, 20])(
+  'a task whose agent is paused waits for it, with a budget of its own of %s',
+  async (budget) => {
+    const asked = on.peer.requests().length
+    script(run('true'), { ...run('echo on > paused.txt'), firstMs: 1_000 }, say('Went on.'))
+    const task = await delta.tasks.create({ agent, text: 'Work', ...(budget && { tokenBudget: budget }) })
+    await expect.poll(() => on.peer.requests().length - asked).toBe(2)
+    await agent.pause()
+    await isIn(task, 'suspended')
+    expect((await cli(['task', 'attach', task.id])).stderr).toContain(`${agent.id} is paused`)
+    await agent.resume()
+    await isIn(task, 'finished')
+    expect(await agent.files.readText('paused.txt')).toBe('on\n')
+  },
+)
 
 for (const signal of ['SIGTERM', 'SIGKILL', 'KILL of the HTTP process'] as const) {
   test(`after ${signal} it goes on, and what had finished is not done again`, async () => {

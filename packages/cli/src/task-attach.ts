@@ -4,7 +4,7 @@ import { type Ask, createAsk } from './ask.ts'
 import { exitCodes, Interrupted } from './failure.ts'
 import { visible } from './format.ts'
 import { type Io, paint } from './io.ts'
-import { createTaskView, needOf } from './task-view.ts'
+import { createTaskView, needOf, type TaskView } from './task-view.ts'
 
 export interface AttachOptions {
   /** Events as lines of JSON, and nobody is asked anything. */
@@ -64,6 +64,8 @@ export async function attach(io: Io, task: Task, { json, from = 0 }: AttachOptio
   async function onRest(info: TaskInfo): Promise<number | undefined> {
     if (!needsSomeone(info)) return undefined
     view.rest()
+    const mayConfirm = info.waitsFor.some(({ kind }) => kind === 'approval')
+    if (mayConfirm) for (const call of view.pending()) io.stderr.write(`It wants to use ${call}\n`)
     const waits = info.waitsFor.find(({ kind }) => kind === 'answer' || kind === 'message')
     const isAnswered = info.chat && info.state === 'waiting' && info.waitsFor.every(({ kind }) => kind === 'message')
     if (!isSeen) {
@@ -100,10 +102,11 @@ function isAnswer({ kind, data }: TaskEvent, text: string | undefined): boolean 
 }
 
 /** Each event as one line of JSON. */
-function lineView(io: Io) {
+function lineView(io: Io): TaskView {
   return {
     show: (event: TaskEvent) => void io.stdout.write(`${JSON.stringify(event)}\n`),
     rest() {},
+    pending: () => [],
   }
 }
 

@@ -11,6 +11,8 @@ export interface TaskView {
   show(event: TaskEvent): void
   /** Whatever is begun is a whole line from here on. */
   rest(): void
+  /** Calls of its last reply that have not begun, each as a line. */
+  pending(): string[]
 }
 
 /** A task as it goes on, for people: what the model writes, one line for each call, and below it what came of that. */
@@ -21,6 +23,7 @@ export function createTaskView(io: Io): TaskView {
   let said = ''
   /** Lines of output, by call. */
   const lines = new Map<string, number>()
+  const pending = new Map<string, string>()
   let rests = ''
   let current = ''
 
@@ -70,6 +73,8 @@ export function createTaskView(io: Io): TaskView {
       if (!isFresh) out('\n')
     },
 
+    pending: () => [...pending.values()],
+
     show(event) {
       if (event.kind !== 'output') flush()
       switch (event.kind) {
@@ -92,17 +97,23 @@ export function createTaskView(io: Io): TaskView {
           if (whole.startsWith(said)) speak(whole.slice(said.length))
           said = ''
           if (!isFresh) out('\n')
+          pending.clear()
+          for (const part of event.data.parts) {
+            if (part.type === 'tool_call') pending.set(part.callId, `${visible(part.tool)} ${argumentsOf(part.input)}`)
+          }
           return
         }
         case 'call': {
-          const { id, tool, input } = event.data
+          const { id, callId, tool, input } = event.data
+          pending.delete(callId)
           lines.set(id, 0)
           return line(`${paint(io, io.stdout, 'cyan', `→ ${visible(tool)}`)} ${argumentsOf(input)}`)
         }
         case 'output':
           return output(event.data.callId, event.data.text)
         case 'result': {
-          const { id, tool, isError, text, images } = event.data
+          const { id, callId, tool, isError, text, images } = event.data
+          pending.delete(callId)
           const wasShown = (lines.get(id) ?? 0) > 0
           if (!lines.has(id)) line(`${paint(io, io.stdout, 'cyan', `→ ${visible(tool)}`)}`)
           // Of a program's own output the end alone is new: how it ended.

@@ -19,6 +19,7 @@ import { createLoop } from './loop.ts'
 import type { TaskRecord } from './record.ts'
 import { createWriting, type Run } from './run.ts'
 import { tasksRoutes } from './routes.ts'
+import { waitsForAgent } from './rules.ts'
 import { createTasks, type Tasks, type TasksDeps } from './service.ts'
 import { isOpen } from './states.ts'
 import { createTaskStore } from './store.ts'
@@ -140,7 +141,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
   async function hasCome(task: TaskRecord): Promise<boolean> {
     const agent = await findAgent(task.agentId, task.accountId)
     if (!agent || isOver(agent.agent.state)) return true
-    if (task.state === 'suspended' && task.budget === null) return agent.agent.state === 'active'
+    if (waitsForAgent(task)) return agent.agent.state === 'active'
     for (const one of task.waitsFor) {
       if (one.kind === 'approval') {
         const approval = await approvals.find(one.approvalId)

@@ -114,6 +114,11 @@ function fingerprint({ tool, input, outcome }: Past): string {
 /** Calls that `goesInCircles` looks at. */
 export const pastCalls = Math.max(3 * taskLimits.sameCalls, taskLimits.failures)
 
+/** Its agent's own affair: that was paused, or has no tokens for its computer. Tokens for a budget of its own it waits for by itself. */
+export function waitsForAgent({ state, budget, waitsFor }: Pick<TaskRecord, 'state' | 'budget' | 'waitsFor'>): boolean {
+  return state === 'suspended' && (budget === null || waitsFor.length === 0)
+}
+
 export function plus(a: Usage, b: Usage): Usage {
   return {
     input: a.input + b.input,

@@ -25,7 +25,7 @@ import type { Hub } from './hub.ts'
 import { taskLimits } from './limits.ts'
 import type { Loop } from './loop.ts'
 import type { StoredMessage, TaskEvent, TaskRecord, TaskSpec } from './record.ts'
-import { noUsage } from './rules.ts'
+import { noUsage, waitsForAgent } from './rules.ts'
 import type { CreateTask, ForkTask, TaskListQuery, TaskMessage, TaskResult, TaskView, UndoTask } from './schema.ts'
 import { isOpen, mayBecome, needsDecision } from './states.ts'
 import type { Additions, TaskStore } from './store.ts'
@@ -737,8 +737,7 @@ export function createTasks(deps: TasksDeps) {
   }
 
   async function agentWoke(agentId: string): Promise<void> {
-    for (const task of await store.openOf(agentId))
-      if (task.state === 'suspended' && task.budget === null) await requeue(task)
+    for (const task of await store.openOf(agentId)) if (waitsForAgent(task)) await requeue(task)
   }
 
   async function agentEnds(agentId: string): Promise<void> {
