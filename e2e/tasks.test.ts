@@ -256,6 +256,21 @@ test('out of its own tokens it asks, waits, and goes on mid-task when a person s
   expect(await small.files.readText('tokens.txt')).toBe('first\n')
 })
 
+test('a budget that is used up is asked for, and given by whoever says yes', async () => {
+  const rich = await delta.agents.create({ name: 'Rich', config: { memoryMb: 128, tokenBudget: 60 } })
+  script({ ...run('echo first >> rich.txt'), usage: { output: 3_500 } }, say('Done.'))
+  const task = await rich.run('Work', { tokenBudget: 4 })
+  expect(task.info).toMatchObject({ state: 'suspended', waitsFor: [{ kind: 'tokens', requestId: expect.any(String) }] })
+  const [waits] = task.info.waitsFor
+  if (waits?.kind !== 'tokens') return expect.unreachable()
+  const request = await delta.tokenRequests.get(waits.requestId!)
+  expect(request.info.reason).toContain(task.id)
+  await expect.poll(async () => (await request.refresh()).approvalId).not.toBe(null)
+  await ada.approvals.approve(await ada.approvals.get(request.info.approvalId!))
+  await isIn(task, 'finished')
+  expect(await rich.files.readText('rich.txt')).toBe('first\n')
+})
+
 test('an agent that has used up its tokens asks for more, and its task goes on when a person says yes', async () => {
   const poor = await delta.agents.create({ name: 'Poor', config: { memoryMb: 128, tokenBudget: 4 } })
   // Costs more than what the next call needs at least.
