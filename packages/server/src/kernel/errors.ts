@@ -60,7 +60,7 @@ export const errorTable = {
 
   // Tasks
   task_not_found: { status: 404, remediation: 'Check the id, or list the tasks you may see with GET /v1/tasks.' },
-  task_over: { status: 409, remediation: 'A task that has ended stays so. Go on from it with POST /v1/tasks/{id}/fork, or give a new one with POST /v1/tasks; one with `chat: true` waits for your messages.' },
+  task_over: { status: 409, remediation: 'A task that has ended stays so. Start another from it with POST /v1/tasks/{id}/fork, or give a new one with POST /v1/tasks; one with `chat: true` waits for your messages.' },
   task_state_conflict: { status: 409, remediation: 'Look at the task with GET /v1/tasks/{id}, bring it into the state that the message names, and try again.' },
   task_limit_reached: { status: 429, remediation: 'Cancel tasks that are no longer needed with POST /v1/tasks/{id}/cancel, or wait until some have ended.' },
 
