@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import type { ToolDescription } from '../../models/conversation.ts'
+import type { ToolDescription } from '../../models/door.ts'
 import { shortened } from './bounded.ts'
 import { nearest } from './nearest.ts'
 import type { Tool } from './tool.ts'

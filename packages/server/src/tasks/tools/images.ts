@@ -1,4 +1,4 @@
-import type { ImageType } from '../../models/conversation.ts'
+import type { ImageType } from '../../models/door.ts'
 
 export const imageLimits = { bytes: 5 * 1024 * 1024, sidePixels: 8_000 } as const
 
