@@ -104,6 +104,10 @@ export function createTaskComputer(deps: TaskComputerDeps) {
         await taking.get(task.id)
         if (begun.get(task.id) === task.turn) return
         begun.set(task.id, task.turn)
+        // Made now rather than by the call itself: else there would be nothing to go back to. Why it can not be had the call says.
+        await agents.computerOf(task.agentId, callerOf(run)).catch((error: unknown) => {
+          log.info('task_computer_not_made', { taskId: task.id, error })
+        })
         // As it was after the step before.
         await take(task, task.step - 1, true)
       },

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { right } from '../access/rights.ts'
 import { callTool, refuse, say, type PeerReply, type PeerRequest, type ScriptedPeer } from '../models/testing/peers.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
 import { taskLimits } from './limits.ts'
@@ -237,7 +238,7 @@ testDatabases('the loop', (open) => {
       world.peer.script(
         callTool('guarded', { text: 'before' }),
         async () => {
-          await server.agents.patch(free.id, { rights: ['read:files'] }, anna)
+          await server.agents.patch(free.id, { rights: [right('read:files')] }, anna)
           return callTool('guarded', { text: 'after' })
         },
         say('ok'),

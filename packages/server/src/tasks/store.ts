@@ -345,8 +345,10 @@ export function createTaskStore(database: Database) {
         .selectFrom('tasks')
         .selectAll()
         .where('state', 'in', ['waiting', 'suspended'])
+        // A letter of an id may mean something in a pattern: what is found is looked at again.
         .where('waits_for', 'like', `%"${id}"%`)
-      return (await db.all(query.compile())).map(recordOf)
+      const found = (await db.all(query.compile())).map(recordOf)
+      return found.filter(({ waitsFor }) => waitsFor.some((one) => Object.values(one).includes(id)))
     },
 
     /** One that was never begun. */

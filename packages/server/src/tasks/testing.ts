@@ -17,6 +17,7 @@ import { createApprovals } from '../approvals/service.ts'
 import { accessMigrations } from '../access/migrations.ts'
 import { createModelDriver } from '../drivers/testing/model.ts'
 import { type Clock, systemClock } from '../kernel/clock.ts'
+import { rawQuery } from '../kernel/db/compile.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { newId } from '../kernel/ids.ts'
 import { createLogger, type Logger, silentLogger } from '../kernel/log.ts'
@@ -237,10 +238,23 @@ export async function newWorld(database: Database, options: WorldOptions = {}) {
   await (await sandboxes.start()).reconciled
   onTestFinished(() => sandboxes.stop('leave'))
 
+  const lives: { owner: string; life: Life }[] = []
+  /** As if those that were killed had been silent for long. */
+  async function bury(): Promise<void> {
+    for (const { owner, life } of lives) {
+      if (!life.isDead) continue
+      for (const table of ['task_owners', 'ledger_owners']) {
+        await database.run(rawQuery(`delete from ${table} where owner = '${owner}'`))
+      }
+    }
+  }
+
   /** One server. */
   async function serve({ life = { writes: Infinity, isDead: false }, own = database }: { life?: Life; own?: Database } = {}) {
     const db = mortal(own, life)
+    await bury()
     const owner = newId('srv')
+    lives.push({ owner, life })
     const parts = { database: db, clock, log }
     const ledger = createLedger({
       ...parts,
