@@ -327,6 +327,9 @@ async function serve(config: Config, log: Logger): Promise<void> {
     if (isId('agt', purseId)) agents.purseArchived(purseId)
     else if (isId('tsk', purseId)) tasks.purseArchived(purseId)
   })
+  ledger.events.on('purse.filled', ({ purseId }) => {
+    if (isId('agt', purseId) || isId('tsk', purseId)) tasks.purseFilled(purseId)
+  })
   const requests = openTokenRequests({
     database,
     agents,

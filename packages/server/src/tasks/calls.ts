@@ -4,6 +4,7 @@ import type { Approvals } from '../approvals/service.ts'
 import type { Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError, type ErrorCode } from '../kernel/errors.ts'
+import { isId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Traces } from '../kernel/traces.ts'
 import type { TextPart, ToolResultPart } from '../models/door.ts'
@@ -15,13 +16,16 @@ import { modeOf, shown } from './rules.ts'
 import { createPieces, LeftTask, type NewEvent, type Run, type Write } from './run.ts'
 import type { TaskWaitsFor } from './schema.ts'
 import { traceCall } from './tracing.ts'
+import type { TaskStore } from './store.ts'
 import { readCall } from './tools/table.ts'
 import type { Tool, ToolContext, ToolOutcome, WaitsFor } from './tools/tool.ts'
 
 export interface ActingDeps {
   /** All that a task may use, by name; those of external servers beside ours. */
   toolsOf(run: Run): Promise<ReadonlyMap<string, Tool>>
-  approvals: Pick<Approvals, 'askFor' | 'find'>
+  store: Pick<TaskStore, 'inboxAfter'>
+  findAgent(agentId: string, accountId: string): Promise<Known | undefined>
+  approvals: Pick<Approvals, 'askFor' | 'find' | 'withdraw'>
   computer: {
     of(run: Run, caller: KnownCaller): Promise<string>
     /** Undefined where none is there now. */
@@ -41,7 +45,7 @@ const oneDayMs = 24 * 3_600_000
 
 /** The tool calls of a reply: confirmed where that is wanted, run as far as they go, and what became of each. */
 export function createActing(deps: ActingDeps) {
-  const { toolsOf, approvals, computer, snapshots, write, clock, log } = deps
+  const { store, findAgent, toolsOf, approvals, computer, snapshots, write, clock, log } = deps
 
   /** How they begin: those that a person confirms ask first; those that can run at once are begun with the write of the reply. */
   async function opened(run: Run, wished: readonly CallRecord[]): Promise<{ calls: CallRecord[]; events: NewEvent[] }> {
@@ -56,12 +60,15 @@ export function createActing(deps: ActingDeps) {
     call: CallRecord,
     { place, tools }: { place: number; tools: ReadonlyMap<string, Tool> },
   ): CallRecord {
-    const refused = (text: string) => ended(call, fault(text), clock.now())
-    if (place >= taskLimits.callsPerReply) {
-      return refused(`At most ${taskLimits.callsPerReply} calls in one reply: this one was not made.`)
-    }
+    const refused = (text: string, of = call) => ended(of, fault(text), clock.now())
     if (call.input.length > taskLimits.inputChars) {
-      return refused(`Arguments have at most ${taskLimits.inputChars} characters: write long texts in parts.`)
+      // Nobody reads it, and with each step to come it would be sent again.
+      const input = JSON.stringify({ left_out: `${call.input.length} characters` })
+      const text = `Arguments have at most ${taskLimits.inputChars} characters: write long texts in parts.`
+      return refused(text, { ...call, input })
+    }
+    if (place >= taskLimits.callsPerReply) {
+      return refused(`At most ${taskLimits.callsPerReply} calls in one reply: this one was not made, nor any after it.`)
     }
     if (call.tool === finishName && run.finish) return call
     const read = readCall(tools, call.tool, call.input)
@@ -85,17 +92,63 @@ export function createActing(deps: ActingDeps) {
 
   /** Runs all that can be run now. What is left waits for something. */
   async function act(run: Run): Promise<TaskWaitsFor[]> {
-    const tools = await toolsOf(run)
-    await askForConfirmation(run)
+    let tools = await toolsNow(run)
+    if (!run.control.isInterrupted) await askForConfirmation(run)
     for (;;) {
-      const group = nextGroup(run.calls, tools, run.due)
+      const group = run.control.isInterrupted ? leftBehind(run) : nextGroup(run.calls, tools, run.due)
       if (group.length === 0) break
       await runGroup(run, group, tools)
-      if (run.blocked || run.control.isInterrupted || run.control.halted !== undefined) break
+      if (run.blocked || run.control.halted !== undefined) break
+      tools = await toolsNow(run)
     }
+    await releaseForRequest(run)
     const isOver = run.calls.every(({ state }) => state === 'done')
-    if (isOver && run.calls.some(({ tool }) => tools.get(tool)?.changesFiles)) snapshots.after(run)
+    if (isOver && run.calls.some(({ tool, startedAt }) => startedAt !== null && tools.get(tool)?.changesFiles)) {
+      snapshots.after(run)
+    }
     return run.calls.flatMap(({ state, waitsFor }) => (state !== 'done' && waitsFor ? [waitsFor] : []))
+  }
+
+  /** By the rights that the agent has at this moment: they may have been narrowed while the model wrote. */
+  async function toolsNow(run: Run): Promise<ReadonlyMap<string, Tool>> {
+    run.agent = (await findAgent(run.task.agentId, run.task.accountId)) ?? run.agent
+    return toolsOf(run)
+  }
+
+  /** Whoever waits for a delegate that itself waits for an answer would wait for ever: the call ends, and what is asked for is read. */
+  async function releaseForRequest(run: Run): Promise<void> {
+    const open = run.calls.filter(({ state }) => state !== 'done')
+    if (open.length === 0 || !open.every(({ state, waitsFor }) => state === 'waiting' && waitsFor?.kind === 'task'))
+      return
+    const news = await store.inboxAfter(run.task.id, run.task.lastInbox)
+    if (!news.some(({ by }) => isId('trq', by))) return
+    for (const call of open) {
+      if (call.waitsFor?.kind !== 'task') continue
+      const { taskId } = call.waitsFor
+      const text = `${taskId} has not ended. Somebody below you asks you for something: decide on that first, then wait again with read_delegate {"task": "${taskId}", "wait": true}.`
+      carryEnd(run, ended(call, { content: [{ type: 'text', text }], isError: false }, clock.now()))
+    }
+  }
+
+  /** An interruption ends what has not ended. Programs that ran were ended by their tools. */
+  async function giveUp(run: Run): Promise<void> {
+    for (const call of run.calls.filter(({ state }) => state !== 'done')) {
+      const text =
+        call.state === 'started'
+          ? 'Interrupted by a person: it may have done a part.'
+          : 'Not done: a person interrupted.'
+      carryEnd(run, ended(call, fault(text), clock.now()))
+      if (call.approvalId === null) continue
+      await approvals
+        .withdraw(call.approvalId, 'platform')
+        .catch((error: unknown) => log.warn('approval_not_withdrawn', { taskId: run.task.id, error }))
+    }
+  }
+
+  function carryEnd(run: Run, call: CallRecord): void {
+    replace(run, call)
+    run.carried.calls.push(call)
+    run.carried.events.push(resultOf(call))
   }
 
   async function askForConfirmation(run: Run): Promise<void> {
@@ -103,7 +156,17 @@ export function createActing(deps: ActingDeps) {
       if (call.approvalId === null) {
         const reason = `It wants to use ${call.tool}, which the task says a person confirms`
         const wish = { action: actionOf(run.task, call), reason, ttlMs: oneDayMs }
-        const { approval } = await approvals.askFor(wish, { accountId: run.task.accountId, asker: askerOf(run) })
+        const by = { accountId: run.task.accountId, asker: askerOf(run) }
+        const asking = await approvals.askFor(wish, by).catch((error: unknown) => {
+          if (error instanceof DeltaError && error.status < 500) return error
+          throw error
+        })
+        if (asking instanceof DeltaError) {
+          const text = `Not done: a person is to confirm it, and could not be asked. ${asking.code}: ${asking.message}`
+          carryEnd(run, ended(call, fault(text), clock.now()))
+          continue
+        }
+        const { approval } = asking
         const waitsFor = { kind: 'approval', callId: call.id, approvalId: approval.id } as const
         const asked = { ...call, approvalId: approval.id, waitsFor }
         replace(run, asked)
@@ -114,11 +177,10 @@ export function createActing(deps: ActingDeps) {
         if (state === 'executed') replace(run, { ...call, state: 'ready', waitsFor: null })
         else if (state !== 'pending' && state !== 'approved') {
           const why = approval?.refusal ? ` Their words: ${approval.refusal}` : ''
-          const text = `Not done: what a person was asked to confirm is ${state}.${why}`
-          const { call: done, events } = over(call, fault(text))
-          replace(run, done)
-          run.carried.calls.push(done)
-          run.carried.events.push(...events)
+          carryEnd(
+            run,
+            ended(call, fault(`Not done: what a person was asked to confirm is ${state}.${why}`), clock.now()),
+          )
         }
       }
     }
@@ -159,6 +221,8 @@ export function createActing(deps: ActingDeps) {
       return over(call, fault('unknown: it may have run, check before repeating'))
     }
     const pieces = createPieces(run, write, clock)
+    /** What stood in the way of its computer, and of nothing else that costs. */
+    const noComputer = new Set<unknown>()
     let outputChars = 0
     const signal = run.control.begin()
     const caller = callerOf(run)
@@ -172,7 +236,11 @@ export function createActing(deps: ActingDeps) {
       answer: call.answer ?? undefined,
       waited: call.waitsFor === null ? undefined : (call.waitsFor as WaitsFor),
       signal,
-      computer: () => computer.of(run, caller),
+      computer: () =>
+        computer.of(run, caller).catch((error: unknown) => {
+          noComputer.add(error)
+          throw error
+        }),
       presentComputer: () => computer.present(run),
       onOutput(stream, text) {
         if (outputChars >= taskLimits.outputChars) return
@@ -183,12 +251,16 @@ export function createActing(deps: ActingDeps) {
         if (!run.task.untrusted) run.carried.changes = { ...run.carried.changes, untrusted: true }
       },
     }
-    const outcome = await outcomeOf(run, tool, { input: read.input, context })
+    const outcome = await outcomeOf(run, tool, { input: read.input, context, noComputer }).catch((error: unknown) => {
+      pieces.drop()
+      throw error
+    })
     const left = pieces.end()
     if (outcome.kind === 'blocked') {
       run.blocked = outcome.error
       run.fresh.delete(call.id)
-      return { call: { ...call, state: 'ready', startedAt: null }, events: left }
+      // What had begun before a crash stays so: whoever comes next has to look how far it came.
+      return { call: begun ? call : { ...call, state: 'ready', startedAt: null }, events: left }
     }
     if (outcome.kind === 'waits') {
       const waiting = {
@@ -206,7 +278,7 @@ export function createActing(deps: ActingDeps) {
   async function outcomeOf(
     run: Run,
     tool: Tool,
-    { input, context }: { input: unknown; context: ToolContext },
+    { input, context, noComputer }: { input: unknown; context: ToolContext; noComputer: ReadonlySet<unknown> },
   ): Promise<ToolOutcome | { kind: 'blocked'; error: DeltaError }> {
     const { left } = run.control
     let leave = () => {}
@@ -220,7 +292,10 @@ export function createActing(deps: ActingDeps) {
       return await Promise.race([tool.run(input, context), stopped])
     } catch (error) {
       if (error instanceof LeftTask || (error instanceof DeltaError && error.code.startsWith('database_'))) throw error
-      if (error instanceof DeltaError && blocking.has(error.code)) return { kind: 'blocked', error }
+      if (error instanceof DeltaError && blocking.has(error.code)) {
+        if (noComputer.has(error)) return { kind: 'blocked', error }
+        return fault(`Not done. ${error.code}: ${error.message}`)
+      }
       log.error('tool_failed', { tool: tool.name, taskId: run.task.id, error })
       const what =
         error instanceof DeltaError
@@ -244,7 +319,7 @@ export function createActing(deps: ActingDeps) {
     return { call: done, events: [resultOf(done)] }
   }
 
-  return { opened, act }
+  return { opened, act, giveUp }
 }
 
 /** In the reply's order: calls that may run side by side together, any other alone, and none before those that stand before it have ended. */
@@ -254,19 +329,26 @@ function nextGroup(
   due: ReadonlySet<string> = new Set(),
 ): CallRecord[] {
   const group: CallRecord[] = []
+  let isHeld = false
   for (const call of calls) {
     if (call.state === 'done') continue
     const isParallel = tools.get(call.tool)?.isParallel === true
     const canRun = call.state === 'ready' || call.state === 'started' || (call.state === 'waiting' && due.has(call.id))
     if (!canRun) {
       // What waits keeps those behind it waiting, but for those that may run beside it.
-      if (isParallel) continue
-      break
+      if (!isParallel) break
+      isHeld = true
+      continue
     }
-    if (!isParallel) return group.length > 0 ? group : [call]
+    if (!isParallel) return group.length > 0 || isHeld ? group : [call]
     group.push(call)
   }
   return group
+}
+
+/** Begun by a server that died: also of what is given up somebody has to see to its program. */
+function leftBehind({ calls, fresh }: Run): CallRecord[] {
+  return calls.filter(({ id, state }) => state === 'started' && !fresh.has(id))
 }
 
 function replace(run: Run, call: CallRecord): void {
@@ -282,7 +364,7 @@ export function fault(text: string): ToolOutcome & { kind: 'done' } {
 }
 
 /** Its computer is not to be had for now: the agent waits, and the call is made when it goes on. */
-const blocking: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+export const blocking: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'account_owes',
   'agent_paused',
   'agent_suspended',

@@ -10,6 +10,7 @@ export function createControl() {
   let halt: Halt | undefined
   let isInterrupted = false
   let isToPause = false
+  let hasMore = false
 
   return {
     /** A signal for what is begun now: aborted by an interruption, and by whatever ends the task. Not where the server stops: programs in sandboxes run on. */
@@ -31,6 +32,10 @@ export function createControl() {
     pause(): void {
       isToPause = true
     },
+    /** There are tokens again: if it stands still for want of some, it has to look once more. */
+    tokensCame(): void {
+      hasMore = true
+    },
     /** The server stops: what waits here for something need not any more. */
     left: left.signal,
     get halted(): Halt | undefined {
@@ -41,6 +46,9 @@ export function createControl() {
     },
     get isToPause(): boolean {
       return isToPause
+    },
+    get hasMore(): boolean {
+      return hasMore
     },
     /** What was interrupted has ended. */
     goOn(): void {

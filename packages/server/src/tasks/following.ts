@@ -17,16 +17,23 @@ export interface FollowingDeps {
 export function createTaskFollowing({ store, hub, clock }: FollowingDeps) {
   const followers = createFollowers({ clock, pollMs: taskLimits.pollMs, what: 'tasks' })
 
-  async function* untilEnd(events: LiveEvents): LiveEvents['events'] & AsyncIterable<never> {
+  /** `end` is the last of one that goes on; of one that is over something may have been taken back since. */
+  async function* untilEnd(events: LiveEvents, isOver: boolean): LiveEvents['events'] & AsyncIterable<never> {
     for (;;) {
       const step = await events.events.next()
       if (step.done) return
       yield step.value as never
-      if (step.value.event === 'end') return events.leave()
+      if (step.value.event === 'end' && !isOver) return events.leave()
     }
   }
 
-  async function follow(taskId: string, caller: KnownCaller, from = 0): Promise<LiveEvents> {
+  /** `isOver`: nothing more comes than what is there. */
+  async function follow(
+    taskId: string,
+    caller: KnownCaller,
+    { from = 0, isOver }: { from?: number | undefined; isOver: boolean },
+  ): Promise<LiveEvents> {
+    let leave = (): void => undefined
     const live = await followers.follow({
       places: placesOf(caller, taskLimits.streams),
       listen: (onNews) => hub.listen(taskId, onNews),
@@ -37,18 +44,20 @@ export function createTaskFollowing({ store, hub, clock }: FollowingDeps) {
           const page: readonly TaskEvent[] =
             hub.after(taskId, after, limit) ?? (await store.events(taskId, { after, limit }))
           after = page.at(-1)?.seq ?? after
+          if (isOver && page.length === 0) leave()
           return {
             events: page.map(({ seq, kind, data, at }) => ({
               event: kind,
               id: String(seq),
               data: { ...data, at: new Date(at).toISOString() },
             })),
-            more: page.length === limit,
+            more: page.length === limit || (isOver && page.length > 0),
           }
         }
       },
     })
-    return { events: untilEnd(live), leave: live.leave }
+    leave = live.leave
+    return { events: untilEnd(live, isOver), leave }
   }
 
   return { follow, stop: followers.stop }

@@ -1,9 +1,7 @@
 import type { TaskEvent } from './record.ts'
 
-/** Events of one task that are kept in memory while it is worked on or watched; older ones are read from the database. */
+/** Events of one task that are kept in memory while it is watched; older ones are read from the database. */
 const keptEvents = 512
-/** Tasks whose events are kept. */
-const keptTasks = 2_048
 /** Viewers hear of news no more often than this: of many viewers of a busy task each is written to ten times a second at most. */
 const pauseMs = 100
 
@@ -15,30 +13,12 @@ interface Kept {
 
 export type Hub = ReturnType<typeof createHub>
 
-/** The latest events of tasks, for those who watch on this server. Only a copy: what counts is in the database. */
+/** The latest events of tasks that are watched on this server. Only a copy: what counts is in the database. Of what nobody watches nothing is kept. */
 export function createHub() {
   const tasks = new Map<string, Kept>()
 
-  function of(taskId: string): Kept {
-    const known = tasks.get(taskId)
-    if (known) return known
-    if (tasks.size >= keptTasks) forgetOldest()
-    const fresh: Kept = { events: [], listeners: new Set(), timer: undefined }
-    tasks.set(taskId, fresh)
-    return fresh
-  }
-
-  function forgetOldest(): void {
-    for (const [id, { listeners }] of tasks) {
-      if (listeners.size > 0) continue
-      tasks.delete(id)
-      return
-    }
-  }
-
   function tell(kept: Kept): void {
-    if (kept.listeners.size === 0 || kept.timer !== undefined) return
-    kept.timer = setTimeout(() => {
+    kept.timer ??= setTimeout(() => {
       kept.timer = undefined
       for (const listener of Array.from(kept.listeners)) listener()
     }, pauseMs)
@@ -47,8 +27,11 @@ export function createHub() {
   return {
     /** After they are on disk. */
     told(taskId: string, events: readonly TaskEvent[]): void {
-      if (events.length === 0) return
-      const kept = of(taskId)
+      const kept = tasks.get(taskId)
+      const first = events[0]
+      if (!kept || !first) return
+      // Something was told elsewhere in between: what is here is no longer all.
+      if (kept.events.at(-1)?.seq !== first.seq - 1) kept.events = []
       kept.events.push(...events)
       if (kept.events.length > keptEvents) kept.events.splice(0, kept.events.length - keptEvents)
       tell(kept)
@@ -64,13 +47,14 @@ export function createHub() {
     },
 
     listen(taskId: string, listener: () => void): () => void {
-      const kept = of(taskId)
+      const kept = tasks.get(taskId) ?? { events: [], listeners: new Set(), timer: undefined }
+      tasks.set(taskId, kept)
       kept.listeners.add(listener)
       return () => {
         kept.listeners.delete(listener)
         if (kept.listeners.size > 0) return
         clearTimeout(kept.timer)
-        kept.timer = undefined
+        if (tasks.get(taskId) === kept) tasks.delete(taskId)
       }
     },
 
@@ -80,7 +64,6 @@ export function createHub() {
       if (!kept) return
       kept.events = []
       tell(kept)
-      if (kept.listeners.size === 0) tasks.delete(taskId)
     },
 
     stop(): void {

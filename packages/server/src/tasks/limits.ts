@@ -22,6 +22,8 @@ export const taskLimits = {
   openPerAccount: 20_000,
   /** Calls of one reply; more are refused, each with a result that says so. */
   callsPerReply: 32,
+  /** Of what a model calls at once no more is kept: what comes after that is as if it had never been said. */
+  callsKept: 64,
   /** Of one call's arguments. */
   inputChars: 1_000_000,
   /** Pieces of a reply that is being written are stored no more often than this. */
@@ -47,6 +49,12 @@ export const taskLimits = {
   /** Events that a stream reads at once. */
   events: 256,
   pollMs: 2 * second,
+  /** Said to a task that it has not read. */
+  inbox: 1_000,
+  /** Steps in a row whose reply nobody received, since the server died each time: no more are tried. */
+  lostSteps: 5,
+  /** How often is looked for what came unheard, since a server died at that moment. */
+  mendMs: 10 * minute,
   /** Rows of one look for what is due. */
   swept: 200,
   /** How often a server says that it lives, and looks for tasks of those that don't. */

@@ -1,12 +1,20 @@
 import { mayWork, type Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
-import { newOrderedId } from '../kernel/ids.ts'
+import { isId, newOrderedId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Traces } from '../kernel/traces.ts'
-import type { Attempt, CallModel, Message, ModelReply, ToolDescription, UserPart } from '../models/door.ts'
+import type {
+  Attempt,
+  CallModel,
+  Message,
+  ModelReply,
+  ToolCallPart,
+  ToolDescription,
+  UserPart,
+} from '../models/door.ts'
 import { type Budgets, isCode } from './budget.ts'
-import { type Acting, resultOf, toolResult } from './calls.ts'
+import { type Acting, blocking, toolResult } from './calls.ts'
 import type { Control, Halt } from './control.ts'
 import { createFinish, finishName } from './finish.ts'
 import { taskLimits } from './limits.ts'
@@ -18,13 +26,24 @@ import {
   goesInCircles,
   noUsage,
   pastCalls,
+  pastOf,
   plus,
   readReply,
   shortened,
   sizeOf,
   textOf,
 } from './rules.ts'
-import { createPieces, LeftTask, LostTask, type NewEvent, nothingCarried, type Run, type Write } from './run.ts'
+import {
+  createPieces,
+  HasNews,
+  LeftTask,
+  LostTask,
+  type NewEvent,
+  nothingCarried,
+  type Run,
+  type Writable,
+  type Write,
+} from './run.ts'
 import type { EndReason, TaskState, TaskWaitsFor } from './schema.ts'
 import type { TaskStore } from './store.ts'
 import { endRun, traceRun } from './tracing.ts'
@@ -86,9 +105,14 @@ export function createLoop(deps: LoopDeps) {
     let run: Run | undefined
     try {
       run = await load(task, control)
-      await rest(run, await steps(run))
+      let isAtRest = false
+      while (!isAtRest) isAtRest = await rest(run, await steps(run))
     } catch (error) {
-      await onFailure(run ?? task, error)
+      await onFailure(run ?? emptyRun(task), error, run)
+    } finally {
+      // Whatever still runs of it, after a write that failed, has nobody to tell.
+      control.halt('stop')
+      if (run) run.isOver = true
     }
     if (run) endRun(run)
   }
@@ -96,16 +120,15 @@ export function createLoop(deps: LoopDeps) {
   async function load(task: TaskRecord, control: Control): Promise<Run> {
     const agent = await findAgent(task.agentId, task.accountId)
     if (!agent) throw new DeltaError('agent_not_found', `There is no agent ${task.agentId}`)
-    const [messages, step, calls] = await Promise.all([
+    const [messages, step, own, ended] = await Promise.all([
       store.messages(task.id),
       store.step(task.id, task.step),
-      store.calls(task.id),
+      store.calls(task.id, task.step),
+      store.endedCalls(task.id, { but: task.step, limit: pastCalls }),
     ])
     const { resultSchema } = task.spec
     const isOver = step === undefined || step.state === 'done' || step.state === 'cut'
-    const own = calls.filter((call) => call.step === task.step)
     return {
-      task,
       messages,
       step: isOver ? undefined : step,
       calls: isOver ? [] : own,
@@ -114,18 +137,18 @@ export function createLoop(deps: LoopDeps) {
       due: new Set(own.filter(({ state }) => state === 'waiting').map(({ id }) => id)),
       blocked: undefined,
       span: traceRun(deps.traces, task, agent),
-      past: calls.filter((call) => call.state === 'done' && (isOver || call.step !== task.step)).slice(-pastCalls),
+      past: pastOf([...ended, ...(isOver ? own.filter(({ state }) => state === 'done') : [])]).slice(-pastCalls),
       agent,
       control,
       finish: resultSchema === null ? undefined : createFinish(resultSchema),
       notes: { turn: -1, text: undefined },
-      carried: nothingCarried(),
-      writing: Promise.resolve(),
+      ...emptyRun(task),
     }
   }
 
   async function steps(run: Run): Promise<Rest | End> {
-    if (run.task.step === 0) await prepare(run)
+    const refused = run.task.step === 0 ? await prepare(run) : undefined
+    if (refused) return refused
     for (;;) {
       const next = await advance(run)
       if (next !== 'go on') return next
@@ -133,52 +156,63 @@ export function createLoop(deps: LoopDeps) {
   }
 
   /** Both may be repeated. */
-  async function prepare(run: Run): Promise<void> {
+  async function prepare(run: Run): Promise<Rest | End | undefined> {
+    const stop = comeToHalt(run)
+    if (stop) return stop
     await budgets.open(run.task)
-    if (run.task.spec.files.length > 0) await computer.putFiles(run)
+    if (run.task.spec.files.length === 0) return undefined
+    try {
+      await computer.putFiles(run)
+      return undefined
+    } catch (error) {
+      if (error instanceof DeltaError && blocking.has(error.code)) return { state: 'suspended', message: error.message }
+      throw error
+    }
+  }
+
+  function comeToHalt({ task, control }: Run): End | undefined {
+    if (control.halted === 'stop') throw new LeftTask(task.id)
+    return control.halted === undefined ? undefined : haltEnds[control.halted]
   }
 
   async function advance(run: Run): Promise<Next> {
     // The server that asked the model died before the answer was on disk: it was charged, and is asked again.
-    if (run.step?.state === 'calling') endStep(run, 'cut')
+    if (run.step?.state === 'calling') {
+      endStep(run, 'cut')
+      if (await isLostAgain(run)) return lostAgain
+    }
     if (run.step?.state === 'acting') {
       const waitsFor = await acting.act(run)
-      const { halted } = run.control
-      if (halted === 'stop') throw new LeftTask(run.task.id)
-      if (halted !== undefined) return haltEnds[halted]
-      if (run.control.isInterrupted) giveUpCalls(run)
+      const stop = comeToHalt(run)
+      if (stop) return stop
+      if (run.control.isInterrupted) {
+        await acting.giveUp(run)
+        run.blocked = undefined
+      }
       if (run.blocked) return { state: 'suspended', message: run.blocked.message }
       if (run.calls.some(({ state }) => state !== 'done')) {
         if (run.control.isToPause) return { state: 'paused', message: 'A person paused it', waitsFor }
         return { state: 'waiting', message: null, waitsFor }
       }
+      const isGiven =
+        run.finish && run.calls.some(({ tool, outcome }) => tool === finishName && outcome?.isError === false)
       endActing(run)
-      const given = run.carried.changes.result
-      if (given) return { state: 'finished', reason: 'done', message: 'It is done' }
+      if (isGiven) return { state: 'finished', reason: 'done', message: 'It is done' }
     }
     return (await boundary(run)) ?? ask(run)
   }
 
-  /** An interruption ends what has not ended. Programs that ran were ended by their tools. */
-  function giveUpCalls(run: Run): void {
-    const now = clock.now()
-    run.calls = run.calls.map((call) => {
-      if (call.state === 'done') return call
-      const text =
-        call.state === 'started'
-          ? 'Interrupted by a person: it may have done a part.'
-          : 'Not done: a person interrupted.'
-      const over = { ...call, state: 'done', waitsFor: null, endedAt: now } as const
-      const given: CallRecord = { ...over, outcome: { content: [{ type: 'text', text }], isError: true } }
-      run.carried.calls.push(given)
-      run.carried.events.push(resultOf(given))
-      return given
-    })
+  /** Of a task at which servers die: it would be asked, and paid for, for ever. */
+  async function isLostAgain({ task }: Run): Promise<boolean> {
+    const last = (await store.steps(task.id)).slice(-taskLimits.lostSteps)
+    const isLost = ({ step, state, attempts }: StepRecord) =>
+      attempts.length === 0 && (state === 'cut' || step === task.step)
+    return last.length === taskLimits.lostSteps && last.every(isLost)
   }
 
   function endActing(run: Run): void {
     carryMessage(run, { role: 'tool', parts: run.calls.map(toolResult) })
-    run.past = [...run.past, ...run.calls].slice(-pastCalls)
+    run.past = [...run.past, ...pastOf(run.calls)].slice(-pastCalls)
     endStep(run, 'done')
   }
 
@@ -199,8 +233,8 @@ export function createLoop(deps: LoopDeps) {
   /** Between two steps: what has come from outside, and whether it may go on. */
   async function boundary(run: Run): Promise<Rest | End | undefined> {
     const { task, control } = run
-    if (control.halted === 'stop') throw new LeftTask(task.id)
-    if (control.halted !== undefined) return haltEnds[control.halted]
+    const stop = comeToHalt(run)
+    if (stop) return stop
     if (clock.now() >= task.dueAt) return haltEnds.time
     const [agent, inbox] = await Promise.all([
       findAgent(task.agentId, task.accountId),
@@ -215,17 +249,22 @@ export function createLoop(deps: LoopDeps) {
     }
     const wasInterrupted = control.isInterrupted
     control.goOn()
+    // Else whoever looks for what is wanted of it would find it again.
+    if (wasInterrupted) run.carried.more.push(store.noWish(task.id, 'interrupt'))
     if (control.isToPause) return { state: 'paused', message: 'A person paused it' }
     if (inbox.length > 0) {
-      // Of the step that reads them: what goes back to the one before has not heard them.
+      // They belong to the step that reads them: what is taken back with that is taken back with them.
       for (const { parts } of inbox) carryMessage(run, { role: 'user', parts }, task.step + 1)
-      run.carried.changes = { ...run.carried.changes, lastInbox: inbox.at(-1)!.seq, turn: task.turn + 1 }
+      const turn = inbox.some(({ by }) => !isId('trq', by)) ? task.turn + 1 : task.turn
+      run.carried.changes = { ...run.carried.changes, lastInbox: inbox.at(-1)!.seq, turn }
+      // Told something new it may do the same once more.
+      run.past = []
       run.carried.events.push(...inbox.map(({ parts, by }) => ({ kind: 'message' as const, data: { by, parts } })))
     } else {
       if (wasInterrupted)
         return { state: 'waiting', message: 'A person interrupted it', waitsFor: [{ kind: 'message' }] }
       const last = run.messages.at(-1)?.message
-      if (last?.role === 'assistant') return turnEnd(run, last)
+      if (last?.role === 'assistant') return turnEnd(run)
     }
     if (task.step >= task.spec.maxSteps) {
       return { state: 'failed', reason: 'step_limit', message: `It has taken ${task.spec.maxSteps} steps` }
@@ -245,9 +284,8 @@ export function createLoop(deps: LoopDeps) {
   }
 
   /** The model has said its last word of the turn. */
-  function turnEnd(run: Run, last: Message & { role: 'assistant' }): Rest | End | undefined {
+  function turnEnd(run: Run): Rest | End | undefined {
     const { spec } = run.task
-    const text = textOf(last.parts)
     if (run.finish && run.task.result === null) {
       const tries = run.messages.filter(({ message }) => isNudge(message)).length
       if (tries >= taskLimits.resultTries) {
@@ -259,23 +297,29 @@ export function createLoop(deps: LoopDeps) {
     if (spec.chat) {
       return { state: 'waiting', message: null, waitsFor: [{ kind: 'message' }] }
     }
-    run.carried.changes = { ...run.carried.changes, result: { ...run.task.result, text } }
     return { state: 'finished', reason: 'done', message: 'It is done' }
   }
 
   /** One step. */
   async function ask(run: Run): Promise<Next> {
-    if (sizeOf(conversationOf(run.task, run.messages)) > taskLimits.compactBytes) await compact(run)
-    if (run.notes.turn !== run.task.turn) {
-      run.notes = { turn: run.task.turn, text: await computer.notesOf(run) }
-    }
+    const turn = run.carried.changes.turn ?? run.task.turn
+    if (run.notes.turn !== turn) run.notes = { turn, text: await computer.notesOf(run) }
     const tools = await describeTools(run)
+    if (sizeOf(conversationOf(run.task, run.messages)) > taskLimits.compactBytes) {
+      const outcome = await compact(run, tools)
+      if (outcome !== 'nothing') return outcome
+    }
     await beginStep(run)
     const outcome = await callFor(run, {
       system: systemOf(run, tools),
       messages: conversationOf(run.task, run.messages),
       tools,
     })
+    if (outcome.kind === 'too_long') {
+      const compacted = await compact(run, tools)
+      if (compacted !== 'nothing') return compacted
+      return { state: 'failed', reason: 'conversation_too_long', message: outcome.message }
+    }
     if (outcome.kind !== 'reply') return outcome.next
     const { reply } = outcome
     if (reply.stop === 'refused') {
@@ -285,21 +329,20 @@ export function createLoop(deps: LoopDeps) {
     const read = readReply(reply.parts, reply.stop)
     const isOut = read.isCut && reply.lowered
     const calls = isOut ? [] : read.calls
-    await recordReply(run, { ...reply, parts: isOut ? withoutCalls(read.parts) : read.parts }, calls)
-    if (isOut) {
-      carryMessage(run, {
-        role: 'user',
-        parts: [note('Your tokens were at an end, and your reply was cut. Now there are more: go on.')],
-      })
-      return outOfTokens(run, reply.cost)
-    }
-    if (read.isCut && calls.length === 0) {
-      carryMessage(run, {
-        role: 'user',
-        parts: [note('Your reply was cut, since it was too long. Go on from there, in smaller parts.')],
-      })
-    }
-    return 'go on'
+    const kept = calls.slice(0, taskLimits.callsKept)
+    // Written with the reply: one that was cut is nobody's last word.
+    const more = isOut
+      ? 'Your tokens were at an end, and your reply was cut. Now there are more: go on.'
+      : read.isCut && kept.length === 0
+        ? 'Your reply was cut, since it was too long. Go on from there, in smaller parts.'
+        : undefined
+    await recordReply(
+      run,
+      { ...reply, parts: isOut ? withoutCalls(read.parts) : withoutOthers(read.parts, kept) },
+      kept,
+      more,
+    )
+    return isOut ? outOfTokens(run, reply.cost) : 'go on'
   }
 
   function systemOf(run: Run, tools: readonly ToolDescription[]): string {
@@ -318,6 +361,7 @@ export function createLoop(deps: LoopDeps) {
       model: task.spec.model,
       attempts: [],
       snapshotId: null,
+      isUndone: false,
       startedAt: clock.now(),
       endedAt: null,
     }
@@ -325,7 +369,10 @@ export function createLoop(deps: LoopDeps) {
     run.step = step
   }
 
-  type Asked = { kind: 'reply'; reply: ModelReply } | { kind: 'ended'; next: Next }
+  type Asked =
+    | { kind: 'reply'; reply: ModelReply }
+    | { kind: 'too_long'; message: string }
+    | { kind: 'ended'; next: Next }
 
   interface Question {
     system: string
@@ -365,11 +412,15 @@ export function createLoop(deps: LoopDeps) {
       pieces.end()
       return { kind: 'reply', reply }
     } catch (error) {
-      pieces.end()
+      run.carried.events.push(...pieces.end())
       if (error instanceof LostTask) throw error
-      if (control.halted === 'stop') throw new LeftTask(task.id)
       charge(run, [...attempts.values()])
       endStep(run, 'cut')
+      // What it has cost is known, and is written; nothing else is done any more.
+      if (control.halted === 'stop') throw new LeftTask(task.id)
+      if (control.halted === undefined && !control.isInterrupted && isCode(error, ['model_too_long'])) {
+        return { kind: 'too_long', message: (error as DeltaError).message }
+      }
       return { kind: 'ended', next: await afterFailure(run, error) }
     }
   }
@@ -394,10 +445,6 @@ export function createLoop(deps: LoopDeps) {
       const { context } = error as DeltaError
       return outOfTokens(run, Number(context?.['wanted'] ?? 0) * 1_000_000)
     }
-    if (isCode(error, ['model_too_long'])) {
-      if (await compact(run)) return 'go on'
-      return { state: 'failed', reason: 'conversation_too_long', message: (error as DeltaError).message }
-    }
     if (error instanceof DeltaError && error.code.startsWith('model_')) {
       const reason = error.code === 'model_refused' ? 'model_refused' : 'model_failed'
       return { state: 'failed', reason, message: `${error.code}: ${error.message}` }
@@ -416,18 +463,25 @@ export function createLoop(deps: LoopDeps) {
   async function recordReply(
     run: Run,
     reply: ModelReply,
-    wished: readonly { callId: string; tool: string; input: string }[],
-  ) {
+    wished: readonly ToolCallPart[],
+    more?: string,
+  ): Promise<void> {
     const { task } = run
     const now = clock.now()
     const taken = new Set(run.messages.flatMap(({ message }) => (message.role === 'assistant' ? callIds(message) : [])))
+    /** Each has a name of its own in the whole conversation, whatever the model calls it. */
+    const named = (callId: string, place: number): string => {
+      const name = callId === '' || taken.has(callId) ? `${callId || 'call'}_${task.step}_${place}` : callId
+      taken.add(name)
+      return name
+    }
     const { calls, events: begun } = await acting.opened(
       run,
       wished.map(({ callId, tool, input }, place): CallRecord => ({
         id: newOrderedId('tcl', now),
         step: task.step,
         place,
-        callId: taken.has(callId) ? `${callId}_${task.step}_${place}` : callId,
+        callId: named(callId, place),
         tool,
         input,
         state: 'ready',
@@ -439,12 +493,15 @@ export function createLoop(deps: LoopDeps) {
         endedAt: null,
       })),
     )
-    const renamed = new Map(wished.map(({ callId }, place) => [callId, calls[place]!.callId]))
-    const parts = reply.parts.map((part) =>
-      part.type === 'tool_call' ? { ...part, callId: renamed.get(part.callId) ?? part.callId } : part,
-    )
+    let place = 0
+    const parts = reply.parts.map((part) => {
+      if (part.type !== 'tool_call') return part
+      const { callId, input } = calls[place++]!
+      return { ...part, callId, input }
+    })
     if (parts.length > 0) carryMessage(run, { role: 'assistant', parts })
     else carryMessage(run, { role: 'assistant', parts: [{ type: 'text', text: '(nothing)' }] })
+    if (more !== undefined) carryMessage(run, { role: 'user', parts: [note(more)] })
     const answered = { ...run.step!, model: reply.model, attempts: reply.attempts }
     const step: StepRecord =
       calls.length > 0 ? { ...answered, state: 'acting' } : { ...answered, state: 'done', endedAt: clock.now() }
@@ -461,77 +518,87 @@ export function createLoop(deps: LoopDeps) {
     run.calls = calls
   }
 
-  /** What was said becomes a summary by the model itself, which pays like any call; the words stay in the transcript. False where there is nothing to shorten. */
-  async function compact(run: Run): Promise<boolean> {
+  /**
+   * What was said becomes a summary by the model itself, which pays like any call; the words stay in the transcript. `nothing` where there is nothing to shorten, or nothing came of it. The
+   * tools are described as ever: providers take no conversation with calls of tools that are none.
+   */
+  async function compact(run: Run, tools: readonly ToolDescription[]): Promise<Next | 'nothing'> {
     const upTo = compactTo(run.messages, run.task)
-    if (upTo === undefined) return false
+    if (upTo === undefined) return 'nothing'
     const told = run.messages.filter(({ seq }) => seq <= upTo)
     await beginStep(run)
     const last: Message = { role: 'user', parts: [{ type: 'text', text: summaryRequest }] }
     const messages = [...shortened(conversationOf(run.task, told)), last]
-    const outcome = await callFor(run, { system: systemOf(run, []), messages, tools: [] })
-    if (outcome.kind !== 'reply') {
-      if (outcome.next === 'go on') return false
-      throw new Resting(outcome.next)
-    }
+    const outcome = await callFor(run, { system: systemOf(run, tools), messages, tools })
+    if (outcome.kind === 'too_long')
+      return { state: 'failed', reason: 'conversation_too_long', message: outcome.message }
+    if (outcome.kind !== 'reply') return outcome.next
     const { reply } = outcome
     charge(run, reply.attempts)
     const summary = textOf(reply.parts)
-    run.carried.step = {
-      ...run.step!,
-      model: reply.model,
-      attempts: reply.attempts,
-      state: 'done',
-      endedAt: clock.now(),
-    }
+    run.carried.step = { ...run.step!, model: reply.model, state: 'done', endedAt: clock.now() }
     run.step = undefined
+    if (summary === '' || reply.stop === 'refused') return 'nothing'
     await write(
       run,
       { compactedTo: upTo, summary },
       { events: [{ kind: 'compacted', data: { messages: told.length } }] },
     )
-    return true
+    return 'go on'
   }
 
-  /** From here on the task is nobody's, until something comes, or for ever. */
-  async function rest(run: Run, next: Rest | End): Promise<void> {
+  /** From here on the task is nobody's, until something comes, or for ever. False where something came at the last moment, so that it goes on. */
+  async function rest(run: Run, next: Rest | End): Promise<boolean> {
     if ('reason' in next) return end(run, next)
     const { state, message, waitsFor = [] } = next
     const events: NewEvent[] = [{ kind: 'state', data: { state, message, waitsFor } }]
-    const more = [store.noWish(run.task.id, 'pause'), store.noWish(run.task.id, 'interrupt')]
+    const more = [
+      store.noWish(run.task.id, 'interrupt'),
+      ...(state === 'paused' ? [store.noWish(run.task.id, 'pause')] : []),
+    ]
     await write(run, { state, message, waitsFor, owner: null }, { events, more })
+    return true
   }
 
-  async function end(run: Run, { state, reason, message }: End): Promise<void> {
+  async function end(run: Run, ending: End): Promise<boolean> {
     if (run.step) endStep(run, 'cut')
     const last = run.messages.findLast((one) => one.message.role === 'assistant')?.message
     const text = last?.role === 'assistant' ? textOf(last.parts) : null
+    try {
+      await over(run, ending, text)
+      return true
+    } catch (error) {
+      if (error instanceof HasNews) return false
+      throw error
+    }
+  }
+
+  /** Only what is done can be asked to do more. */
+  function over(run: Writable, { state, reason, message }: End, text: string | null): Promise<void> {
     const given = run.carried.changes.result ?? run.task.result
     const result = { ...given, text: given?.text ?? text }
     const events: NewEvent[] = [
       { kind: 'state', data: { state, message, waitsFor: [] } },
       { kind: 'end', data: { state, reason, message } },
     ]
-    const over = { state, reason, message, waitsFor: [], owner: null, endedAt: clock.now(), result }
-    await write(run, over, { events })
+    const changes = { state, reason, message, waitsFor: [], owner: null, endedAt: clock.now(), result }
+    return write(run, changes, { events, unlessNews: state === 'finished' })
   }
 
-  async function onFailure(of: Run | TaskRecord, error: unknown): Promise<void> {
-    const task = 'task' in of ? of.task : of
-    if (error instanceof LostTask || error instanceof LeftTask) return
+  async function onFailure(of: Writable, error: unknown, run: Run | undefined): Promise<void> {
+    const { task } = of
+    if (error instanceof LostTask) return
     try {
-      if (error instanceof Resting && 'task' in of) return await rest(of, error.next)
+      // The server stops: what is known by now is written.
+      if (error instanceof LeftTask) return run && hasCarried(run) ? await write(run, {}) : undefined
       const isKnown = error instanceof DeltaError && error.status < 500
       if (!isKnown) log.error('task_failed', { taskId: task.id, error })
       // What the database could not take is left as it stands: whoever looks next goes on from there.
       if (error instanceof DeltaError && error.code.startsWith('database_')) return
       const message = isKnown ? `${error.code}: ${error.message}` : 'The server made a mistake, which is in its log'
       const failed: End = { state: 'failed', reason: 'internal', message }
-      if ('task' in of) await end(of, failed)
-      else {
-        const over = { ...task, state: failed.state, reason: failed.reason, message, owner: null, endedAt: clock.now() }
-        await store.update(task, over)
-      }
+      if (run) await end(run, failed)
+      else await over(of, failed, null)
     } catch (cause) {
       if (!(cause instanceof LostTask)) log.error('task_not_ended', { taskId: task.id, error: cause })
     }
@@ -540,15 +607,18 @@ export function createLoop(deps: LoopDeps) {
   return { work }
 }
 
-/** A step inside another one came to a rest. */
-class Resting extends Error {
-  override readonly name = 'Resting'
-  readonly next: Rest | End
+const lostAgain: End = {
+  state: 'failed',
+  reason: 'internal',
+  message: `The server died in each of its last ${taskLimits.lostSteps} steps`,
+}
 
-  constructor(next: Rest | End) {
-    super('resting')
-    this.next = next
-  }
+function emptyRun(task: TaskRecord): Writable {
+  return { task, carried: nothingCarried(), writing: Promise.resolve(), isOver: false }
+}
+
+function hasCarried({ carried: { changes, messages, calls, step, events } }: Writable): boolean {
+  return step !== undefined || messages.length + calls.length + events.length + Object.keys(changes).length > 0
 }
 
 function note(text: string): UserPart {
@@ -566,6 +636,11 @@ function isNudge(message: Message): boolean {
 
 function withoutCalls(parts: ModelReply['parts']): ModelReply['parts'] {
   return parts.filter(({ type }) => type !== 'tool_call')
+}
+
+/** Without the calls beyond those that are kept. */
+function withoutOthers(parts: ModelReply['parts'], kept: readonly ToolCallPart[]): ModelReply['parts'] {
+  return parts.filter((part) => part.type !== 'tool_call' || kept.includes(part))
 }
 
 function callIds(message: Message & { role: 'assistant' }): string[] {

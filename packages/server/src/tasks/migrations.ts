@@ -55,7 +55,7 @@ export const taskMigrations: Migration[] = [
       `create index tasks_queued on tasks (created_at, id) where state = 'queued'`,
       `create index tasks_working on tasks (owner) where state = 'working'`,
       'create index tasks_unsettled on tasks (id) where settled = 0 and open = 0',
-      `create index tasks_resting on tasks (state, id) where state in ('waiting', 'suspended')`,
+      `create index tasks_resting on tasks (state, id) where state in ('waiting', 'suspended', 'paused')`,
       'create index tasks_due on tasks (due_at) where open = 1',
       'create index tasks_below on tasks (parent_task_id)',
       `create table task_messages (
@@ -73,6 +73,7 @@ export const taskMigrations: Migration[] = [
         seq integer not null,
         parts text not null,
         sender text not null,
+        answers text,
         idempotency_key text,
         created_at bigint not null,
         primary key (task_id, seq)
@@ -85,6 +86,7 @@ export const taskMigrations: Migration[] = [
         model text not null,
         attempts text not null,
         snapshot_id text,
+        undone integer not null,
         started_at bigint not null,
         ended_at bigint,
         primary key (task_id, step)

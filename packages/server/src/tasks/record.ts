@@ -43,7 +43,7 @@ export interface TaskRecord {
   spec: TaskSpec
   /** Micro-tokens of its own; null: it spends its agent's. */
   budget: number | null
-  /** Its own purse is archived. */
+  /** What follows its end is done: its own purse is archived, what it asked for is withdrawn, whoever waited for it knows. */
   isSettled: boolean
   asker: Asker
   wish: Wish | null
@@ -86,6 +86,8 @@ export interface InboxMessage {
   seq: number
   parts: readonly (TextPart | ImagePart)[]
   by: string
+  /** The call whose question it answers: read by that, and by nobody else. */
+  answers?: string | undefined
   createdAt: number
 }
 
@@ -99,6 +101,8 @@ export interface StepRecord {
   model: string
   attempts: readonly Attempt[]
   snapshotId: string | null
+  /** What was done in it was taken back. */
+  isUndone: boolean
   startedAt: number
   endedAt: number | null
 }

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import type { Message, ReplyPart, Stop, ToolCallPart, Usage, UserPart } from '../models/door.ts'
 import { taskLimits } from './limits.ts'
 import type { CallRecord, StoredMessage, TaskRecord } from './record.ts'
@@ -88,36 +89,54 @@ export function textOf(parts: readonly ReplyPart[]): string {
     .trim()
 }
 
-type Past = Pick<CallRecord, 'tool' | 'input' | 'outcome'>
-
-/** Whether it is no use to go on: the same call with the same result again and again, or one failure after the other. */
-export function goesInCircles(calls: readonly Past[]): EndReason | undefined {
-  const last = calls.slice(-taskLimits.sameCalls).map(fingerprint)
-  if (last.length === taskLimits.sameCalls && new Set(last).size === 1) return 'loop_detected'
-  // Two or three that take turns.
-  for (const length of [2, 3]) {
-    const window = calls.slice(-length * taskLimits.sameCalls).map(fingerprint)
-    if (window.length < length * taskLimits.sameCalls) continue
-    if (window.every((one, at) => one === window[at % length])) return 'loop_detected'
-  }
-  const failing = calls.slice(-taskLimits.failures)
-  if (failing.length === taskLimits.failures && failing.every(({ outcome }) => outcome?.isError)) {
-    return 'repeated_failures'
-  }
-  return undefined
+/** Calls of the last reply that nobody has told the model anything of: providers take no conversation with such. */
+export function unanswered(messages: readonly StoredMessage[]): ToolCallPart[] {
+  const last = messages.at(-1)?.message
+  return last?.role === 'assistant' ? last.parts.filter((part) => part.type === 'tool_call') : []
 }
 
-function fingerprint({ tool, input, outcome }: Past): string {
-  return JSON.stringify([tool, input, outcome?.isError, outcome?.content])
+/** Whether it stands still for want of tokens of its own, and not with its agent. */
+export function isShortItself({ budget, waitsFor }: Pick<TaskRecord, 'budget' | 'waitsFor'>): boolean {
+  return budget !== null && waitsFor.some(({ kind }) => kind === 'tokens')
+}
+
+/** What is remembered of a call that has ended, to see whether the next is the same again. */
+export interface Past {
+  step: number
+  /** Of tool, arguments and result. */
+  print: string
+  isError: boolean
+}
+
+export function pastOf(calls: readonly CallRecord[]): Past[] {
+  return calls.map(({ step, tool, input, outcome }) => {
+    const whole = JSON.stringify([tool, input, outcome?.isError, outcome?.content])
+    return { step, print: createHash('sha256').update(whole).digest('base64'), isError: outcome?.isError ?? false }
+  })
+}
+
+/** Whatever is in one reply is said before the model has seen what came of it: only over some steps is it a habit. */
+const habitSteps = 3
+
+/** Whether it is no use to go on: the same call with the same result again and again, or one failure after the other. */
+export function goesInCircles(past: readonly Past[]): EndReason | undefined {
+  // One, or two or three that take turns.
+  for (const length of [1, 2, 3]) {
+    const first =
+      past.length - 1 - past.toReversed().findIndex(({ print }, at) => print !== past.at(-1 - (at % length))?.print)
+    const same = first === past.length ? past : past.slice(first + 1)
+    if (same.length >= length * taskLimits.sameCalls && stepsOf(same) >= habitSteps) return 'loop_detected'
+  }
+  const failing = past.slice(past.findLastIndex(({ isError }) => !isError) + 1)
+  return failing.length >= taskLimits.failures && stepsOf(failing) >= habitSteps ? 'repeated_failures' : undefined
+}
+
+function stepsOf(past: readonly Past[]): number {
+  return new Set(past.map(({ step }) => step)).size
 }
 
 /** Calls that `goesInCircles` looks at. */
-export const pastCalls = Math.max(3 * taskLimits.sameCalls, taskLimits.failures)
-
-/** Its agent's own affair: that was paused, or has no tokens for its computer. Tokens for a budget of its own it waits for by itself. */
-export function waitsForAgent({ state, budget, waitsFor }: Pick<TaskRecord, 'state' | 'budget' | 'waitsFor'>): boolean {
-  return state === 'suspended' && (budget === null || waitsFor.length === 0)
-}
+export const pastCalls = habitSteps * taskLimits.callsPerReply
 
 export function plus(a: Usage, b: Usage): Usage {
   return {

@@ -1,5 +1,6 @@
 import type { Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
+import type { BatchStep } from '../kernel/db/database.ts'
 import type { DeltaError } from '../kernel/errors.ts'
 import type { Span } from '../kernel/traces.ts'
 import type { Control } from './control.ts'
@@ -7,6 +8,7 @@ import type { Finish } from './finish.ts'
 import type { Hub } from './hub.ts'
 import { taskLimits } from './limits.ts'
 import type { CallRecord, StepRecord, StoredMessage, TaskEvent, TaskRecord } from './record.ts'
+import type { Past } from './rules.ts'
 import type { TaskEventKind } from './schema.ts'
 import type { Additions, TaskStore } from './store.ts'
 
@@ -23,8 +25,8 @@ export interface Run {
   due: Set<string>
   /** Why a call could not be made for now. */
   blocked: DeltaError | undefined
-  /** The latest of the steps before it. */
-  past: CallRecord[]
+  /** Of the latest calls of the steps before it. */
+  past: Past[]
   agent: Known
   span: Span
   control: Control
@@ -35,7 +37,12 @@ export interface Run {
   carried: Carried
   /** Writes are done one after the other. */
   writing: Promise<void>
+  /** It is worked on no more: whatever still runs writes nothing. */
+  isOver: boolean
 }
+
+/** What a write needs of it. */
+export type Writable = Pick<Run, 'task' | 'carried' | 'writing' | 'isOver'>
 
 export interface NewEvent {
   kind: TaskEventKind
@@ -48,10 +55,11 @@ export interface Carried {
   calls: CallRecord[]
   step: StepRecord | undefined
   events: NewEvent[]
+  more: BatchStep[]
 }
 
 export function nothingCarried(): Carried {
-  return { changes: {}, messages: [], calls: [], step: undefined, events: [] }
+  return { changes: {}, messages: [], calls: [], step: undefined, events: [], more: [] }
 }
 
 /** Another server has taken the task, since this one was silent for so long: nothing more is written here. */
@@ -64,14 +72,21 @@ export class LeftTask extends Error {
   override readonly name = 'LeftTask'
 }
 
-export interface Written extends Omit<Additions, 'events'> {
-  events?: readonly NewEvent[]
+/** Somebody said something to it at the last moment: it can not end before it has read that. */
+export class HasNews extends Error {
+  override readonly name = 'HasNews'
 }
 
-export type Write = (run: Run, changes: Partial<TaskRecord>, written?: Written) => Promise<void>
+export interface Written extends Omit<Additions, 'events'> {
+  events?: readonly NewEvent[]
+  /** Nothing is written, and `HasNews` thrown, where it was told something that it has not read. */
+  unlessNews?: boolean
+}
+
+export type Write = (run: Writable, changes: Partial<TaskRecord>, written?: Written) => Promise<void>
 
 export interface WritingDeps {
-  store: Pick<TaskStore, 'update'>
+  store: Pick<TaskStore, 'update' | 'noNews' | 'inboxAfter'>
   hub: Pick<Hub, 'told'>
   clock: Clock
   /** After it is on disk. */
@@ -80,8 +95,13 @@ export interface WritingDeps {
 
 /** Every change of a task that is worked on goes through here: guarded by its version, with its events numbered, told only when it is on disk. */
 export function createWriting({ store, hub, clock, onWritten }: WritingDeps): Write {
-  async function writeNow(run: Run, changes: Partial<TaskRecord>, { events = [], ...more }: Written): Promise<void> {
+  async function writeNow(
+    run: Writable,
+    changes: Partial<TaskRecord>,
+    { events = [], unlessNews = false, ...more }: Written,
+  ): Promise<void> {
     const { carried, task: before } = run
+    if (run.isOver) throw new LostTask(before.id)
     run.carried = nothingCarried()
     const at = clock.now()
     const numbered: TaskEvent[] = [...carried.events, ...events].map(({ kind, data }, index) => ({
@@ -102,7 +122,7 @@ export function createWriting({ store, hub, clock, onWritten }: WritingDeps): Wr
       messages: [...carried.messages, ...(more.messages ?? [])],
       calls: [...carried.calls, ...(more.calls ?? [])],
       events: numbered,
-      more: [...(more.more ?? [])],
+      more: [...carried.more, ...(more.more ?? []), ...(unlessNews ? [store.noNews(after)] : [])],
     }
     // The end of one step and the beginning of the next are two rows.
     const stepEnd = carried.step
@@ -110,6 +130,10 @@ export function createWriting({ store, hub, clock, onWritten }: WritingDeps): Wr
       stepEnd && more.step
         ? await store.update(before, after, { ...additions, earlierStep: stepEnd })
         : await store.update(before, after, { ...additions, step: more.step ?? stepEnd })
+    if (!applied && unlessNews && (await store.inboxAfter(before.id, after.lastInbox)).length > 0) {
+      run.carried = carried
+      throw new HasNews(before.id)
+    }
     if (!applied) throw new LostTask(before.id)
     run.task = { ...after, version: before.version + 1 }
     hub.told(before.id, numbered)
@@ -129,6 +153,7 @@ export function createPieces(run: Run, write: Write, clock: Clock) {
   let chars = 0
   let disarm: (() => void) | undefined
   let failure: unknown
+  let isOver = false
 
   function flush(): void {
     disarm?.()
@@ -141,6 +166,7 @@ export function createPieces(run: Run, write: Write, clock: Clock) {
 
   return {
     add(kind: TaskEventKind, data: Record<string, unknown>, text: string): void {
+      if (isOver) return
       const key = `${kind} ${JSON.stringify(data)}`
       const last = pieces.at(-1)
       if (last?.key === key) last.text += text
@@ -151,6 +177,7 @@ export function createPieces(run: Run, write: Write, clock: Clock) {
     },
     /** What is left goes with the next write. */
     end(): NewEvent[] {
+      isOver = true
       disarm?.()
       disarm = undefined
       const events = pieces.map(({ kind, data, text }) => ({ kind, data: { ...data, text } }))

@@ -1,6 +1,6 @@
 import type { KnownCaller } from '../access/callers/door.ts'
 import { decide, type Right } from '../access/callers/door.ts'
-import { type Known, mayKnow, mayWork, refusalOf } from '../agents/door.ts'
+import { isOver, type Known, mayChange, mayKnow, mayWork, refusalOf } from '../agents/door.ts'
 import type { Agents } from '../agents/service.ts'
 import { askerOf, type Asker } from '../approvals/door.ts'
 import type { Clock } from '../kernel/clock.ts'
@@ -13,7 +13,7 @@ import { isId, newId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Metrics } from '../kernel/metrics.ts'
 import { parseTokens, shownTokens } from '../ledger/door.ts'
-import type { Message, UserPart } from '../models/door.ts'
+import type { Message, ToolCallPart, UserPart } from '../models/door.ts'
 import type { Attachments } from './attachments.ts'
 import type { Budgets } from './budget.ts'
 import { noStep, snapshotOf, type TaskComputer } from './computer.ts'
@@ -25,7 +25,7 @@ import type { Hub } from './hub.ts'
 import { taskLimits } from './limits.ts'
 import type { Loop } from './loop.ts'
 import type { StoredMessage, TaskEvent, TaskRecord, TaskSpec } from './record.ts'
-import { noUsage, waitsForAgent } from './rules.ts'
+import { isShortItself, noUsage, unanswered } from './rules.ts'
 import type { CreateTask, ForkTask, TaskListQuery, TaskMessage, TaskResult, TaskView, UndoTask } from './schema.ts'
 import { isOpen, mayBecome, needsDecision } from './states.ts'
 import type { Additions, TaskStore } from './store.ts'
@@ -49,6 +49,8 @@ export interface TasksDeps {
   /** What a task waits for has come, or can not come any more. */
   hasCome(task: TaskRecord): Promise<boolean>
   withdrawApproval(approvalId: string): Promise<void>
+  /** What was opened for the work on it, such as connections to its servers: nothing is kept of what stands still. */
+  letGo(taskId: string): void
   /** A task of the agent has given its tokens back: an agent that is being archived waits for that. */
   onSettled(agentId: string): void
   /** The life of this process, `srv_…`. */
@@ -60,6 +62,16 @@ export interface TasksDeps {
 }
 
 export type Tasks = ReturnType<typeof createTasks>
+
+/** Of a main agent, by one below it. */
+export interface AskedFor {
+  agentId: string
+  belowId: string
+  /** `trq_…` */
+  requestId: string
+  /** What the main agent is told. */
+  text: string
+}
 
 /** On whose word a task is made, where that is not the caller of a request. */
 export interface TaskMaker {
@@ -78,7 +90,9 @@ export function createTasks(deps: TasksDeps) {
     deps
   const events: Events<TaskEvents> = createEvents({ log })
   const following = createTaskFollowing({ store, hub, clock })
-  const working = new Map<string, { control: Control; done: Promise<void> }>()
+  const working = new Map<string, { control: Control; agentId: string; done: Promise<void> }>()
+  /** Of this server by their rows, and about to be worked on. */
+  const claimed = new Set<string>()
   const stopping = new AbortController()
   const counts = { begun: 0, finished: 0, failed: 0, canceled: 0 }
   let pumping: Promise<void> | undefined
@@ -97,30 +111,44 @@ export function createTasks(deps: TasksDeps) {
     return known ? mayKnow(principal, known) : principal.kind !== 'agent'
   }
 
-  /** What they may not even look at looks as if it were not there; what they may look at and not do is refused by its right. */
-  function admit(
+  /** Said before anything is looked up, so that it says nothing of what there is. */
+  function refuseLacking({ principal }: KnownCaller, right: RightName, selector?: string): void {
+    const verdict = decide(principal, { right, ...(selector !== undefined && { selector }) })
+    if (verdict.allowed || verdict.reason !== 'lacks_right') return
+    const named = selector === undefined ? right : `${right}:${selector}`
+    throw new DeltaError('forbidden', `That needs the right ${named}`, { context: { right: named } })
+  }
+
+  /** What they may not look at looks as if it were not there. */
+  function admits(
     caller: KnownCaller,
     right: RightName,
     agentId: string,
     known: Pick<Known, 'line'> | undefined,
   ): boolean {
-    if (!isSeen(caller, agentId, known)) return false
-    const about = (one: RightName) => decide(caller.principal, { right: one, resource: 'agent', id: agentId })
-    if (about(right).allowed) return true
-    if (right !== 'read:tasks' && !about('read:tasks').allowed) return false
-    throw new DeltaError('forbidden', `That needs the right ${right}`, { context: { right } })
+    return isSeen(caller, agentId, known) && decide(caller.principal, { right, resource: 'agent', id: agentId }).allowed
   }
 
-  async function recordFor(id: string, caller: KnownCaller, right: RightName = 'write:tasks'): Promise<TaskRecord> {
+  async function recordFor(
+    id: string,
+    caller: KnownCaller,
+    right: RightName = 'write:tasks',
+    selector?: string,
+  ): Promise<TaskRecord> {
+    refuseLacking(caller, right, selector)
     const found = isId('tsk', id) ? await store.get(id) : undefined
     if (!found || found.accountId !== caller.accountId) throw notFound(id)
-    if (!admit(caller, right, found.agentId, await findAgent(found.agentId, found.accountId))) throw notFound(id)
+    const known = await findAgent(found.agentId, found.accountId)
+    // To give is not to look: also of that it is asked whether they may know of it.
+    if (!admits(caller, 'read:tasks', found.agentId, known)) throw notFound(id)
+    if (right === 'write:tasks' && !admits(caller, right, found.agentId, known)) throw notFound(id)
     return found
   }
 
   async function agentFor(agentId: string, caller: KnownCaller): Promise<Known> {
+    refuseLacking(caller, 'write:tasks')
     const known = isId('agt', agentId) ? await findAgent(agentId, caller.accountId) : undefined
-    if (!known || !admit(caller, 'write:tasks', agentId, known)) throw noAgent(agentId)
+    if (!known || !admits(caller, 'write:tasks', agentId, known)) throw noAgent(agentId)
     return known
   }
 
@@ -172,22 +200,26 @@ export function createTasks(deps: TasksDeps) {
       startedAt: begins ? now : null,
       spec,
       budget,
-      isSettled: budget === null,
       asker: maker.asker,
       dueAt: now + spec.timeLimitMs,
     }
     const message: StoredMessage = { seq: 1, step: 0, message: { role: 'user', parts }, createdAt: now }
     const told = { seq: 1, kind: 'message', data: { by: maker.asker.actorId, parts }, at: now } as const
-    if (
-      !(await store.insert(task, { request, messages: [message], step: stepZero(spec.model, now), events: [told] }))
-    ) {
-      const other = request && (await madeBefore(accountId, request))
-      if (other) return other
-      throw new DeltaError('idempotency_in_progress', 'The first request with this key is still being worked on')
+    if (begins) claimed.add(id)
+    try {
+      if (
+        !(await store.insert(task, { request, messages: [message], step: stepZero(spec.model, now), events: [told] }))
+      ) {
+        const other = request && (await madeBefore(accountId, request))
+        if (other) return other
+        throw new DeltaError('idempotency_in_progress', 'The first request with this key is still being worked on')
+      }
+      if (budget !== null) await openBudget(task)
+      onWritten(undefined, task)
+      if (begins) begin(task)
+    } finally {
+      claimed.delete(id)
     }
-    if (budget !== null) await openBudget(task)
-    onWritten(undefined, task)
-    if (begins) begin(task)
     return viewOf(task)
   }
 
@@ -251,51 +283,67 @@ export function createTasks(deps: TasksDeps) {
 
   function begin(task: TaskRecord): void {
     const control = createControl()
+    // What was wanted of it while nobody worked on it.
+    if (stopping.signal.aborted) control.halt('stop')
+    else if (task.wish === 'cancel') control.halt('cancel')
+    else if (task.wish === 'pause') control.pause()
+    else if (task.wish === 'interrupt') control.interrupt()
     counts.begun += 1
     const dueMs = task.dueAt - clock.now()
     const disarm = clock.after(Math.min(dueMs, 24 * hour), () => dueMs <= 24 * hour && control.halt('time'))
     const done = loop
       .work(task, control)
-      .then(() => afterWork(task.id))
+      .then(() => afterWork(task.id, control))
       .catch((error: unknown) => log.error('task_not_rested', { taskId: task.id, error }))
       .finally(() => {
         disarm()
         working.delete(task.id)
         hub.left(task.id)
+        deps.letGo(task.id)
+        computer.snapshots.forget(task.id)
         pump()
       })
-    working.set(task.id, { control, done })
+    working.set(task.id, { control, agentId: task.agentId, done })
   }
 
   /** What came while it was put to rest was not heard. */
-  async function afterWork(id: string): Promise<void> {
+  async function afterWork(id: string, { hasMore }: Control): Promise<void> {
     const task = await store.get(id)
     if (!task || task.state === 'working' || task.state === 'queued') return
     if (!isOpen(task.state)) return afterEnd(task)
     if (task.wish === 'cancel') return void (await endNow(task, 'canceled', 'canceled_by_user', 'It was canceled'))
-    if (task.state === 'waiting' && (await hasCome(task))) await requeue(task)
+    if (task.wish === 'pause') return void (await pauseNow(task))
+    if (task.state === 'suspended' ? hasMore : await hasCome(task)) await requeue(task)
+  }
+
+  function pauseNow(task: TaskRecord): Promise<TaskRecord | undefined> {
+    const more = [store.noWish(task.id, 'pause')]
+    if (task.state === 'paused') return Promise.resolve(task)
+    return move(task, { state: 'paused', message: 'A person paused it' }, { more })
   }
 
   async function hasCome(task: TaskRecord): Promise<boolean> {
-    if (task.waitsFor.some(({ kind }) => kind === 'message') && (await hasNews(task))) return true
+    if (task.state === 'waiting') {
+      const news = await store.inboxAfter(task.id, task.lastInbox)
+      if (news.length > 0 && task.waitsFor.some(({ kind }) => kind === 'message')) return true
+      // What somebody below asks for is heard also by whoever waits for them.
+      if (news.some(({ by }) => isId('trq', by)) && task.waitsFor.every(({ kind }) => kind === 'task')) return true
+    }
     return deps.hasCome(task)
   }
 
-  async function hasNews({ id, lastInbox }: TaskRecord): Promise<boolean> {
-    return (await store.inboxAfter(id, lastInbox)).length > 0
-  }
-
-  /** Purse, requests and what it delegated end with it. May be repeated. */
+  /** Purse, requests and what it delegated end with it. May be repeated, and is until all of it is done. */
   async function afterEnd(task: TaskRecord): Promise<void> {
-    computer.snapshots.forget(task.id)
-    if (!task.isSettled && (await budgets.close(task))) await store.settle(task.id)
     for (const { approvalId, state } of await store.calls(task.id, task.step)) {
       if (approvalId !== null && state !== 'done') await deps.withdrawApproval(approvalId)
     }
     if (task.state !== 'finished') {
       for (const child of await store.below(task.id)) await cancelBy(child, 'canceled_by_user', `${task.id} has ended`)
     }
-    if (task.parentTaskId !== null) await wakeById(task.parentTaskId)
+    const parent = task.parentTaskId === null ? undefined : await store.get(task.parentTaskId)
+    const isAwaited = parent?.waitsFor.some((one) => one.kind === 'task' && one.taskId === task.id)
+    if (parent?.state === 'waiting' && isAwaited) await requeue(parent)
+    if (!task.isSettled && (await budgets.close(task))) await store.settle(task.id)
   }
 
   /** Takes what is queued, as long as there is room. */
@@ -314,16 +362,23 @@ export function createTasks(deps: TasksDeps) {
       })
   }
 
+  const isHere = (id: string) => working.has(id) || claimed.has(id)
+
   async function takeQueued(): Promise<void> {
     for (;;) {
       const room = taskLimits.working - working.size
       if (room <= 0) return
-      const found = (await store.queued(Math.min(room, taskLimits.swept))).filter(({ id }) => !working.has(id))
+      const found = (await store.queued(Math.min(room, taskLimits.swept))).filter(({ id }) => !isHere(id))
       if (found.length === 0) return
       await Promise.all(
         found.map(async (task) => {
-          const taken = await move(task, { state: 'working', owner, startedAt: task.startedAt ?? clock.now() })
-          if (taken) begin(taken)
+          claimed.add(task.id)
+          try {
+            const taken = await move(task, { state: 'working', owner, startedAt: task.startedAt ?? clock.now() })
+            if (taken) begin(taken)
+          } finally {
+            claimed.delete(task.id)
+          }
         }),
       )
     }
@@ -370,14 +425,12 @@ export function createTasks(deps: TasksDeps) {
     if (needsDecision(state, waitsFor)) events.emit('task.needs_decision', named)
   }
 
-  async function requeue(task: TaskRecord, additions: Additions = {}): Promise<void> {
-    if (!mayBecome(task.state, 'queued')) return
-    if (await move(task, { state: 'queued', owner: null, message: null, waitsFor: [] }, additions)) pump()
-  }
-
-  async function wakeById(id: string): Promise<void> {
-    const task = await store.get(id)
-    if (task?.state === 'waiting') await requeue(task)
+  /** False where something else came between: then whoever did that has seen to it. */
+  async function requeue(task: TaskRecord, additions: Additions = {}): Promise<boolean> {
+    if (!mayBecome(task.state, 'queued')) return false
+    const moved = await move(task, { state: 'queued', owner: null, message: null, waitsFor: [] }, additions)
+    if (moved) pump()
+    return moved !== undefined
   }
 
   async function endNow(
@@ -410,11 +463,18 @@ export function createTasks(deps: TasksDeps) {
         const here = working.get(id)
         here?.control.halt(reason === 'agent_archived' ? 'archived' : 'cancel')
         if (!here) return (await store.get(id)) ?? task
-        await Promise.race([here.done, clock.sleep(taskLimits.haltMs)])
+        await doneOr(here.done, taskLimits.haltMs)
         return (await store.get(id)) ?? task
       }
       if (tries >= taskLimits.clashes) throw conflict(task, 'it changes all the time')
     }
+  }
+
+  async function doneOr(done: Promise<unknown>, ms: number): Promise<void> {
+    const waiting = new AbortController()
+    const late = clock.sleep(ms, waiting.signal).catch(() => undefined)
+    await Promise.race([done, late])
+    waiting.abort()
   }
 
   // ── speaking to it ──
@@ -429,33 +489,68 @@ export function createTasks(deps: TasksDeps) {
     if (!isOpen(task.state)) throw isEnded(task)
     const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
     const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
-    if (task.state === 'waiting' && images.length === 0 && (await answered(task, wish.text, caller))) {
-      return viewOf((await store.get(id)) ?? task)
-    }
     const key = idempotencyKey === undefined ? undefined : `${caller.actorId} ${idempotencyKey}`
-    await store.addToInbox(id, { parts, by: caller.actorId, createdAt: clock.now() }, key)
-    const now = (await store.get(id)) ?? task
-    if (now.state === 'waiting' && now.waitsFor.some(({ kind }) => kind === 'message')) await requeue(now)
-    if (now.state === 'working' && wish.interrupt) await wishFor(now, 'interrupt')
-    return viewOf((await store.get(id)) ?? now)
+    if (key !== undefined && (await store.inboxOf(id, key)) !== undefined) return viewOf((await store.get(id)) ?? task)
+    if (await answered(task, wish.text, { caller, key })) {
+      if (images.length > 0) await tell(id, { parts: images, by: caller.actorId }, undefined)
+    } else {
+      const seq = await tell(id, { parts, by: caller.actorId }, key)
+      const now = await store.get(id)
+      // It has ended meanwhile, and nobody will read that.
+      if (now && !isOpen(now.state) && now.lastInbox < seq) throw isEnded(now)
+    }
+    if (wish.interrupt) await interruptNow(id)
+    return viewOf((await store.get(id)) ?? task)
+  }
+
+  async function tell(
+    id: string,
+    { parts, by }: { parts: readonly UserPart[]; by: string },
+    key: string | undefined,
+  ): Promise<number> {
+    const task = await store.get(id)
+    if (task && (await store.lastOfInbox(id)) - task.lastInbox >= taskLimits.inbox) {
+      throw conflict(task, `it has not read the last ${taskLimits.inbox} messages`)
+    }
+    const seq = await store.addToInbox(id, { parts, by, createdAt: clock.now() }, key)
+    const now = await store.get(id)
+    if (now?.state === 'waiting' && (await hasCome(now))) await requeue(now)
+    return seq
   }
 
   /** A message to a task that asked something is the answer. */
-  async function answered(task: TaskRecord, text: string, caller: KnownCaller): Promise<boolean> {
-    const asked = task.waitsFor.find((one) => one.kind === 'answer')
-    if (!asked) return false
-    const found = (await store.calls(task.id, task.step)).find((call) => call.id === asked.callId)
-    if (found?.state !== 'waiting') return false
-    const data = { by: caller.actorId, parts: [{ type: 'text', text }], answers: asked.callId }
-    const event = { seq: 0, kind: 'message', data, at: clock.now() } as const
-    const waitsFor = task.waitsFor.filter((one) => one !== asked)
-    const moved = await move(
-      task,
-      { state: 'queued', message: null, waitsFor },
-      { calls: [{ ...found, answer: text }], events: [event] },
-    )
-    if (moved) pump()
-    return moved !== undefined
+  async function answered(
+    { id }: TaskRecord,
+    text: string,
+    { caller, key }: { caller: KnownCaller; key: string | undefined },
+  ): Promise<boolean> {
+    for (let tries = 1; ; tries += 1) {
+      const task = await store.get(id)
+      const asked = task?.waitsFor.find((one) => one.kind === 'answer')
+      if (!task || !asked || (task.state !== 'waiting' && task.state !== 'paused')) return false
+      const found = (await store.calls(id, task.step)).find((call) => call.id === asked.callId)
+      if (found?.state !== 'waiting') return false
+      const parts: UserPart[] = [{ type: 'text', text }]
+      const data = { by: caller.actorId, parts, answers: asked.callId }
+      const event = { seq: 0, kind: 'message', data, at: clock.now() } as const
+      const waitsFor = task.waitsFor.filter((one) => one !== asked)
+      // Who is paused reads it when it goes on.
+      const goesOn = task.state === 'waiting' ? { state: 'queued' as const, message: null } : {}
+      const kept = {
+        seq: (await store.lastOfInbox(id)) + 1,
+        parts,
+        by: caller.actorId,
+        answers: asked.callId,
+        createdAt: clock.now(),
+      }
+      const more = [store.inboxStep(id, kept, key)]
+      const additions = { calls: [{ ...found, answer: text }], events: [event], more }
+      if (await move(task, { ...goesOn, waitsFor }, additions)) {
+        pump()
+        return true
+      }
+      if (tries >= taskLimits.clashes) throw conflict(task, 'it changes all the time')
+    }
   }
 
   async function wishFor(task: TaskRecord, wish: 'pause' | 'interrupt'): Promise<void> {
@@ -468,8 +563,19 @@ export function createTasks(deps: TasksDeps) {
   async function interrupt(id: string, caller: KnownCaller): Promise<TaskView> {
     const task = await recordFor(id, caller)
     if (!isOpen(task.state)) throw isEnded(task)
-    if (task.state === 'working') await wishFor(task, 'interrupt')
+    await interruptNow(id)
     return viewOf((await store.get(id)) ?? task)
+  }
+
+  /** One that waits with a call gives that up. */
+  async function interruptNow(id: string): Promise<void> {
+    for (let tries = 1; ; tries += 1) {
+      const task = await store.get(id)
+      if (task?.state === 'working') return wishFor(task, 'interrupt')
+      if (task?.state !== 'waiting' || task.waitsFor.every(({ kind }) => kind === 'message')) return
+      if (await requeue(task, { more: [store.wishing(id, 'interrupt')] })) return
+      if (tries >= taskLimits.clashes) throw conflict(task, 'it changes all the time')
+    }
   }
 
   async function pause(id: string, caller: KnownCaller): Promise<TaskView> {
@@ -477,9 +583,11 @@ export function createTasks(deps: TasksDeps) {
     return again(id, async (task) => {
       if (!isOpen(task.state)) throw isEnded(task)
       if (task.state === 'paused') return task
-      if (task.state !== 'working') return move(task, { state: 'paused', message: 'A person paused it' })
+      if (task.state !== 'working') return pauseNow(task)
       await wishFor(task, 'pause')
-      return (await store.get(id)) ?? task
+      const now = await store.get(id)
+      // It came to rest at the same moment: as that it is paused too.
+      return now && isOpen(now.state) && now.state !== 'working' && now.state !== 'paused' ? pauseNow(now) : now
     })
   }
 
@@ -490,7 +598,8 @@ export function createTasks(deps: TasksDeps) {
       if (task.state !== 'paused' && task.state !== 'suspended')
         throw conflict(task, 'only what is paused or suspended is resumed')
       const waits = task.waitsFor.length > 0 && task.waitsFor.every(({ kind }) => kind === 'message')
-      if (waits && !(await hasNews(task))) return move(task, { state: 'queued', message: null })
+      const news = waits ? await store.inboxAfter(id, task.lastInbox) : []
+      if (waits && news.length === 0) return move(task, { state: 'waiting', message: null })
       return move(task, { state: 'queued', message: null, waitsFor: [] })
     })
   }
@@ -520,12 +629,22 @@ export function createTasks(deps: TasksDeps) {
     { idempotencyKey = newId('req') }: { idempotencyKey?: string | undefined } = {},
   ): Promise<TaskView> {
     const amount = parseTokens(wished, { field: 'tokens' })
-    const task = await recordFor(id, caller, 'allocate')
+    const task = await recordFor(id, caller, 'allocate', String(shownTokens(amount)))
+    const known = await findAgent(task.agentId, task.accountId)
+    // What an agent may spend on a task is not its own to say.
+    if (known) refuse(mayChange(caller.principal, { id: task.agentId, line: known.line }))
     if (!isOpen(task.state)) throw isEnded(task)
     if (task.budget === null) throw conflict(task, 'it has no budget of its own, and spends its agent’s tokens')
     await budgets.give(task, amount, `given ${caller.actorId} ${idempotencyKey}`)
-    if (task.state === 'suspended') await requeue(task)
+    await tokensCame(id)
     return viewOf((await store.get(id)) ?? task)
+  }
+
+  /** Also one that is about to stand still for want of them looks once more. */
+  async function tokensCame(id: string): Promise<void> {
+    working.get(id)?.control.tokensCame()
+    const task = await store.get(id)
+    if (task?.state === 'suspended' && isShortItself(task)) await requeue(task)
   }
 
   // ── going back ──
@@ -534,9 +653,10 @@ export function createTasks(deps: TasksDeps) {
     const task = await recordFor(id, caller)
     if (task.state === 'working' || task.state === 'queued') throw conflict(task, 'pause or cancel it first')
     await computer.settledOf(id)
-    const [steps, messages] = await Promise.all([store.steps(id), store.messages(id)])
-    const target = step ?? (steps.find(({ turn }) => turn === task.turn)?.step ?? 1) - 1
-    if (target > task.step || !steps.some((one) => one.step === target)) throw noStep(id, target)
+    const [all, messages] = await Promise.all([store.steps(id), store.messages(id)])
+    const steps = all.filter(({ isUndone }) => !isUndone)
+    const target = step ?? (steps.find(({ turn }) => turn === task.turn)?.step ?? (steps.at(-1)?.step ?? 0) + 1) - 1
+    if (!steps.some((one) => one.step === target)) throw noStep(id, target)
     const snapshotId = snapshotOf(steps, target)
     if (snapshotId !== undefined) await computer.rollBack(task, snapshotId)
     const event = {
@@ -546,23 +666,49 @@ export function createTasks(deps: TasksDeps) {
       at: clock.now(),
     } as const
     if (!isOpen(task.state)) {
-      const moved = await move(task, {}, { events: [event] })
+      const moved = await move(task, {}, { events: [event], more: [store.undoSteps(id, target)] })
       return viewOf(moved ?? task)
     }
-    const kept = messages.findLast((one) => one.step <= target)?.seq ?? 0
-    const isTold = task.compactedTo <= kept
+    const open = (await store.calls(id, task.step)).filter(({ state }) => state !== 'done')
+    const kept = messages.filter((one) => one.step <= target)
+    const last = kept.at(-1)?.seq ?? 0
+    const lastMessage = task.lastMessage + 1
+    const closing = await closed(id, kept)
+    const isTold = task.compactedTo <= last
     const changes = {
       state: 'waiting' as const,
       message: null,
       waitsFor: [{ kind: 'message' as const }],
       ...(isTold ? {} : { compactedTo: 0, summary: null }),
+      ...(closing && { lastMessage }),
       result: null,
     }
-    const last = steps.at(-1)!
-    const cut = last.state === 'acting' || last.state === 'calling' ? { step: { ...last, state: 'cut' as const } } : {}
-    const moved = await move(task, changes, { ...cut, events: [event], more: [store.undoMessages(id, kept)] })
+    const now = all.at(-1)!
+    const cut =
+      now.state === 'acting' || now.state === 'calling'
+        ? { step: { ...now, state: 'cut' as const, endedAt: clock.now() } }
+        : {}
+    const told = closing ? [{ seq: lastMessage, step: target, message: closing, createdAt: clock.now() }] : []
+    // What is taken back first is what there was before this.
+    const undone = [store.undoMessages(id, { after: last, upTo: task.lastMessage }), store.undoSteps(id, target)]
+    const moved = await move(task, changes, { ...cut, messages: told, events: [event], more: undone })
     if (!moved) throw conflict(task, 'it was changed at the same moment')
+    for (const { approvalId } of open) if (approvalId !== null) await deps.withdrawApproval(approvalId)
     return viewOf(moved)
+  }
+
+  /** What the model is told of calls that had no end where a conversation was cut; undefined where there are none. */
+  async function closed(taskId: string, kept: readonly StoredMessage[]): Promise<Message | undefined> {
+    const open = unanswered(kept)
+    if (open.length === 0) return undefined
+    const calls = await store.calls(taskId, kept.at(-1)!.step)
+    const resultOf = ({ callId, tool }: ToolCallPart) => {
+      const outcome = calls.find((call) => call.callId === callId)?.outcome
+      const text = 'Given up before it had ended: it may have done a part, check before repeating.'
+      const { content, isError } = outcome ?? { content: [{ type: 'text' as const, text }], isError: true }
+      return { type: 'tool_result' as const, callId, tool, content, isError }
+    }
+    return { role: 'tool', parts: open.map(resultOf) }
   }
 
   /** A task that goes on from there by itself, with a computer that is a copy of what it was then. */
@@ -579,20 +725,22 @@ export function createTasks(deps: TasksDeps) {
     const earlier = await madeBefore(source.accountId, request)
     if (earlier) return earlier
     await computer.settledOf(id)
-    const [steps, messages] = await Promise.all([store.steps(id), store.messages(id)])
+    const [all, messages] = await Promise.all([store.steps(id), store.messages(id)])
+    const steps = all.filter(({ isUndone }) => !isUndone)
     const ended = steps.filter(({ state }) => state === 'done' || state === 'cut')
     const target = step ?? ended.at(-1)?.step ?? 0
     if (!ended.some((one) => one.step === target)) throw noStep(id, target)
-    const kept = messages.filter((one) => one.step <= target)
+    const said = messages.filter((one) => one.step <= target)
+    const closing = await closed(id, said)
+    const seq = (said.at(-1)?.seq ?? 0) + 1
+    const kept = closing ? [...said, { seq, step: target, message: closing, createdAt: clock.now() }] : said
     const last = kept.at(-1)
     if (text === undefined && last?.message.role === 'assistant' && !source.spec.chat) {
       throw invalid('body.text', 'the agent had ended its turn there: say what it is to do now')
     }
     const isNow = step === undefined && !isOpen(source.state)
     const snapshotId = snapshotOf(steps, target) ?? (isNow ? await computer.snapshotNow(source) : undefined)
-    // A new agent has nothing but these, for its computer too; of one that is there they are set aside.
-    const tokens = wished === undefined ? null : parseTokens(wished, { field: 'tokenBudget' })
-    const agentId = agent ?? (await agentCopy(source, { snapshotId, tokens, caller, key }))
+    const agentId = agent ?? (await agentCopy(source, { snapshotId, caller, key, tokenBudget: wished }))
     if (agent !== undefined) refuse(mayWork((await agentFor(agent, caller)).agent, { computer: true }))
     const now = clock.now()
     const newTaskId = newId('tsk')
@@ -610,7 +758,8 @@ export function createTasks(deps: TasksDeps) {
           ]
     const isTold = source.summary !== null && source.compactedTo <= (last?.seq ?? 0)
     const { mcpServers } = source.spec
-    const budget = agent === undefined ? null : tokens
+    // A new agent has nothing but these, for its computer too; of one that is there they are set aside.
+    const budget = agent === undefined || wished === undefined ? null : parseTokens(wished, { field: 'tokenBudget' })
     const opened = mcpServers === null ? undefined : deps.seal.open(mcpServers, mcpPlace(id))
     const task: TaskRecord = {
       ...emptyTask(now),
@@ -627,7 +776,6 @@ export function createTasks(deps: TasksDeps) {
         mcpServers: opened === undefined ? null : deps.seal.seal(opened, mcpPlace(newTaskId)),
       },
       budget,
-      isSettled: budget === null,
       asker: lastingAsker(caller),
       untrusted: source.untrusted,
       compactedTo: isTold ? source.compactedTo : 0,
@@ -635,14 +783,14 @@ export function createTasks(deps: TasksDeps) {
       lastMessage: told.at(-1)?.seq ?? last?.seq ?? 0,
       dueAt: now + source.spec.timeLimitMs,
     }
-    const all = [...kept.map((one) => ({ ...one, step: 0 })), ...told]
+    const words = [...kept.map((one) => ({ ...one, step: 0 })), ...told]
     const event = {
       seq: 1,
       kind: 'state',
       data: { state: task.state, forkedFrom: { taskId: id, step: target } },
       at: now,
     } as const
-    const additions = { messages: all, step: stepZero(task.spec.model, now), events: [event] }
+    const additions = { messages: words, step: stepZero(task.spec.model, now), events: [event] }
     if (!(await store.insert(task, { request, ...additions }))) {
       const other = await madeBefore(source.accountId, request)
       if (other) return other
@@ -658,10 +806,10 @@ export function createTasks(deps: TasksDeps) {
     source: TaskRecord,
     {
       snapshotId,
-      tokens,
       caller,
       key,
-    }: { snapshotId: string | undefined; tokens: number | null; caller: KnownCaller; key: string },
+      tokenBudget,
+    }: { snapshotId: string | undefined; caller: KnownCaller; key: string; tokenBudget: ForkTask['tokenBudget'] },
   ): Promise<string> {
     const verdict = decide(caller.principal, { right: 'write:agents' })
     if (!verdict.allowed) {
@@ -680,11 +828,12 @@ export function createTasks(deps: TasksDeps) {
         ...(channel !== null && { channel }),
         template,
         memoryMb,
-        ...(tokens !== null && { tokenBudget: shownTokens(tokens) }),
         rights: [...rights],
+        // What its task is to have it must have first.
+        ...(tokenBudget !== undefined && { tokenBudget }),
       },
       caller,
-      { idempotencyKey: key.slice(0, 200) },
+      { idempotencyKey: `fork ${hashOfBody({ key })}` },
     )
     if (snapshotId !== undefined) {
       await computer.forkFor(made.id, snapshotId, source.accountId).catch((error: unknown) => {
@@ -706,7 +855,7 @@ export function createTasks(deps: TasksDeps) {
     const seeing = decide(principal, { right: 'read:tasks', resource: 'agent' })
     if (!seeing.allowed)
       throw new DeltaError('forbidden', 'That needs the right read:tasks', { context: { right: 'read:tasks' } })
-    const only = principal.kind === 'user' ? undefined : principal.agents
+    const { only } = seeing
     const below = principal.kind === 'agent' ? principal.agentId : undefined
     const found = await store.list({ accountId, only, below, agentId, state, before, limit: limit + 1 })
     const { items, nextCursor } = pageOf(found, limit)
@@ -737,37 +886,69 @@ export function createTasks(deps: TasksDeps) {
   }
 
   async function agentWoke(agentId: string): Promise<void> {
-    for (const task of await store.openOf(agentId)) if (waitsForAgent(task)) await requeue(task)
+    for (const one of working.values()) if (one.agentId === agentId) one.control.tokensCame()
+    for (const task of await store.openOf(agentId)) {
+      if (task.state === 'suspended' && !isShortItself(task)) await requeue(task)
+    }
+  }
+
+  /** What its agent has now, or it itself. */
+  async function purseFilled(purseId: string): Promise<void> {
+    if (isId('tsk', purseId)) return tokensCame(purseId)
+    for (const one of working.values()) if (one.agentId === purseId) one.control.tokensCame()
+    for (const task of await store.openOf(purseId)) {
+      if (task.state !== 'suspended' || isShortItself(task)) continue
+      if ((await findAgent(purseId, task.accountId))?.agent.state === 'active') await requeue(task)
+    }
   }
 
   async function agentEnds(agentId: string): Promise<void> {
-    for (const task of await store.openOf(agentId)) await cancelBy(task, 'agent_archived', 'Its agent was archived')
+    await Promise.all((await store.openOf(agentId)).map(endWithAgent))
+  }
+
+  async function endWithAgent(task: TaskRecord): Promise<void> {
+    await cancelBy(task, 'agent_archived', 'Its agent was archived').catch((error: unknown) =>
+      log.warn('task_not_ended_with_agent', { taskId: task.id, error }),
+    )
   }
 
   async function approvalChanged(approvalId: string): Promise<void> {
     const found = await store.callOfApproval(approvalId)
     const waiting = found ? [found.taskId] : (await store.waitingFor(approvalId)).map(({ id }) => id)
-    for (const id of waiting) {
-      const task = await store.get(id)
-      if (task?.state === 'waiting' && (await deps.hasCome(task))) await requeue(task)
-    }
+    for (const id of waiting) await look(id)
   }
 
   async function tokensDecided(requestId: string): Promise<void> {
-    for (const task of await store.waitingFor(requestId)) if (await deps.hasCome(task)) await requeue(task)
+    for (const { id } of await store.waitingFor(requestId)) await look(id)
+  }
+
+  /** Whether it can go on by now. */
+  async function look(id: string): Promise<void> {
+    const task = await store.get(id)
+    if (!task || (task.state !== 'waiting' && task.state !== 'suspended') || !(await hasCome(task))) return
+    await requeue(task)
+  }
+
+  /** Somebody below an agent asks it for something: the task that is concerned with that reads it before its next step. */
+  async function askedFor({ agentId, belowId, requestId, text }: AskedFor): Promise<void> {
+    const parents = (await store.openOf(belowId)).flatMap(({ parentTaskId }) =>
+      parentTaskId === null ? [] : [parentTaskId],
+    )
+    const open = (await store.openOf(agentId)).toSorted((a, b) => b.changedAt - a.changedAt)
+    const isListening = ({ state }: TaskRecord) => state === 'working' || state === 'queued' || state === 'waiting'
+    const task = open.find(({ id }) => parents.includes(id)) ?? open.find(isListening)
+    if (task) await tell(task.id, { parts: [{ type: 'text', text }], by: requestId }, `request ${requestId}`)
   }
 
   // ── what nobody asks for ──
 
   async function sweep(): Promise<void> {
     const now = clock.now()
-    if (isShared) {
-      await store.heard(owner, now)
-      await store.forgetOwners(now - 10 * taskLimits.ownerDeadMs)
-    }
+    await beat()
+    if (isShared) await store.forgetOwners(now - 10 * taskLimits.ownerDeadMs)
     await adopt(isShared ? now - taskLimits.ownerDeadMs : undefined)
     for (const task of await store.workedBy(owner)) {
-      if (!working.has(task.id)) await move(task, { state: 'queued', owner: null })
+      if (!isHere(task.id)) await move(task, { state: 'queued', owner: null })
     }
     for (const { id, wish } of await store.wished(owner)) {
       const control = working.get(id)?.control
@@ -780,32 +961,58 @@ export function createTasks(deps: TasksDeps) {
       if (here) here.control.halt('time')
       else if (task.state !== 'working') await endNow(task, 'failed', 'time_limit', 'Its time was over')
     }
-    for (const task of await store.unsettled()) await afterEnd(task)
+    for (const task of await store.unsettled()) {
+      await afterEnd(task).catch((error: unknown) => log.warn('task_not_settled', { taskId: task.id, error }))
+    }
     pump()
   }
 
-  async function adopt(silentSince: number | undefined): Promise<void> {
-    for (const task of await store.orphans({ owner, silentSince })) await move(task, { state: 'queued', owner: null })
+  /** That this server lives: said by itself, so that others do not take its tasks while it looks after many. */
+  async function beat(): Promise<void> {
+    if (isShared) await store.heard(owner, clock.now())
   }
 
-  /** What came while no server ran. */
+  async function adopt(silentSince: number | undefined): Promise<void> {
+    for (let last = -1; last !== 0;) {
+      const found = await store.orphans({ owner, silentSince })
+      let adopted = 0
+      for (const task of found) if (await move(task, { state: 'queued', owner: null })) adopted += 1
+      last = found.length < taskLimits.swept ? 0 : adopted
+    }
+  }
+
+  /** What came while no server ran, or was lost with one. */
   async function mend(): Promise<void> {
-    for (const state of ['waiting', 'suspended'] as const) {
+    for (const state of ['waiting', 'suspended', 'paused'] as const) {
       for (let after = ''; !stopping.signal.aborted;) {
         const page = await store.resting(state, after)
-        for (const task of page) if (await hasCome(task)) await requeue(task)
+        for (const task of page) {
+          await mendOne(task).catch((error: unknown) => log.warn('task_not_mended', { taskId: task.id, error }))
+        }
         after = page.at(-1)?.id ?? ''
         if (page.length < taskLimits.swept) break
       }
     }
   }
 
-  async function keepUp(): Promise<void> {
+  async function mendOne(task: TaskRecord): Promise<void> {
+    const known = await findAgent(task.agentId, task.accountId)
+    if (!known || isOver(known.agent.state)) return endWithAgent(task)
+    if (task.wish === 'cancel') return void (await endNow(task, 'canceled', 'canceled_by_user', 'It was canceled'))
+    if (task.state !== 'paused' && (await hasCome(task))) await requeue(task)
+  }
+
+  async function every(ms: number, work: () => Promise<void>, what: string): Promise<void> {
     while (!stopping.signal.aborted) {
-      await clock.sleep(isShared ? taskLimits.sweepMs : taskLimits.sweepAloneMs, stopping.signal).catch(() => undefined)
+      await clock.sleep(ms, stopping.signal).catch(() => undefined)
       if (stopping.signal.aborted) return
-      await sweep().catch((error: unknown) => log.warn('tasks_not_swept', { error }))
+      await work().catch((error: unknown) => log.warn('tasks_not_looked_after', { what, error }))
     }
+  }
+
+  async function mendAlways(): Promise<void> {
+    await mend().catch((error: unknown) => log.warn('tasks_not_looked_after', { what: 'mend', error }))
+    await every(taskLimits.mendMs, mend, 'mend')
   }
 
   return {
@@ -825,8 +1032,8 @@ export function createTasks(deps: TasksDeps) {
     get: async (id: string, caller: KnownCaller): Promise<TaskView> =>
       viewOf(await recordFor(id, caller, 'read:tasks')),
     async follow(id: string, caller: KnownCaller, from?: number) {
-      await recordFor(id, caller, 'read:tasks')
-      return following.follow(id, caller, from)
+      const { state } = await recordFor(id, caller, 'read:tasks')
+      return following.follow(id, caller, { from, isOver: !isOpen(state) })
     },
     /** For features beside it, which have asked by themselves whether they may. */
     async view(id: string, accountId: string): Promise<TaskView | undefined> {
@@ -835,6 +1042,9 @@ export function createTasks(deps: TasksDeps) {
     },
     events,
     onWritten,
+    /** An agent, or a task of its own, has more than before. */
+    purseFilled: (purseId: string) => inBackground(purseFilled(purseId), purseId),
+    askedFor: (asked: AskedFor) => inBackground(askedFor(asked), asked.requestId),
     agentWoke: (agentId: string) => inBackground(agentWoke(agentId), agentId),
     agentEnds: (agentId: string) => inBackground(agentEnds(agentId), agentId),
     approvalChanged: (approvalId: string) => inBackground(approvalChanged(approvalId), approvalId),
@@ -844,7 +1054,9 @@ export function createTasks(deps: TasksDeps) {
 
     async start(): Promise<void> {
       await sweep()
-      loops = [keepUp(), mend().catch((error: unknown) => log.warn('tasks_not_mended', { error }))]
+      const ms = isShared ? taskLimits.sweepMs : taskLimits.sweepAloneMs
+      loops = [every(ms, sweep, 'sweep'), mendAlways()]
+      if (isShared) loops.push(every(ms, beat, 'beat'))
     },
 
     /** What is worked on stays as it is: programs in sandboxes run on, and the next server goes on from the step. */
@@ -852,12 +1064,12 @@ export function createTasks(deps: TasksDeps) {
       stopping.abort()
       following.stop()
       for (const { control } of working.values()) control.halt('stop')
-      await Promise.race([
-        Promise.all([...Array.from(working.values(), ({ done }) => done), computer.settled()]),
-        clock.sleep(taskLimits.stopMs),
-      ])
-      await Promise.all([...loops, pumping])
+      await doneOr(Promise.all([...loops, pumping]), taskLimits.stopMs)
+      const letGo = Promise.all([...Array.from(working.values(), ({ done }) => done), computer.settled()])
+      await doneOr(letGo, taskLimits.stopMs)
       hub.stop()
+      // Others may go on at once.
+      if (isShared && working.size === 0) await store.left(owner).catch(() => undefined)
     },
 
     metrics(metrics: Metrics): void {
@@ -880,7 +1092,7 @@ function emptyTask(now: number): Omit<TaskRecord, 'id' | 'accountId' | 'agentId'
     message: null,
     waitsFor: [],
     budget: null,
-    isSettled: true,
+    isSettled: false,
     wish: null,
     owner: null,
     turn: 1,
@@ -913,6 +1125,7 @@ function stepZero(model: string, now: number) {
     model,
     attempts: [],
     snapshotId: null,
+    isUndone: false,
     startedAt: now,
     endedAt: now,
   } as const

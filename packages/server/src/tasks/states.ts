@@ -7,8 +7,10 @@ export const successors: Record<TaskState, readonly TaskState[]> = {
   // `queued`: its server stops or has died, and another one goes on.
   working: ['queued', 'waiting', 'suspended', 'paused', 'finished', 'failed', 'canceled'],
   waiting: ['queued', 'paused', 'canceled', 'failed'],
-  suspended: ['queued', 'paused', 'canceled', 'failed'],
-  paused: ['queued', 'canceled', 'failed'],
+  // `waiting`: for a message, after an undo.
+  suspended: ['queued', 'waiting', 'paused', 'canceled', 'failed'],
+  // `waiting`: it stood still before it was paused, and what it waited for has not come.
+  paused: ['queued', 'waiting', 'canceled', 'failed'],
   finished: [],
   failed: [],
   canceled: [],

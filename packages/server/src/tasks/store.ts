@@ -1,4 +1,5 @@
 import type { BatchStep, Database } from '../kernel/db/database.ts'
+import { DeltaError } from '../kernel/errors.ts'
 import type { Place } from '../kernel/http/cursors.ts'
 import type { ImagePart, Message, TextPart } from '../models/door.ts'
 import { taskLimits } from './limits.ts'
@@ -12,7 +13,7 @@ import type {
   TaskSpec,
   Wish,
 } from './record.ts'
-import { isOpen, needsDecision } from './states.ts'
+import { isOpen, mayBecome, needsDecision } from './states.ts'
 import type { TaskEventKind, TaskState } from './schema.ts'
 
 interface TasksTable {
@@ -77,6 +78,7 @@ interface StepsTable {
   model: string
   attempts: string
   snapshot_id: string | null
+  undone: number
   started_at: number
   ended_at: number | null
 }
@@ -106,6 +108,7 @@ interface Tables {
     seq: number
     parts: string
     sender: string
+    answers: string | null
     idempotency_key: string | null
     created_at: number
   }
@@ -155,12 +158,13 @@ export function createTaskStore(
   function additionsOf(taskId: string, additions: Additions) {
     const { messages = [], step, earlierStep, newCalls = [], calls = [], events = [] } = additions
     const steps: BatchStep[] = []
-    if (messages.length > 0) {
-      const rows = messages.map((one) => messageRow(taskId, one))
+    for (const some of inParts(messages)) {
+      const rows = some.map((one) => messageRow(taskId, one))
       steps.push({ query: sql.insertInto('task_messages').values(rows).compile() })
     }
     for (const one of [earlierStep, step]) {
       if (!one) continue
+      // Whether it was taken back is said beside it.
       const { state, model, attempts, ended_at, ...fixed } = stepRow(taskId, one)
       const changed = { state, model, attempts, ended_at }
       const query = sql
@@ -169,8 +173,8 @@ export function createTaskStore(
         .onConflict((conflict) => conflict.columns(['task_id', 'step']).doUpdateSet(changed))
       steps.push({ query: query.compile() })
     }
-    if (newCalls.length > 0) {
-      const rows = newCalls.map((one) => callRow(taskId, one))
+    for (const some of inParts(newCalls)) {
+      const rows = some.map((one) => callRow(taskId, one))
       steps.push({ query: sql.insertInto('task_calls').values(rows).compile() })
     }
     for (const call of calls) {
@@ -186,8 +190,8 @@ export function createTaskStore(
       } = callRow(taskId, call)
       steps.push({ query: sql.updateTable('task_calls').set(changes).where('id', '=', id).compile() })
     }
-    if (events.length > 0) {
-      const rows = events.map(({ seq, kind, data, at }) => ({
+    for (const some of inParts(events)) {
+      const rows = some.map(({ seq, kind, data, at }) => ({
         task_id: taskId,
         seq,
         kind,
@@ -197,6 +201,34 @@ export function createTaskStore(
       steps.push({ query: sql.insertInto('task_events').values(rows).compile() })
     }
     return steps
+  }
+
+  /** The number of what was said with that key. */
+  async function inboxOf(taskId: string, key: string): Promise<number | undefined> {
+    const query = sql.selectFrom('task_inbox').select('seq').where('task_id', '=', taskId)
+    return (await db.first(query.where('idempotency_key', '=', key).compile()))?.seq
+  }
+
+  async function lastOfInbox(taskId: string): Promise<number> {
+    const query = sql.selectFrom('task_inbox').select('seq').where('task_id', '=', taskId)
+    return (await db.first(query.orderBy('seq', 'desc').limit(1).compile()))?.seq ?? 0
+  }
+
+  function inboxStep(taskId: string, message: InboxMessage, key: string | undefined): BatchStep {
+    const row = {
+      task_id: taskId,
+      seq: message.seq,
+      parts: JSON.stringify(message.parts),
+      sender: message.by,
+      answers: message.answers ?? null,
+      idempotency_key: key ?? null,
+      created_at: message.createdAt,
+    }
+    const query = sql
+      .insertInto('task_inbox')
+      .values(row)
+      .onConflict((conflict) => conflict.doNothing())
+    return { query: query.compile(), mustChange: 1 }
   }
 
   return {
@@ -221,6 +253,9 @@ export function createTaskStore(
     /** False when the row is no longer as `before` says; then nothing is written. */
     async update(before: TaskRecord, after: TaskRecord, additions: Additions = {}): Promise<boolean> {
       const { id } = before
+      if (before.state !== after.state && !mayBecome(before.state, after.state)) {
+        throw new Error(`${id} is ${before.state}, and can not become ${after.state}`)
+      }
       const changes = changesOf(before, after)
       const query = sql
         .updateTable('tasks')
@@ -325,8 +360,10 @@ export function createTaskStore(
         .selectFrom('tasks')
         .selectAll()
         .where('state', 'in', ['waiting', 'suspended'])
+        // A letter of an id may mean something in a pattern: what is found is looked at again.
         .where('waits_for', 'like', `%"${id}"%`)
-      return (await db.all(query.compile())).map(recordOf)
+      const found = (await db.all(query.compile())).map(recordOf)
+      return found.filter(({ waitsFor }) => waitsFor.some((one) => Object.values(one).includes(id)))
     },
 
     /** One that was never begun. */
@@ -334,18 +371,20 @@ export function createTaskStore(
       await db.batch([
         { query: sql.deleteFrom('tasks').where('id', '=', id).compile() },
         { query: sql.deleteFrom('task_messages').where('task_id', '=', id).compile() },
+        { query: sql.deleteFrom('task_inbox').where('task_id', '=', id).compile() },
+        { query: sql.deleteFrom('task_calls').where('task_id', '=', id).compile() },
         { query: sql.deleteFrom('task_steps').where('task_id', '=', id).compile() },
         { query: sql.deleteFrom('task_events').where('task_id', '=', id).compile() },
       ])
     },
 
     /** Those that stand still, after `id`: something they wait for may have come unheard. */
-    async resting(state: 'waiting' | 'suspended', id: string): Promise<TaskRecord[]> {
+    async resting(state: 'waiting' | 'suspended' | 'paused', id: string): Promise<TaskRecord[]> {
       const query = sql.selectFrom('tasks').selectAll().where('state', '=', state).where('id', '>', id)
       return (await db.all(query.orderBy('id').limit(taskLimits.swept).compile())).map(recordOf)
     },
 
-    /** Ended, with a purse that is not. */
+    /** Ended, and what follows from that is not done. */
     async unsettled(): Promise<TaskRecord[]> {
       const query = sql.selectFrom('tasks').selectAll().where('settled', '=', 0).where('open', '=', 0)
       return (await db.all(query.orderBy('id').limit(taskLimits.swept).compile())).map(recordOf)
@@ -359,9 +398,28 @@ export function createTaskStore(
     async wish(id: string, wish: Wish): Promise<boolean> {
       let query = sql.updateTable('tasks').set({ wish }).where('id', '=', id).where('state', '=', 'working')
       // To be canceled outdoes everything, to be paused an interruption.
-      if (wish !== 'cancel')
-        query = query.where((where) => where.or([where('wish', 'is', null), where('wish', '<>', 'cancel')]))
+      const outdone = { cancel: [], pause: ['cancel'], interrupt: ['cancel', 'pause'] }[wish]
+      if (outdone.length > 0) {
+        query = query.where((where) => where.or([where('wish', 'is', null), where('wish', 'not in', outdone)]))
+      }
       return (await db.run(query.compile())).changed === 1
+    },
+
+    /** For what is about to be taken up: whoever does finds it there. */
+    wishing(id: string, wish: Wish): BatchStep {
+      return { query: sql.updateTable('tasks').set({ wish }).where('id', '=', id).compile() }
+    },
+
+    /** Nothing is said to it that it has not read: else nothing of the batch is written. */
+    noNews({ id, lastInbox }: Pick<TaskRecord, 'id' | 'lastInbox'>): BatchStep {
+      const news = sql
+        .selectFrom('task_inbox')
+        .select('seq')
+        .where('task_id', '=', id)
+        .where('seq', '>', lastInbox)
+        .where('answers', 'is', null)
+      const query = sql.updateTable('tasks').set({ id }).where('id', '=', id)
+      return { query: query.where((where) => where.not(where.exists(news))).compile(), mustChange: 1 }
     },
 
     /** It is done, or there is nothing left to do it to. */
@@ -381,29 +439,22 @@ export function createTaskStore(
       return (await db.all(query.compile())).map(recordOf)
     },
 
-    /** True when it was added now, false when the same key had added one before. */
-    async addToInbox(taskId: string, message: Omit<InboxMessage, 'seq'>, key: string | undefined): Promise<boolean> {
+    /** Its number; that of the first where the same key had added one before. */
+    async addToInbox(taskId: string, message: Omit<InboxMessage, 'seq'>, key: string | undefined): Promise<number> {
       for (let tries = 1; ; tries += 1) {
-        const known = sql.selectFrom('task_inbox').select(['seq', 'idempotency_key']).where('task_id', '=', taskId)
-        const rows = await db.all(known.compile())
-        if (key !== undefined && rows.some((row) => row.idempotency_key === key)) return false
-        const seq = Math.max(0, ...rows.map((row) => row.seq)) + 1
-        const row = {
-          task_id: taskId,
-          seq,
-          parts: JSON.stringify(message.parts),
-          sender: message.by,
-          idempotency_key: key ?? null,
-          created_at: message.createdAt,
-        }
-        const query = sql
-          .insertInto('task_inbox')
-          .values(row)
-          .onConflict((conflict) => conflict.doNothing())
-        if ((await db.run(query.compile())).changed === 1) return true
-        if (tries >= taskLimits.clashes) throw new Error(`Too many messages at once for ${taskId}`)
+        const known = key === undefined ? undefined : await inboxOf(taskId, key)
+        if (known !== undefined) return known
+        const seq = (await lastOfInbox(taskId)) + 1
+        const { query } = inboxStep(taskId, { seq, ...message }, key)
+        if ((await db.run(query)).changed === 1) return seq
+        if (tries >= taskLimits.clashes)
+          throw new DeltaError('database_busy', `Too many messages at once for ${taskId}`)
       }
     },
+
+    inboxOf,
+    lastOfInbox,
+    inboxStep,
 
     async inboxAfter(taskId: string, after: number): Promise<InboxMessage[]> {
       const query = sql
@@ -411,6 +462,7 @@ export function createTaskStore(
         .selectAll()
         .where('task_id', '=', taskId)
         .where('seq', '>', after)
+        .where('answers', 'is', null)
         .orderBy('seq')
       return (await db.all(query.compile())).map((row) => ({
         seq: row.seq,
@@ -436,9 +488,14 @@ export function createTaskStore(
       }))
     },
 
-    undoMessages(taskId: string, afterSeq: number): BatchStep {
+    undoMessages(taskId: string, { after, upTo }: { after: number; upTo: number }): BatchStep {
       const query = sql.updateTable('task_messages').set({ undone: 1 }).where('task_id', '=', taskId)
-      return { query: query.where('seq', '>', afterSeq).compile() }
+      return { query: query.where('seq', '>', after).where('seq', '<=', upTo).compile() }
+    },
+
+    undoSteps(taskId: string, afterStep: number): BatchStep {
+      const query = sql.updateTable('task_steps').set({ undone: 1 }).where('task_id', '=', taskId)
+      return { query: query.where('step', '>', afterStep).compile() }
     },
 
     async steps(taskId: string): Promise<StepRecord[]> {
@@ -462,6 +519,17 @@ export function createTaskStore(
       let query = sql.selectFrom('task_calls').selectAll().where('task_id', '=', taskId)
       if (step !== undefined) query = query.where('step', '=', step)
       return (await db.all(query.orderBy('step').orderBy('place').compile())).map(callOf)
+    },
+
+    /** The latest that have ended, without those of one step; in their order. */
+    async endedCalls(
+      taskId: string,
+      { but, limit }: { but: number | undefined; limit: number },
+    ): Promise<CallRecord[]> {
+      let query = sql.selectFrom('task_calls').selectAll().where('task_id', '=', taskId).where('state', '=', 'done')
+      if (but !== undefined) query = query.where('step', '<>', but)
+      const rows = await db.all(query.orderBy('step', 'desc').orderBy('place', 'desc').limit(limit).compile())
+      return rows.map(callOf).toReversed()
     },
 
     async callOfApproval(approvalId: string): Promise<{ taskId: string; call: CallRecord } | undefined> {
@@ -499,6 +567,11 @@ export function createTaskStore(
       await db.run(query.compile())
     },
 
+    /** It works on nothing any more: others need not wait until it has been silent for long. */
+    async left(owner: string): Promise<void> {
+      await db.run(sql.deleteFrom('task_owners').where('owner', '=', owner).compile())
+    },
+
     async forgetOwners(before: number): Promise<void> {
       await db.run(sql.deleteFrom('task_owners').where('seen_at', '<', before).compile())
     },
@@ -509,6 +582,20 @@ function happeningOf(before: TaskRecord, { state, waitsFor }: TaskRecord): Happe
   if (state === before.state) return undefined
   if (state === 'finished' || state === 'failed') return `task.${state}`
   return needsDecision(state, waitsFor) ? 'task.needs_decision' : undefined
+}
+
+/** Rows of one statement: databases take a bounded number of values. */
+const rowsAtOnce = 500
+
+function inParts<One>(all: readonly One[]): One[][] {
+  return Array.from({ length: Math.ceil(all.length / rowsAtOnce) }, (_, at) =>
+    all.slice(at * rowsAtOnce, (at + 1) * rowsAtOnce),
+  )
+}
+
+/** PostgreSQL keeps no NUL in a text, and a model may write one. */
+function withoutNul<Text extends string | null>(text: Text): Text {
+  return (text?.includes('\0') ? text.replaceAll('\0', '\uFFFD') : text) as Text
 }
 
 function rowOf(record: TaskRecord): TasksTable {
@@ -523,7 +610,7 @@ function rowOf(record: TaskRecord): TasksTable {
     state: record.state,
     open: Number(isOpen(record.state)),
     reason: record.reason,
-    message: record.message,
+    message: withoutNul(record.message),
     waits_for: JSON.stringify(record.waitsFor),
     spec: JSON.stringify(record.spec),
     budget: record.budget,
@@ -545,7 +632,7 @@ function rowOf(record: TaskRecord): TasksTable {
     estimated: Number(record.estimated),
     untrusted: Number(record.untrusted),
     compacted_to: record.compactedTo,
-    summary: record.summary,
+    summary: withoutNul(record.summary),
     result: record.result === null ? null : JSON.stringify(record.result),
     idempotency_key: null,
     body_hash: null,
@@ -631,6 +718,7 @@ function stepRow(taskId: string, one: StepRecord): StepsTable {
     model: one.model,
     attempts: JSON.stringify(one.attempts),
     snapshot_id: one.snapshotId,
+    undone: Number(one.isUndone),
     started_at: one.startedAt,
     ended_at: one.endedAt,
   }
@@ -644,6 +732,7 @@ function stepOf(row: StepsTable): StepRecord {
     model: row.model,
     attempts: JSON.parse(row.attempts) as StepRecord['attempts'],
     snapshotId: row.snapshot_id,
+    isUndone: row.undone === 1,
     startedAt: row.started_at,
     endedAt: row.ended_at,
   }
@@ -655,13 +744,13 @@ function callRow(taskId: string, one: CallRecord): CallsTable {
     task_id: taskId,
     step: one.step,
     place: one.place,
-    call_id: one.callId,
-    tool: one.tool,
-    input: one.input,
+    call_id: withoutNul(one.callId),
+    tool: withoutNul(one.tool),
+    input: withoutNul(one.input),
     state: one.state,
     approval_id: one.approvalId,
     waits_for: one.waitsFor === null ? null : JSON.stringify(one.waitsFor),
-    answer: one.answer,
+    answer: withoutNul(one.answer),
     outcome: one.outcome === null ? null : JSON.stringify(one.outcome),
     started_at: one.startedAt,
     ended_at: one.endedAt,

@@ -12,6 +12,8 @@ import type { Tool } from './tools/tool.ts'
 export interface ToolboxDeps extends ToolsDeps, Pick<McpDeps, 'connect'> {
   /** The external servers of a task, as JSON. */
   openSealed(task: TaskRecord): string | undefined
+  /** Those that are there without external servers. @default `createTools`, all of ours */
+  createOwn?: ((deps: ToolsDeps) => ReadonlyMap<string, Tool>) | undefined
   log: Logger
 }
 
@@ -22,7 +24,7 @@ export type Toolbox = ReturnType<typeof createToolbox>
 
 /** What a task may use now: our own tools and those of external servers, without those that it is not to have or that its agent has no right to. */
 export function createToolbox(deps: ToolboxDeps) {
-  const own = createTools(deps)
+  const own = (deps.createOwn ?? createTools)(deps)
   const external = new Map<string, Promise<McpTools>>()
 
   function externalOf(run: Run): Promise<McpTools> | undefined {
@@ -41,6 +43,8 @@ export function createToolbox(deps: ToolboxDeps) {
     )
     if (external.size >= keptServers) void forget(external.keys().next().value!)
     external.set(task.id, opening)
+    // The next step tries anew.
+    opening.catch(() => external.get(task.id) === opening && external.delete(task.id))
     return opening
   }
 

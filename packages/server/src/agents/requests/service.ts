@@ -544,6 +544,11 @@ export function createTokenRequests({ database, agents, approvals, ledger, recor
   return {
     ask,
     get,
+    /** For features above, which ask by themselves who may see it. */
+    async find(id: string): Promise<TokenRequestView | undefined> {
+      const found = await store.get(id)
+      return found && view(found)
+    },
     list,
     approve,
     refuse,

@@ -1,5 +1,6 @@
 import type { KnownCaller } from '../../access/callers/door.ts'
 import { createAskUser } from './ask-user.ts'
+import { createDecideRequest, type DecideRequestDeps } from './decide-request.ts'
 import { createDelegate, type DelegateDeps } from './delegate.ts'
 import { createEditFile, type EditFileDeps } from './edit-file.ts'
 import { createFetch, type FetchDeps } from './fetch.ts'
@@ -29,6 +30,7 @@ export type ToolsDeps = FilesDeps &
   WatchPortDeps &
   FetchDeps &
   RequestTokensDeps &
+  DecideRequestDeps &
   RequestEgressDeps &
   DelegateDeps
 
@@ -50,6 +52,7 @@ export function createTools(deps: ToolsDeps): ReadonlyMap<string, Tool> {
     createRequestEgress(deps),
     createDelegate(deps),
     createReadDelegate(deps),
+    createDecideRequest(deps),
   ]
   return new Map(all.map((tool) => [tool.name, guarded(tool)]))
 }

@@ -106,7 +106,12 @@ export function testDeps(given: Partial<ToolsDeps>): ToolsDeps {
     files: { list: notHere('files'), read: notHere('files'), write: notHere('files') },
     ports: { list: notHere('ports') },
     door: { open: notHere('door'), oomKills: notHere('door') },
-    tokenRequests: { ask: notHere('requests'), get: notHere('requests') },
+    tokenRequests: {
+      ask: notHere('requests'),
+      get: notHere('requests'),
+      approve: notHere('requests'),
+      refuse: notHere('requests'),
+    },
     approvals: { get: notHere('approvals') },
     askForHost: notHere('approvals'),
     tasks: { create: notHere('tasks'), view: notHere('tasks') },

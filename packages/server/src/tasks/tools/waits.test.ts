@@ -61,6 +61,8 @@ describe('request_tokens', () => {
         return { request: next, made: !before }
       },
       get: async () => next,
+      approve: () => Promise.reject(new Error('An agent does not decide on its own')),
+      refuse: () => Promise.reject(new Error('An agent does not decide on its own')),
     }
     return { asked, become: (now: TokenRequestView) => (next = now), call: callWith({ tokenRequests }), tokenRequests }
   }
