@@ -34,6 +34,10 @@ import { firstCard } from '../ledger/rate-card.ts'
 import { createLedgerReading } from '../ledger/reading.ts'
 import { ledgerFeature } from '../ledger/routes.ts'
 import { createLedger } from '../ledger/service.ts'
+import { modelMigrations } from '../models/migrations.ts'
+import { providers } from '../models/providers/providers.ts'
+import { modelsFeature } from '../models/routes.ts'
+import { createModels } from '../models/service.ts'
 import { backupsFeature } from '../operations/backup/routes.ts'
 import { createBackups } from '../operations/backup/service.ts'
 import { operationsFeature } from '../operations/routes.ts'
@@ -55,6 +59,10 @@ import { createSandboxes } from '../sandboxes/service.ts'
 import { silentGuest, testSeal } from '../sandboxes/testing.ts'
 import { createBlobStore } from '../storage/blob-store.ts'
 import { openFolder } from '../storage/folder/folder.ts'
+import { openTasks } from '../tasks/feature.ts'
+import { taskMigrations } from '../tasks/migrations.ts'
+import { createTaskSchema } from '../tasks/schema.ts'
+import { testDeps } from '../tasks/tools/testing.ts'
 import { templateMigrations } from '../templates/migrations.ts'
 import { templatesFeature } from '../templates/routes.ts'
 import { startTemplates } from '../templates/testing.ts'
@@ -124,6 +132,9 @@ const leastRole = {
   'write:members': 'admin',
   'write:operations': 'operator',
   'read:billing': 'viewer',
+  'write:billing': 'admin',
+  'read:tasks': 'viewer',
+  'write:tasks': 'member',
 } as const
 
 /** What no agent may do, whatever its token says. */
@@ -134,6 +145,7 @@ const notForAgents = [
   'write:keys',
   'read:audit',
   'write:members',
+  'write:billing',
   'write:account',
   'approve',
 ]
@@ -151,6 +163,7 @@ type Kind =
   | 'key'
   | 'approval'
   | 'tokenRequest'
+  | 'task'
   | 'other'
 
 interface Row {
@@ -323,6 +336,28 @@ const agentPaths = {
   'POST /v1/agents/{id}/exec': { right: 'write:exec', body: { cmd: 'true' } },
 } as const satisfies Record<string, Row>
 
+/** What of them is whose, and who may what with it, says the service: its own tests are beside it. */
+const taskPaths = {
+  'POST /v1/tasks': { right: 'nothing', body: { agent: 'agt_a', text: 'to test' } },
+  'GET /v1/tasks': { right: 'nothing' },
+  'GET /v1/tasks/{id}': { right: 'nothing' },
+  'GET /v1/tasks/{id}/events': { right: 'nothing' },
+  'POST /v1/tasks/{id}/messages': { right: 'nothing', body: { text: 'to test' } },
+  'POST /v1/tasks/{id}/interrupt': { right: 'nothing' },
+  'POST /v1/tasks/{id}/pause': { right: 'nothing' },
+  'POST /v1/tasks/{id}/resume': { right: 'nothing' },
+  'POST /v1/tasks/{id}/cancel': { right: 'nothing' },
+  'POST /v1/tasks/{id}/tokens': { right: 'nothing', body: { tokens: 1 } },
+  'POST /v1/tasks/{id}/undo': { right: 'nothing', body: {} },
+  'POST /v1/tasks/{id}/fork': { right: 'nothing', body: {} },
+  'GET /v1/tasks/{id}/result': { right: 'nothing' },
+  'GET /v1/tasks/{id}/transcript': { right: 'nothing' },
+  'GET /v1/models': { right: 'nothing' },
+  'GET /v1/model-keys': { right: 'read:keys' },
+  'PUT /v1/model-keys/{provider}': { right: 'write:billing', kinds: ['other'], body: { key: 'x'.repeat(40) } },
+  'DELETE /v1/model-keys/{provider}': { right: 'write:billing', kinds: ['other'] },
+} as const satisfies Record<string, Row>
+
 /** What can be done with a sandbox that is an agent's computer, by its path below the agent. */
 const ofComputers =
   /^\w+ \/v1\/sandboxes\/\{id\}\/(execs|code|terminals|files|entries|entry|directories|move|watch|archive)\b/
@@ -372,7 +407,14 @@ const publicPaths = [
   'password/reset',
 ].map((path) => `POST /v1/auth/${path}`)
 
-const table: Record<string, Row> = { ...sandboxPaths, ...otherPaths, ...agentPaths, ...computerPaths, ...peoplePaths }
+const table: Record<string, Row> = {
+  ...sandboxPaths,
+  ...otherPaths,
+  ...agentPaths,
+  ...taskPaths,
+  ...computerPaths,
+  ...peoplePaths,
+}
 
 /** Open to everybody, and what is served before the router (its own tests are beside it). */
 const open = ['GET /health', 'GET /openapi.json']
@@ -516,6 +558,8 @@ beforeAll(async () => {
       ledgerMigrations,
       agentMigrations,
       tokenRequestMigrations,
+      modelMigrations,
+      taskMigrations,
     ].flat(),
   })
   ends.push(opened.close)
@@ -650,6 +694,37 @@ beforeAll(async () => {
     requireAccount: async () => {},
   })
   ends.push(ledgerApi.stop)
+  const nowhere = { apiKey: undefined, baseUrl: undefined }
+  const models = createModels({
+    ...shared,
+    ledger,
+    seal: testSeal,
+    providers,
+    settings: { anthropic: nowhere, google: nowhere, openai: nowhere, defaultModel: undefined, localModels: [] },
+    image: async () => new Uint8Array(),
+  })
+  ends.push(models.stop)
+  const { tasks, feature: tasksFeature } = openTasks({
+    ...shared,
+    blobs,
+    agents,
+    directory,
+    ledger,
+    models: {
+      // It works until it is let go.
+      call: ({ signal }) =>
+        new Promise((_, reject) => signal.addEventListener('abort', () => reject(new Error('aborted')))),
+      resolve: async () => ({ model: 'anthropic/plain' }),
+    },
+    approvals,
+    tokenRequests: requests.tokenRequests,
+    sandboxes,
+    workspaces,
+    tools: { ...testDeps({}), connect: () => Promise.reject(new Error('There is no outside')) },
+    seal: testSeal,
+    owner: newId('srv'),
+  })
+  ends.push(tasks.stop)
   const cookies = createCookies({ publicUrl: 'http://localhost' })
   const mailbox = createMailbox({ ...shared, secrets })
   const backups = createBackups({
@@ -687,6 +762,8 @@ beforeAll(async () => {
     terminalFeature,
     templatesFeature({ templates }),
     requests.feature,
+    tasksFeature,
+    modelsFeature({ models }),
     agentsFeature({
       agents,
       computerRoutes(routes) {
@@ -772,7 +849,12 @@ beforeAll(async () => {
       requestTokensSchema.parse({ tokens: 1, reason: 'to test' }),
       testCaller(testKeyPrincipal({ accountId, keyId: 'key_asker' })),
     )
+    const task = await tasks.create(
+      createTaskSchema.parse({ agent: agent.id, text: 'to test' }),
+      testCaller(testKeyPrincipal({ accountId })),
+    )
     return {
+      task: task.id,
       tokenRequest: request.id,
       agent: agent.id,
       sandbox: sandbox!.sandbox.id,
@@ -805,6 +887,7 @@ const kindOf: Record<string, Kind> = {
   keys: 'key',
   approvals: 'approval',
   'token-requests': 'tokenRequest',
+  tasks: 'task',
 }
 const prefixes = {
   agent: 'agt_',
@@ -817,6 +900,7 @@ const prefixes = {
   key: 'key_',
   approval: 'apr_',
   tokenRequest: 'trq_',
+  task: 'tsk_',
 } as const
 
 function kindsOf(route: string): Kind[] {
@@ -838,6 +922,7 @@ const words: Record<string, string> = {
   tag: 'stable',
   id: 'id_aaaaaaaaaaaaaaaaaaaa',
   name: 'debian',
+  provider: 'anthropic',
 }
 
 function idsOf(route: string, idOf: (kind: Exclude<Kind, 'other'>) => string): string[] {

@@ -19,7 +19,10 @@ export type ToolCallAction = z.output<typeof actionSchema>
 
 const shownChars = 20_000
 
-export function actionOf({ id: taskId, agentId }: Pick<TaskRecord, 'id' | 'agentId'>, call: CallRecord): ToolCallAction {
+export function actionOf(
+  { id: taskId, agentId }: Pick<TaskRecord, 'id' | 'agentId'>,
+  call: CallRecord,
+): ToolCallAction {
   const { id: callId, tool, input } = call
   const inputSha256 = createHash('sha256').update(input).digest('hex')
   return { kind: 'tool_call', taskId, agentId, callId, tool, input: shown(input, shownChars), inputSha256 }

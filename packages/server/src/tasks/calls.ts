@@ -52,20 +52,24 @@ export function createActing(deps: ActingDeps) {
     return start(run, calls, { group: nextGroup(calls, tools), before: refused })
   }
 
-  function openedCall(run: Run, call: CallRecord, { place, tools }: { place: number; tools: ReadonlyMap<string, Tool> }): CallRecord {
-    const over = (text: string, of = call) => ended(of, fault(text), clock.now())
+  function openedCall(
+    run: Run,
+    call: CallRecord,
+    { place, tools }: { place: number; tools: ReadonlyMap<string, Tool> },
+  ): CallRecord {
+    const refused = (text: string, of = call) => ended(of, fault(text), clock.now())
     if (call.input.length > taskLimits.inputChars) {
       // Nobody reads it, and with each step to come it would be sent again.
       const input = JSON.stringify({ left_out: `${call.input.length} characters` })
       const text = `Arguments have at most ${taskLimits.inputChars} characters: write long texts in parts.`
-      return over(text, { ...call, input })
+      return refused(text, { ...call, input })
     }
     if (place >= taskLimits.callsPerReply) {
-      return over(`At most ${taskLimits.callsPerReply} calls in one reply: this one was not made, nor any after it.`)
+      return refused(`At most ${taskLimits.callsPerReply} calls in one reply: this one was not made, nor any after it.`)
     }
     if (call.tool === finishName && run.finish) return call
     const read = readCall(tools, call.tool, call.input)
-    if (!read.ok) return over(read.text)
+    if (!read.ok) return refused(read.text)
     return modeOf(run.task.spec.tools, read.tool) === 'ask' ? { ...call, state: 'asking' } : call
   }
 
@@ -77,7 +81,9 @@ export function createActing(deps: ActingDeps) {
     const now = clock.now()
     const fresh = new Set(group.filter(({ state }) => state === 'ready').map(({ id }) => id))
     for (const id of fresh) run.fresh.add(id)
-    const begun = calls.map((call): CallRecord => (fresh.has(call.id) ? { ...call, state: 'started', startedAt: now } : call))
+    const begun = calls.map((call): CallRecord =>
+      fresh.has(call.id) ? { ...call, state: 'started', startedAt: now } : call,
+    )
     return { calls: begun, events: [...before, ...begun.filter(({ id }) => fresh.has(id)).map(startOf)] }
   }
 
@@ -109,7 +115,8 @@ export function createActing(deps: ActingDeps) {
   /** Whoever waits for a delegate that itself waits for an answer would wait for ever: the call ends, and what is asked for is read. */
   async function releaseForRequest(run: Run): Promise<void> {
     const open = run.calls.filter(({ state }) => state !== 'done')
-    if (open.length === 0 || !open.every(({ state, waitsFor }) => state === 'waiting' && waitsFor?.kind === 'task')) return
+    if (open.length === 0 || !open.every(({ state, waitsFor }) => state === 'waiting' && waitsFor?.kind === 'task'))
+      return
     const news = await store.inboxAfter(run.task.id, run.task.lastInbox)
     if (!news.some(({ by }) => isId('trq', by))) return
     for (const call of open) {
@@ -123,7 +130,10 @@ export function createActing(deps: ActingDeps) {
   /** An interruption ends what has not ended. Programs that ran were ended by their tools. */
   async function giveUp(run: Run): Promise<void> {
     for (const call of run.calls.filter(({ state }) => state !== 'done')) {
-      const text = call.state === 'started' ? 'Interrupted by a person: it may have done a part.' : 'Not done: a person interrupted.'
+      const text =
+        call.state === 'started'
+          ? 'Interrupted by a person: it may have done a part.'
+          : 'Not done: a person interrupted.'
       carryEnd(run, ended(call, fault(text), clock.now()))
       if (call.approvalId === null) continue
       await approvals
@@ -164,7 +174,10 @@ export function createActing(deps: ActingDeps) {
         if (state === 'executed') replace(run, { ...call, state: 'ready', waitsFor: null })
         else if (state !== 'pending' && state !== 'approved') {
           const why = approval?.refusal ? ` Their words: ${approval.refusal}` : ''
-          carryEnd(run, ended(call, fault(`Not done: what a person was asked to confirm is ${state}.${why}`), clock.now()))
+          carryEnd(
+            run,
+            ended(call, fault(`Not done: what a person was asked to confirm is ${state}.${why}`), clock.now()),
+          )
         }
       }
     }
@@ -244,7 +257,11 @@ export function createActing(deps: ActingDeps) {
       return { call: begun ? call : { ...call, state: 'ready', startedAt: null }, events: left }
     }
     if (outcome.kind === 'waits') {
-      const waiting = { ...call, state: 'waiting' as const, waitsFor: { ...outcome.for, callId: call.id } as TaskWaitsFor }
+      const waiting = {
+        ...call,
+        state: 'waiting' as const,
+        waitsFor: { ...outcome.for, callId: call.id } as TaskWaitsFor,
+      }
       return { call: waiting, events: left }
     }
     const { call: done, events } = over(call, outcome)
@@ -274,7 +291,10 @@ export function createActing(deps: ActingDeps) {
         return fault(`Not done. ${error.code}: ${error.message}`)
       }
       log.error('tool_failed', { tool: tool.name, taskId: run.task.id, error })
-      const what = error instanceof DeltaError ? `${error.code}: ${error.message}` : 'The tool failed for a reason of the server’s own.'
+      const what =
+        error instanceof DeltaError
+          ? `${error.code}: ${error.message}`
+          : 'The tool failed for a reason of the server’s own.'
       return fault(`${what}\nWhether it did anything is not known: check before repeating it.`)
     } finally {
       left.removeEventListener('abort', leave)
@@ -375,7 +395,13 @@ export function callerOf({ task, agent }: Pick<Run, 'task' | 'agent'>): KnownCal
   }
 }
 
-export function askerOf({ task, agent }: { task: Pick<TaskRecord, 'agentId' | 'asker'>; agent: Pick<Known, 'line'> }): Asker {
+export function askerOf({
+  task,
+  agent,
+}: {
+  task: Pick<TaskRecord, 'agentId' | 'asker'>
+  agent: Pick<Known, 'line'>
+}): Asker {
   const { asker, agentId } = task
   const line = [asker.root, ...agent.line.slice(0, -1), agentId].join('/')
   return { actorId: agentId, userId: null, ties: [...agent.line, ...asker.ties], line, root: asker.root }

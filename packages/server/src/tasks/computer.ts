@@ -154,7 +154,10 @@ export function createTaskComputer(deps: TaskComputerDeps) {
 }
 
 /** That of the disk after a step: the last one taken up to then, and if there is none the first one after, since nothing was changed in between. */
-export function snapshotOf(steps: readonly Pick<StepRecord, 'step' | 'snapshotId'>[], step: number): string | undefined {
+export function snapshotOf(
+  steps: readonly Pick<StepRecord, 'step' | 'snapshotId'>[],
+  step: number,
+): string | undefined {
   const taken = steps.filter(({ snapshotId }) => snapshotId !== null)
   const before = taken.findLast((one) => one.step <= step)
   return (before ?? taken.find((one) => one.step > step))?.snapshotId ?? undefined

@@ -40,7 +40,12 @@ const both = (...all: [string, string][]): PeerReply => ({
 })
 
 /** Says the same in every life: what it says hangs on how often it has spoken. */
-const course = [both(['echo', 'a'], ['echo', 'b'], ['pay', 'rent']), both(['attach', 'x']), both(['pay', 'tax'], ['echo', 'c']), say('ok')]
+const course = [
+  both(['echo', 'a'], ['echo', 'b'], ['pay', 'rent']),
+  both(['attach', 'x']),
+  both(['pay', 'tax'], ['echo', 'c']),
+  say('ok'),
+]
 const follow = ({ replies }: PeerRequest): PeerReply => course[Math.min(replies, course.length - 1)]!
 
 testDatabases('a server that is killed', (open, openServers) => {
@@ -57,7 +62,10 @@ testDatabases('a server that is killed', (open, openServers) => {
       life.writes = writes
       let made: string | undefined
       void first.tasks.create(wish, anna, key).then(({ id }) => (made = id))
-      await until(async () => life.isDead || (made !== undefined && (await world.record(made)).isSettled), 'it dies or is done')
+      await until(
+        async () => life.isDead || (made !== undefined && (await world.record(made)).isSettled),
+        'it dies or is done',
+      )
       isDead = life.isDead
       if (!isDead) first.kill()
       const known = made === undefined ? [] : await world.store.messages(made)
@@ -67,10 +75,19 @@ testDatabases('a server that is killed', (open, openServers) => {
       const second = await world.serve()
       const { id } = await second.tasks.create(wish, anna, key)
       const task = await atRest(world, id)
-      expect({ writes, state: task.state, message: task.message }).toEqual({ writes, state: 'finished', message: 'It is done' })
+      expect({ writes, state: task.state, message: task.message }).toEqual({
+        writes,
+        state: 'finished',
+        message: 'It is done',
+      })
       await checkTask(world, id)
       // A recorded reply is never asked for again.
-      expect(world.peer.requests().slice(asked).filter(({ replies }) => replies < recorded)).toEqual([])
+      expect(
+        world.peer
+          .requests()
+          .slice(asked)
+          .filter(({ replies }) => replies < recorded),
+      ).toEqual([])
       for (let replies = 0; replies < course.length; replies += 1) {
         expect(world.peer.requests().filter((one) => one.replies === replies).length).toBeLessThanOrEqual(2)
       }
@@ -140,7 +157,10 @@ testDatabases('a server that is killed', (open, openServers) => {
     const { id } = await give(first, agent.id)
     await until(async () => (await world.events(id)).some(({ kind }) => kind === 'text'))
     await first.stop()
-    expect((await world.store.steps(id)).at(-1)).toMatchObject({ state: 'cut', attempts: [{ state: 'cut', estimated: true }] })
+    expect((await world.store.steps(id)).at(-1)).toMatchObject({
+      state: 'cut',
+      attempts: [{ state: 'cut', estimated: true }],
+    })
     world.peer.script(say('ok'))
     const second = await world.serve()
     expect(await atRest(world, id)).toMatchObject({ state: 'finished', step: 2, estimated: true })
@@ -149,12 +169,25 @@ testDatabases('a server that is killed', (open, openServers) => {
   })
 
   describe('whatever people do and whenever a server dies', () => {
-    const acts = ['message', 'interrupting', 'interrupt', 'pause', 'resume', 'cancel', 'crash', 'give', 'approve', 'refuse', 'time'] as const
+    const acts = [
+      'message',
+      'interrupting',
+      'interrupt',
+      'pause',
+      'resume',
+      'cancel',
+      'crash',
+      'give',
+      'approve',
+      'refuse',
+      'time',
+    ] as const
     type Act = (typeof acts)[number]
 
     async function perform(act: Act, world: World, server: Server, id: string): Promise<Server> {
       const { tasks, approvals } = server
-      const pending = async () => (await world.calls(id)).findLast(({ state, approvalId }) => state !== 'done' && approvalId !== null)?.approvalId
+      const pending = async () =>
+        (await world.calls(id)).findLast(({ state, approvalId }) => state !== 'done' && approvalId !== null)?.approvalId
       switch (act) {
         case 'message':
           await tasks.message(id, { text: 'Also this', interrupt: false }, anna)
@@ -187,7 +220,10 @@ testDatabases('a server that is killed', (open, openServers) => {
 
     test('a task ends exactly once, and is never stuck', async () => {
       const plan = fc.array(fc.constantFrom(...acts), { minLength: 1, maxLength: 8 })
-      const replies = fc.array(fc.constantFrom('echo', 'pay', 'asked', 'ask_user', 'slow', 'say'), { minLength: 1, maxLength: 5 })
+      const replies = fc.array(fc.constantFrom('echo', 'pay', 'asked', 'ask_user', 'slow', 'say'), {
+        minLength: 1,
+        maxLength: 5,
+      })
       await fc.assert(
         fc.asyncProperty(plan, replies, fc.boolean(), async (acting, said, chat) => {
           const world = await newWorld((await open(taskTestMigrations)).of(), { grant })
@@ -202,7 +238,13 @@ testDatabases('a server that is killed', (open, openServers) => {
           const { id } = await give(server, agent.id, { chat, tokenBudget: 5, tools: { attach: 'ask' } })
           for (const act of acting) {
             server = await perform(act, world, server, id).catch((error: DeltaError) => {
-              expect(['task_over', 'task_state_conflict', 'approval_decided', 'approval_not_found', 'token_request_pending']).toContain(error.code)
+              expect([
+                'task_over',
+                'task_state_conflict',
+                'approval_decided',
+                'approval_not_found',
+                'token_request_pending',
+              ]).toContain(error.code)
               return server
             })
           }

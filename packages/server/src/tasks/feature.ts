@@ -1,4 +1,4 @@
-import { type Directory, isOver } from '../agents/door.ts'
+import { type Directory, isOver as isAgentOver } from '../agents/door.ts'
 import type { Agents } from '../agents/service.ts'
 import type { Approvals } from '../approvals/service.ts'
 import type { SandboxDoor } from '../sandboxes/door.ts'
@@ -43,7 +43,10 @@ export interface OpenTasksDeps {
   }
   sandboxes: TaskComputerDeps['sandboxes'] & { door: SandboxDoor }
   workspaces: TaskComputerDeps['workspaces']
-  tools: Omit<ToolboxDeps, 'tasks' | 'agents' | 'tokenRequests' | 'approvals' | 'saveImage' | 'openSealed' | 'clock' | 'door' | 'log'>
+  tools: Omit<
+    ToolboxDeps,
+    'tasks' | 'agents' | 'tokenRequests' | 'approvals' | 'saveImage' | 'openSealed' | 'clock' | 'door' | 'log'
+  >
   seal: TasksDeps['seal']
   owner: string
   clock: Clock
@@ -76,14 +79,23 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     tokenRequests,
     approvals,
     saveImage: attachments.save,
-    openSealed: (task) => (task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, `mcp servers of ${task.id}`)),
+    openSealed: (task) =>
+      task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, `mcp servers of ${task.id}`),
     tasks: {
       async create(wish, { key, caller }) {
         const { agentId: agent, text, tokenBudget, rights, parentTaskId } = wish
         const parent = await store.get(parentTaskId)
         if (!parent) throw new Error(`There is no task ${parentTaskId}`)
         const { model, fallbackModels, maxPrice, thinking } = parent.spec
-        const asked = { agent, text, model, fallbackModels: [...fallbackModels], thinking, maxSteps: parent.spec.maxSteps, chat: false }
+        const asked = {
+          agent,
+          text,
+          model,
+          fallbackModels: [...fallbackModels],
+          thinking,
+          maxSteps: parent.spec.maxSteps,
+          chat: false,
+        }
         const limits = { ...(maxPrice !== null && { maxPrice }), ...(tokenBudget !== undefined && { tokenBudget }) }
         const maker = { accountId: caller.accountId, asker: parent.asker, parentTaskId, rights }
         const { id } = await tasks.createBy({ ...asked, ...limits }, maker, `delegate ${key}`)
@@ -123,7 +135,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
   /** Whether something that it waits for has come. Of its inbox knows the service. */
   async function hasCome(task: TaskRecord): Promise<boolean> {
     const agent = await findAgent(task.agentId, task.accountId)
-    if (!agent || isOver(agent.agent.state)) return true
+    if (!agent || isAgentOver(agent.agent.state)) return true
     if (task.state === 'suspended' && !isShortItself(task)) return agent.agent.state === 'active'
     for (const one of task.waitsFor) {
       if (one.kind === 'approval') {
@@ -137,7 +149,8 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
         if (state === 'granted' && task.state === 'suspended') {
           await budgets.give(task, tokens * microPerToken, `request ${one.requestId}`)
         }
-        if (!['pending_main', 'pending_user', 'granting'].includes(state)) return state === 'granted' || task.state === 'waiting'
+        if (!['pending_main', 'pending_user', 'granting'].includes(state))
+          return state === 'granted' || task.state === 'waiting'
       }
     }
     return false

@@ -3,12 +3,29 @@ import { right } from '../access/rights.ts'
 import { callTool, refuse, say, type PeerReply, type PeerRequest, type ScriptedPeer } from '../models/testing/peers.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
 import { taskLimits } from './limits.ts'
-import { anna, atRest, bert, checkTask, give, modelOf, newAgent, newWorld, taskTestMigrations, until, type WorldOptions } from './testing.ts'
+import {
+  anna,
+  atRest,
+  bert,
+  checkTask,
+  give,
+  modelOf,
+  newAgent,
+  newWorld,
+  taskTestMigrations,
+  until,
+  type WorldOptions,
+} from './testing.ts'
 
 const peerNames = ['anthropic', 'google', 'openai'] as const
 
 const calls = (...all: [tool: string, input: string | object, callId?: string][]): PeerReply => ({
-  parts: all.map(([tool, input, callId]) => ({ type: 'tool_call', tool, input, ...(callId !== undefined && { callId }) })),
+  parts: all.map(([tool, input, callId]) => ({
+    type: 'tool_call',
+    tool,
+    input,
+    ...(callId !== undefined && { callId }),
+  })),
 })
 
 testDatabases('the loop', (open) => {
@@ -29,7 +46,13 @@ testDatabases('the loop', (open) => {
       peer.script(callTool('echo', { text: 'one' }), callTool('echo', { text: 'two' }), say('It is done.'))
       const { id } = await give(server, agent.id, { model })
       const task = await atRest(world, id)
-      expect(task).toMatchObject({ state: 'finished', reason: 'done', step: 3, turn: 1, result: { text: 'It is done.' } })
+      expect(task).toMatchObject({
+        state: 'finished',
+        reason: 'done',
+        step: 3,
+        turn: 1,
+        result: { text: 'It is done.' },
+      })
       expect(world.ran.map(({ text }) => text)).toEqual(['one', 'two'])
       expect(peer.requests().map(({ results }) => results.map(({ text }) => text))).toEqual([[], ['one'], ['two']])
       expect(task.cost).toBeGreaterThan(0)
@@ -39,10 +62,18 @@ testDatabases('the loop', (open) => {
     test('calls that may run side by side do, and each result goes to its call', async () => {
       const { world, server, agent } = await start()
       const peer = on(world.peers)
-      peer.script(calls(['echo', { text: 'a' }], ['echo', { text: 'b' }], ['pay', { text: 'c' }], ['echo', { text: 'd' }]), say('ok'))
+      peer.script(
+        calls(['echo', { text: 'a' }], ['echo', { text: 'b' }], ['pay', { text: 'c' }], ['echo', { text: 'd' }]),
+        say('ok'),
+      )
       const { id } = await give(server, agent.id, { model })
       await atRest(world, id)
-      expect(peer.requests().at(-1)!.results.map(({ text }) => text)).toEqual(['a', 'b', 'paid c', 'd'])
+      expect(
+        peer
+          .requests()
+          .at(-1)!
+          .results.map(({ text }) => text),
+      ).toEqual(['a', 'b', 'paid c', 'd'])
       expect(world.ran.map(({ text }) => text)).toEqual(['a', 'b', 'c', 'd'])
       await checkTask(world, id)
     })
@@ -70,7 +101,11 @@ testDatabases('the loop', (open) => {
     test('the same name for two calls is none: each has its own', async () => {
       const { world, server, agent } = await start()
       const peer = on(world.peers)
-      peer.script(calls(['echo', { text: 'a' }, 'same'], ['echo', { text: 'b' }, 'same']), calls(['echo', { text: 'c' }, 'same']), say('ok'))
+      peer.script(
+        calls(['echo', { text: 'a' }, 'same'], ['echo', { text: 'b' }, 'same']),
+        calls(['echo', { text: 'c' }, 'same']),
+        say('ok'),
+      )
       const { id } = await give(server, agent.id, { model })
       expect(await atRest(world, id)).toMatchObject({ state: 'finished', step: 3 })
       const names = (await world.calls(id)).map(({ callId }) => callId)
@@ -81,7 +116,11 @@ testDatabases('the loop', (open) => {
     test('a reply that was cut never runs its last call', async () => {
       const { world, server, agent } = await start()
       const peer = on(world.peers)
-      peer.script({ ...calls(['echo', { text: 'whole' }], ['pay', { text: 'cut' }]), stop: 'cut' }, { ...calls(['pay', { text: 'cut' }]), stop: 'cut' }, say('ok'))
+      peer.script(
+        { ...calls(['echo', { text: 'whole' }], ['pay', { text: 'cut' }]), stop: 'cut' },
+        { ...calls(['pay', { text: 'cut' }]), stop: 'cut' },
+        say('ok'),
+      )
       const { id } = await give(server, agent.id, { model })
       expect(await atRest(world, id)).toMatchObject({ state: 'finished', step: 3 })
       expect(world.ran.map(({ text }) => text)).toEqual(['whole'])
@@ -118,7 +157,15 @@ testDatabases('the loop', (open) => {
     test('thinking goes back to the model that thought it, and is shown without its signature', async () => {
       const { world, server, agent } = await start()
       const peer = on(world.peers)
-      peer.script({ parts: [{ type: 'thinking', text: 'Let me see.' }, { type: 'tool_call', tool: 'echo', input: { text: 'a' } }] }, say('ok'))
+      peer.script(
+        {
+          parts: [
+            { type: 'thinking', text: 'Let me see.' },
+            { type: 'tool_call', tool: 'echo', input: { text: 'a' } },
+          ],
+        },
+        say('ok'),
+      )
       const { id } = await give(server, agent.id, { model, thinking: 'low' })
       // The peer itself refuses a signature that is not its own, word for word.
       expect(await atRest(world, id)).toMatchObject({ state: 'finished', step: 2 })
@@ -174,7 +221,11 @@ testDatabases('the loop', (open) => {
       const { world, server, agent } = await start()
       world.peer.otherwise(callTool('echo', { text: 'again' }))
       const { id } = await give(server, agent.id)
-      expect(await atRest(world, id)).toMatchObject({ state: 'failed', reason: 'loop_detected', step: taskLimits.sameCalls })
+      expect(await atRest(world, id)).toMatchObject({
+        state: 'failed',
+        reason: 'loop_detected',
+        step: taskLimits.sameCalls,
+      })
     })
 
     test('two calls that take turns are a loop too', async () => {
@@ -182,7 +233,11 @@ testDatabases('the loop', (open) => {
       let said = 0
       world.peer.otherwise(() => callTool('echo', { text: said++ % 2 === 0 ? 'this' : 'that' }))
       const { id } = await give(server, agent.id)
-      expect(await atRest(world, id)).toMatchObject({ state: 'failed', reason: 'loop_detected', step: 2 * taskLimits.sameCalls })
+      expect(await atRest(world, id)).toMatchObject({
+        state: 'failed',
+        reason: 'loop_detected',
+        step: 2 * taskLimits.sameCalls,
+      })
     })
 
     test('failures without end are', async () => {
@@ -190,12 +245,19 @@ testDatabases('the loop', (open) => {
       let said = 0
       world.peer.otherwise(() => callTool('fail', { text: `try ${said++}` }))
       const { id } = await give(server, agent.id)
-      expect(await atRest(world, id)).toMatchObject({ state: 'failed', reason: 'repeated_failures', step: taskLimits.failures })
+      expect(await atRest(world, id)).toMatchObject({
+        state: 'failed',
+        reason: 'repeated_failures',
+        step: taskLimits.failures,
+      })
     })
 
     test('of a flood of calls a few are run, and the conversation does not grow with the others', async () => {
       const { world, server, agent } = await start()
-      world.peer.script(calls(...Array.from({ length: 3_000 }, (_, at): [string, object] => ['echo', { text: String(at) }])), say('ok'))
+      world.peer.script(
+        calls(...Array.from({ length: 3_000 }, (_, at): [string, object] => ['echo', { text: String(at) }])),
+        say('ok'),
+      )
       const { id } = await give(server, agent.id)
       expect(await atRest(world, id)).toMatchObject({ state: 'finished' })
       expect(world.ran).toHaveLength(taskLimits.callsPerReply)
@@ -216,7 +278,11 @@ testDatabases('the loop', (open) => {
 
     test('NUL in a name, in arguments and in words is no reason to stop', async () => {
       const { world, server, agent } = await start()
-      world.peer.script(calls(['echo', '{"text": "a\u0000b"}']), calls(['ec\u0000ho', { text: 'x\u0000' }]), say('a\u0000b'))
+      world.peer.script(
+        calls(['echo', '{"text": "a\u0000b"}']),
+        calls(['ec\u0000ho', { text: 'x\u0000' }]),
+        say('a\u0000b'),
+      )
       const { id } = await give(server, agent.id)
       expect(await atRest(world, id)).toMatchObject({ state: 'finished', step: 3 })
     })
@@ -291,7 +357,10 @@ testDatabases('the loop', (open) => {
       const { world, server, agent } = await start()
       world.peer.script(callTool('ask_user', { question: 'Which?' }), say('ok'))
       const { id } = await give(server, agent.id)
-      expect(await atRest(world, id)).toMatchObject({ state: 'waiting', waitsFor: [{ kind: 'answer', question: 'Which?' }] })
+      expect(await atRest(world, id)).toMatchObject({
+        state: 'waiting',
+        waitsFor: [{ kind: 'answer', question: 'Which?' }],
+      })
       const key = { idempotencyKey: 'k' }
       await server.tasks.message(id, { text: 'The red one', interrupt: false }, anna, key)
       await server.tasks.message(id, { text: 'The red one', interrupt: false }, anna, key)
@@ -317,7 +386,11 @@ testDatabases('the loop', (open) => {
       const { world, server, agent } = await start()
       world.peer.script(say('one'), say('two'), say('three'))
       const { id } = await give(server, agent.id, { chat: true })
-      for (const [turn, text] of [[1, 'one'], [2, 'two'], [3, 'three']] as const) {
+      for (const [turn, text] of [
+        [1, 'one'],
+        [2, 'two'],
+        [3, 'three'],
+      ] as const) {
         const task = await atRest(world, id)
         expect(task).toMatchObject({ state: 'waiting', turn, waitsFor: [{ kind: 'message' }] })
         expect(JSON.stringify((await world.store.messages(id)).at(-1)!.message)).toContain(text)
@@ -358,7 +431,9 @@ testDatabases('the loop', (open) => {
 
     test.each(['pause', 'cancel'] as const)('%s while it works, at whatever moment', async (act) => {
       const { world, server, agent } = await start()
-      world.peer.otherwise((request) => (request.replies < 3 ? callTool('echo', { text: String(request.replies) }) : say('ok')))
+      world.peer.otherwise((request) =>
+        request.replies < 3 ? callTool('echo', { text: String(request.replies) }) : say('ok'),
+      )
       for (let round = 0; round < 20; round += 1) {
         const { id } = await give(server, agent.id)
         for (let turn = 0; turn < round * 5; turn += 1) await new Promise((resolve) => setImmediate(resolve))
@@ -424,7 +499,11 @@ testDatabases('the loop', (open) => {
 
     test('is asked for until it fits', async () => {
       const { world, server, agent } = await start()
-      world.peer.script(say('It is 42.'), callTool('finish', { value: { sum: 'many' } }), callTool('finish', { value: { sum: 42 } }))
+      world.peer.script(
+        say('It is 42.'),
+        callTool('finish', { value: { sum: 'many' } }),
+        callTool('finish', { value: { sum: 42 } }),
+      )
       const { id } = await give(server, agent.id, { resultSchema })
       expect(await atRest(world, id)).toMatchObject({ state: 'finished', result: { value: { sum: 42 } }, step: 3 })
       await checkTask(world, id)
@@ -443,17 +522,36 @@ testDatabases('the loop', (open) => {
       const { world, server, agent } = await start()
       world.peer.otherwise(say('Done!'))
       const { id } = await give(server, agent.id, { resultSchema })
-      expect(await atRest(world, id)).toMatchObject({ state: 'failed', reason: 'result_invalid', step: taskLimits.resultTries + 1 })
+      expect(await atRest(world, id)).toMatchObject({
+        state: 'failed',
+        reason: 'result_invalid',
+        step: taskLimits.resultTries + 1,
+      })
     })
   })
 
   test('another model goes on where the first can not be reached, without what is bound to that', async () => {
     const { world, server, agent } = await start()
-    world.peers.anthropic.script({ parts: [{ type: 'thinking', text: 'Hm.' }, { type: 'tool_call', tool: 'echo', input: { text: 'a' } }] }, refuse(401))
+    world.peers.anthropic.script(
+      {
+        parts: [
+          { type: 'thinking', text: 'Hm.' },
+          { type: 'tool_call', tool: 'echo', input: { text: 'a' } },
+        ],
+      },
+      refuse(401),
+    )
     world.peers.openai.script(say('ok'))
-    const { id } = await give(server, agent.id, { model: modelOf.anthropic, fallbackModels: [modelOf.openai], thinking: 'low' })
+    const { id } = await give(server, agent.id, {
+      model: modelOf.anthropic,
+      fallbackModels: [modelOf.openai],
+      thinking: 'low',
+    })
     expect(await atRest(world, id)).toMatchObject({ state: 'finished', step: 2 })
-    expect((await world.store.steps(id)).map(({ model }) => model).slice(1)).toEqual([modelOf.anthropic, modelOf.openai])
+    expect((await world.store.steps(id)).map(({ model }) => model).slice(1)).toEqual([
+      modelOf.anthropic,
+      modelOf.openai,
+    ])
     expect(JSON.stringify(world.peers.openai.requests()[0]!.body)).not.toContain('signature')
   })
 

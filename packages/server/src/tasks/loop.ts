@@ -1,10 +1,17 @@
-import type { KnownCaller } from '../access/callers/door.ts'
-import { mayWork, refusalOf, type Known } from '../agents/door.ts'
+import { mayWork, type Known } from '../agents/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import { isId, newOrderedId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
-import type { Attempt, CallModel, Message, ModelReply, ToolCallPart, ToolDescription, UserPart } from '../models/door.ts'
+import type {
+  Attempt,
+  CallModel,
+  Message,
+  ModelReply,
+  ToolCallPart,
+  ToolDescription,
+  UserPart,
+} from '../models/door.ts'
 import { type Budgets, isCode } from './budget.ts'
 import { type Acting, blocking, toolResult } from './calls.ts'
 import type { Control, Halt } from './control.ts'
@@ -87,7 +94,8 @@ const haltEnds: Record<Exclude<Halt, 'stop'>, End> = {
  * end of the step before; the hold of its call; the call's commit; the reply with the calls that are begun. Calls that can not run side by side cost one more for each further group.
  */
 export function createLoop(deps: LoopDeps) {
-  const { store, callModel, acting, describeTools, budgets, findAgent, computer, write, askForTokens, clock, log } = deps
+  const { store, callModel, acting, describeTools, budgets, findAgent, computer, write, askForTokens, clock, log } =
+    deps
 
   /** Works on a task that this server has taken, until it rests or has ended. Never rejects. */
   async function work(task: TaskRecord, control: Control): Promise<void> {
@@ -181,7 +189,8 @@ export function createLoop(deps: LoopDeps) {
         if (run.control.isToPause) return { state: 'paused', message: 'A person paused it', waitsFor }
         return { state: 'waiting', message: null, waitsFor }
       }
-      const isGiven = run.finish && run.calls.some(({ tool, outcome }) => tool === finishName && outcome?.isError === false)
+      const isGiven =
+        run.finish && run.calls.some(({ tool, outcome }) => tool === finishName && outcome?.isError === false)
       endActing(run)
       if (isGiven) return { state: 'finished', reason: 'done', message: 'It is done' }
     }
@@ -191,7 +200,8 @@ export function createLoop(deps: LoopDeps) {
   /** Of a task at which servers die: it would be asked, and paid for, for ever. */
   async function isLostAgain({ task }: Run): Promise<boolean> {
     const last = (await store.steps(task.id)).slice(-taskLimits.lostSteps)
-    const isLost = ({ step, state, attempts }: StepRecord) => attempts.length === 0 && (state === 'cut' || step === task.step)
+    const isLost = ({ step, state, attempts }: StepRecord) =>
+      attempts.length === 0 && (state === 'cut' || step === task.step)
     return last.length === taskLimits.lostSteps && last.every(isLost)
   }
 
@@ -246,16 +256,21 @@ export function createLoop(deps: LoopDeps) {
       run.past = []
       run.carried.events.push(...inbox.map(({ parts, by }) => ({ kind: 'message' as const, data: { by, parts } })))
     } else {
-      if (wasInterrupted) return { state: 'waiting', message: 'A person interrupted it', waitsFor: [{ kind: 'message' }] }
+      if (wasInterrupted)
+        return { state: 'waiting', message: 'A person interrupted it', waitsFor: [{ kind: 'message' }] }
       const last = run.messages.at(-1)?.message
-      if (last?.role === 'assistant') return turnEnd(run, last)
+      if (last?.role === 'assistant') return turnEnd(run)
     }
     if (task.step >= task.spec.maxSteps) {
       return { state: 'failed', reason: 'step_limit', message: `It has taken ${task.spec.maxSteps} steps` }
     }
     const circle = goesInCircles(run.past)
     if (circle === 'loop_detected') {
-      return { state: 'failed', reason: circle, message: 'It made the same calls with the same results again and again' }
+      return {
+        state: 'failed',
+        reason: circle,
+        message: 'It made the same calls with the same results again and again',
+      }
     }
     if (circle) {
       return { state: 'failed', reason: circle, message: `Its last ${taskLimits.failures} calls all failed` }
@@ -264,7 +279,7 @@ export function createLoop(deps: LoopDeps) {
   }
 
   /** The model has said its last word of the turn. */
-  function turnEnd(run: Run, last: Message & { role: 'assistant' }): Rest | End | undefined {
+  function turnEnd(run: Run): Rest | End | undefined {
     const { spec } = run.task
     if (run.finish && run.task.result === null) {
       const tries = run.messages.filter(({ message }) => isNudge(message)).length
@@ -316,7 +331,12 @@ export function createLoop(deps: LoopDeps) {
       : read.isCut && kept.length === 0
         ? 'Your reply was cut, since it was too long. Go on from there, in smaller parts.'
         : undefined
-    await recordReply(run, { ...reply, parts: isOut ? withoutCalls(read.parts) : withoutOthers(read.parts, kept) }, kept, more)
+    await recordReply(
+      run,
+      { ...reply, parts: isOut ? withoutCalls(read.parts) : withoutOthers(read.parts, kept) },
+      kept,
+      more,
+    )
     return isOut ? outOfTokens(run, reply.cost) : 'go on'
   }
 
@@ -344,7 +364,10 @@ export function createLoop(deps: LoopDeps) {
     run.step = step
   }
 
-  type Asked = { kind: 'reply'; reply: ModelReply } | { kind: 'too_long'; message: string } | { kind: 'ended'; next: Next }
+  type Asked =
+    | { kind: 'reply'; reply: ModelReply }
+    | { kind: 'too_long'; message: string }
+    | { kind: 'ended'; next: Next }
 
   interface Question {
     system: string
@@ -431,7 +454,12 @@ export function createLoop(deps: LoopDeps) {
   }
 
   /** The reply, with what is begun of it: from this write on the call is never repeated. */
-  async function recordReply(run: Run, reply: ModelReply, wished: readonly ToolCallPart[], more?: string): Promise<void> {
+  async function recordReply(
+    run: Run,
+    reply: ModelReply,
+    wished: readonly ToolCallPart[],
+    more?: string,
+  ): Promise<void> {
     const { task } = run
     const now = clock.now()
     const taken = new Set(run.messages.flatMap(({ message }) => (message.role === 'assistant' ? callIds(message) : [])))
@@ -496,7 +524,8 @@ export function createLoop(deps: LoopDeps) {
     const last: Message = { role: 'user', parts: [{ type: 'text', text: summaryRequest }] }
     const messages = [...shortened(conversationOf(run.task, told)), last]
     const outcome = await callFor(run, { system: systemOf(run, tools), messages, tools })
-    if (outcome.kind === 'too_long') return { state: 'failed', reason: 'conversation_too_long', message: outcome.message }
+    if (outcome.kind === 'too_long')
+      return { state: 'failed', reason: 'conversation_too_long', message: outcome.message }
     if (outcome.kind !== 'reply') return outcome.next
     const { reply } = outcome
     charge(run, reply.attempts)
@@ -504,7 +533,11 @@ export function createLoop(deps: LoopDeps) {
     run.carried.step = { ...run.step!, model: reply.model, state: 'done', endedAt: clock.now() }
     run.step = undefined
     if (summary === '' || reply.stop === 'refused') return 'nothing'
-    await write(run, { compactedTo: upTo, summary }, { events: [{ kind: 'compacted', data: { messages: told.length } }] })
+    await write(
+      run,
+      { compactedTo: upTo, summary },
+      { events: [{ kind: 'compacted', data: { messages: told.length } }] },
+    )
     return 'go on'
   }
 
@@ -513,7 +546,10 @@ export function createLoop(deps: LoopDeps) {
     if ('reason' in next) return end(run, next)
     const { state, message, waitsFor = [] } = next
     const events: NewEvent[] = [{ kind: 'state', data: { state, message, waitsFor } }]
-    const more = [store.noWish(run.task.id, 'interrupt'), ...(state === 'paused' ? [store.noWish(run.task.id, 'pause')] : [])]
+    const more = [
+      store.noWish(run.task.id, 'interrupt'),
+      ...(state === 'paused' ? [store.noWish(run.task.id, 'pause')] : []),
+    ]
     await write(run, { state, message, waitsFor, owner: null }, { events, more })
     return true
   }
@@ -586,7 +622,10 @@ function note(text: string): UserPart {
 const nudge = note('The task is not over before you have called `finish` with its value.')
 
 function isNudge(message: Message): boolean {
-  return message.role === 'user' && message.parts.some((part) => part.type === 'text' && part.text === (nudge as { text: string }).text)
+  return (
+    message.role === 'user' &&
+    message.parts.some((part) => part.type === 'text' && part.text === (nudge as { text: string }).text)
+  )
 }
 
 function withoutCalls(parts: ModelReply['parts']): ModelReply['parts'] {

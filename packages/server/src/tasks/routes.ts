@@ -31,8 +31,22 @@ const ofDatabase: readonly ErrorCode[] = ['database_busy', 'database_unavailable
 const ofKnown: readonly ErrorCode[] = [...ofDatabase, 'task_not_found']
 const ofChange: readonly ErrorCode[] = [...ofKnown, 'task_over', 'task_state_conflict']
 const ofKeys: readonly ErrorCode[] = ['idempotency_conflict', 'idempotency_in_progress']
-const ofTokens: readonly ErrorCode[] = ['amount_invalid', 'balance_too_low', 'account_owes', 'purse_archived', 'key_conflict', 'ledger_full', 'purse_limit_reached']
-const ofAgent: readonly ErrorCode[] = ['agent_not_found', 'agent_archived', 'agent_paused', 'agent_suspended', 'agent_has_no_sandbox']
+const ofTokens: readonly ErrorCode[] = [
+  'amount_invalid',
+  'balance_too_low',
+  'account_owes',
+  'purse_archived',
+  'key_conflict',
+  'ledger_full',
+  'purse_limit_reached',
+]
+const ofAgent: readonly ErrorCode[] = [
+  'agent_not_found',
+  'agent_archived',
+  'agent_paused',
+  'agent_suspended',
+  'agent_has_no_sandbox',
+]
 // Of a key that is limited to some agents only the service knows whether the task is one of theirs.
 const read = 'nothing'
 const write = 'nothing'
@@ -143,7 +157,11 @@ const resumeRoute = createRoute({
   path: '/v1/tasks/{id}/resume',
 })
 const cancelRoute = createRoute({
-  ...act('cancel', 'Cancel a task', 'At once; what it delegated is canceled too. What is left of its own tokens goes back to its agent.'),
+  ...act(
+    'cancel',
+    'Cancel a task',
+    'At once; what it delegated is canceled too. What is left of its own tokens goes back to its agent.',
+  ),
   path: '/v1/tasks/{id}/cancel',
 })
 
@@ -249,7 +267,10 @@ export function tasksRoutes(api: Api, tasks: Tasks): void {
   })
   api.openapi(messageRoute, async (c) => {
     const idempotencyKey = c.req.valid('header')['idempotency-key']
-    return c.json(await tasks.message(c.req.valid('param').id, c.req.valid('json'), callerOf(c), { idempotencyKey }), 202)
+    return c.json(
+      await tasks.message(c.req.valid('param').id, c.req.valid('json'), callerOf(c), { idempotencyKey }),
+      202,
+    )
   })
   api.openapi(interruptRoute, async (c) => c.json(await tasks.interrupt(c.req.valid('param').id, callerOf(c)), 200))
   api.openapi(pauseRoute, async (c) => c.json(await tasks.pause(c.req.valid('param').id, callerOf(c)), 200))

@@ -17,7 +17,11 @@ describe('going in circles', () => {
     ['three, once less', past(...times(taskLimits.sameCalls - 1, 'a', 'b', 'c')), undefined],
     ['all of one reply', past(...times(20, 'a')).map((one) => ({ ...one, step: 1 })), undefined],
     ['failures', past(...'abcdefghijkl').map((one) => ({ ...one, isError: true })), 'repeated_failures'],
-    ['all failures of one reply', past(...'abcdefghijkl').map((one) => ({ ...one, isError: true, step: 1 })), undefined],
+    [
+      'all failures of one reply',
+      past(...'abcdefghijkl').map((one) => ({ ...one, isError: true, step: 1 })),
+      undefined,
+    ],
     ['a success among them', past(...'abcdefghijkl').map((one, at) => ({ ...one, isError: at !== 5 })), undefined],
     ['nothing', [], undefined],
   ])('%s', (_what, calls, expected) => {

@@ -122,7 +122,8 @@ const habitSteps = 3
 export function goesInCircles(past: readonly Past[]): EndReason | undefined {
   // One, or two or three that take turns.
   for (const length of [1, 2, 3]) {
-    const first = past.length - 1 - past.toReversed().findIndex(({ print }, at) => print !== past.at(-1 - (at % length))?.print)
+    const first =
+      past.length - 1 - past.toReversed().findIndex(({ print }, at) => print !== past.at(-1 - (at % length))?.print)
     const same = first === past.length ? past : past.slice(first + 1)
     if (same.length >= length * taskLimits.sameCalls && stepsOf(same) >= habitSteps) return 'loop_detected'
   }

@@ -77,13 +77,9 @@ export const createTaskSchema = z
       .optional()
       .openapi({ description: 'Written to the agent’s computer before its first step' }),
     model: modelNameSchema.optional().openapi({ description: 'Without it: the server’s default, DELTA_MODEL' }),
-    fallbackModels: z
-      .array(modelNameSchema)
-      .max(taskLimits.fallbackModels)
-      .optional()
-      .openapi({
-        description: 'Asked in this order where the model can not be reached, before anything of its answer came',
-      }),
+    fallbackModels: z.array(modelNameSchema).max(taskLimits.fallbackModels).optional().openapi({
+      description: 'Asked in this order where the model can not be reached, before anything of its answer came',
+    }),
     maxPrice: z
       .number()
       .positive()
@@ -109,11 +105,10 @@ export const createTaskSchema = z
           'For each tool: used as the agent likes, each call confirmed by a person, or not there. `*` is every other',
         example: { run_terminal: 'ask', fetch: 'off' },
       }),
-    mcpServers: z
-      .array(mcpServerSchema)
-      .max(taskLimits.mcpServers)
-      .optional()
-      .openapi({ description: 'Further tools, of external servers that the agent may reach; their headers are kept sealed, and shown to nobody' }),
+    mcpServers: z.array(mcpServerSchema).max(taskLimits.mcpServers).optional().openapi({
+      description:
+        'Further tools, of external servers that the agent may reach; their headers are kept sealed, and shown to nobody',
+    }),
     resultSchema: z
       .record(z.string(), z.unknown())
       .optional()
@@ -210,12 +205,9 @@ export const taskMessageSchema = z
   .strictObject({
     text: textSchema,
     images: z.array(imageSchema).max(taskLimits.images).optional(),
-    interrupt: z
-      .boolean()
-      .default(false)
-      .openapi({
-        description: 'What it is just doing is given up; without it your message waits for the end of the step',
-      }),
+    interrupt: z.boolean().default(false).openapi({
+      description: 'What it is just doing is given up; without it your message waits for the end of the step',
+    }),
   })
   .openapi('TaskMessage')
 export type TaskMessage = z.output<typeof taskMessageSchema>

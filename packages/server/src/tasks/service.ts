@@ -86,7 +86,8 @@ const hour = 3_600_000
 
 /** Tasks: given, watched, spoken to, ended; and which of them are worked on here. */
 export function createTasks(deps: TasksDeps) {
-  const { store, loop, hub, findAgent, resolveModel, budgets, computer, attachments, owner, isShared, clock, log } = deps
+  const { store, loop, hub, findAgent, resolveModel, budgets, computer, attachments, owner, isShared, clock, log } =
+    deps
   const events: Events<TaskEvents> = createEvents({ log })
   const following = createTaskFollowing({ store, hub, clock })
   const working = new Map<string, { control: Control; agentId: string; done: Promise<void> }>()
@@ -100,7 +101,11 @@ export function createTasks(deps: TasksDeps) {
 
   // ── who may ──
 
-  function isSeen({ principal }: Pick<KnownCaller, 'principal'>, agentId: string, known: Pick<Known, 'line'> | undefined): boolean {
+  function isSeen(
+    { principal }: Pick<KnownCaller, 'principal'>,
+    agentId: string,
+    known: Pick<Known, 'line'> | undefined,
+  ): boolean {
     const only = principal.kind === 'user' ? undefined : principal.agents
     if (only && !only.includes(agentId)) return false
     return known ? mayKnow(principal, known) : principal.kind !== 'agent'
@@ -115,7 +120,12 @@ export function createTasks(deps: TasksDeps) {
   }
 
   /** What they may not look at looks as if it were not there. */
-  function admits(caller: KnownCaller, right: RightName, agentId: string, known: Pick<Known, 'line'> | undefined): boolean {
+  function admits(
+    caller: KnownCaller,
+    right: RightName,
+    agentId: string,
+    known: Pick<Known, 'line'> | undefined,
+  ): boolean {
     return isSeen(caller, agentId, known) && decide(caller.principal, { right, resource: 'agent', id: agentId }).allowed
   }
 
@@ -164,9 +174,13 @@ export function createTasks(deps: TasksDeps) {
     if (!known) throw noAgent(wish.agent)
     refuse(mayWork(known.agent, { computer: true }))
     if ((await store.countOpen(accountId)) >= taskLimits.openPerAccount) {
-      throw new DeltaError('task_limit_reached', `The account has ${taskLimits.openPerAccount} tasks that have not ended`, {
-        context: { limit: taskLimits.openPerAccount },
-      })
+      throw new DeltaError(
+        'task_limit_reached',
+        `The account has ${taskLimits.openPerAccount} tasks that have not ended`,
+        {
+          context: { limit: taskLimits.openPerAccount },
+        },
+      )
     }
     const id = newId('tsk')
     const spec = { ...(await specOf(id, wish, accountId)), rights: maker.rights ?? null }
@@ -189,11 +203,13 @@ export function createTasks(deps: TasksDeps) {
       asker: maker.asker,
       dueAt: now + spec.timeLimitMs,
     }
-    const message: StoredMessage = { seq: 1, step: 0, message: { role: 'user', parts }, createdAt: now }
+    const first: StoredMessage = { seq: 1, step: 0, message: { role: 'user', parts }, createdAt: now }
     const told = { seq: 1, kind: 'message', data: { by: maker.asker.actorId, parts }, at: now } as const
     if (begins) claimed.add(id)
     try {
-      if (!(await store.insert(task, { request, messages: [message], step: stepZero(spec.model, now), events: [told] }))) {
+      if (
+        !(await store.insert(task, { request, messages: [first], step: stepZero(spec.model, now), events: [told] }))
+      ) {
         const other = request && (await madeBefore(accountId, request))
         if (other) return other
         throw new DeltaError('idempotency_in_progress', 'The first request with this key is still being worked on')
@@ -369,7 +385,11 @@ export function createTasks(deps: TasksDeps) {
   }
 
   /** A change of a task that nobody works on. Undefined where something else came between. */
-  async function move(task: TaskRecord, changes: Partial<TaskRecord>, additions: Additions = {}): Promise<TaskRecord | undefined> {
+  async function move(
+    task: TaskRecord,
+    changes: Partial<TaskRecord>,
+    additions: Additions = {},
+  ): Promise<TaskRecord | undefined> {
     const to = changes.state ?? task.state
     const now = clock.now()
     const state: TaskEvent | undefined =
@@ -381,7 +401,10 @@ export function createTasks(deps: TasksDeps) {
             data: { state: to, message: changes.message ?? null, waitsFor: changes.waitsFor ?? [] },
             at: now,
           }
-    const all = [...(state ? [state] : []), ...(additions.events ?? [])].map((one, at) => ({ ...one, seq: task.lastEvent + 1 + at }))
+    const all = [...(state ? [state] : []), ...(additions.events ?? [])].map((one, at) => ({
+      ...one,
+      seq: task.lastEvent + 1 + at,
+    }))
     const after = { ...task, ...changes, lastEvent: task.lastEvent + all.length, changedAt: now }
     if (!(await store.update(task, after, { ...additions, events: all }))) return undefined
     hub.told(task.id, all)
@@ -391,7 +414,10 @@ export function createTasks(deps: TasksDeps) {
     return written
   }
 
-  function onWritten(before: TaskRecord | undefined, { id, accountId, agentId, state, reason, waitsFor }: TaskRecord): void {
+  function onWritten(
+    before: TaskRecord | undefined,
+    { id, accountId, agentId, state, reason, waitsFor }: TaskRecord,
+  ): void {
     if (before?.state === state) return
     if (state === 'finished' || state === 'failed' || state === 'canceled') counts[state] += 1
     const named = { accountId, agentId, taskId: id }
@@ -412,23 +438,27 @@ export function createTasks(deps: TasksDeps) {
     task: TaskRecord,
     state: 'canceled' | 'failed',
     reason: NonNullable<TaskRecord['reason']>,
-    message: string,
+    why: string,
   ): Promise<TaskRecord | undefined> {
-    const end = { seq: 0, kind: 'end', data: { state, reason, message }, at: clock.now() } as const
-    const over = { state, reason, message, waitsFor: [], owner: null, endedAt: clock.now() }
-    const ended = await move(task, over, { events: [end] })
+    const end = { seq: 0, kind: 'end', data: { state, reason, message: why }, at: clock.now() } as const
+    const changes = { state, reason, message: why, waitsFor: [], owner: null, endedAt: clock.now() }
+    const ended = await move(task, changes, { events: [end] })
     if (ended) await afterEnd(ended)
     return ended
   }
 
   /** Again where something else came between; a task that is worked on here ends as soon as it lets go. */
-  async function cancelBy({ id }: TaskRecord, reason: 'canceled_by_user' | 'agent_archived', message: string): Promise<TaskRecord> {
+  async function cancelBy(
+    { id }: TaskRecord,
+    reason: 'canceled_by_user' | 'agent_archived',
+    why: string,
+  ): Promise<TaskRecord> {
     for (let tries = 1; ; tries += 1) {
       const task = await store.get(id)
       if (!task) throw notFound(id)
       if (!isOpen(task.state)) return task
       if (task.state !== 'working') {
-        const ended = await endNow(task, 'canceled', reason, message)
+        const ended = await endNow(task, 'canceled', reason, why)
         if (ended) return ended
       } else if (await store.wish(id, 'cancel')) {
         const here = working.get(id)
@@ -474,7 +504,11 @@ export function createTasks(deps: TasksDeps) {
     return viewOf((await store.get(id)) ?? task)
   }
 
-  async function tell(id: string, { parts, by }: { parts: readonly UserPart[]; by: string }, key: string | undefined): Promise<number> {
+  async function tell(
+    id: string,
+    { parts, by }: { parts: readonly UserPart[]; by: string },
+    key: string | undefined,
+  ): Promise<number> {
     const task = await store.get(id)
     if (task && (await store.lastOfInbox(id)) - task.lastInbox >= taskLimits.inbox) {
       throw conflict(task, `it has not read the last ${taskLimits.inbox} messages`)
@@ -503,7 +537,13 @@ export function createTasks(deps: TasksDeps) {
       const waitsFor = task.waitsFor.filter((one) => one !== asked)
       // Who is paused reads it when it goes on.
       const goesOn = task.state === 'waiting' ? { state: 'queued' as const, message: null } : {}
-      const kept = { seq: (await store.lastOfInbox(id)) + 1, parts, by: caller.actorId, answers: asked.callId, createdAt: clock.now() }
+      const kept = {
+        seq: (await store.lastOfInbox(id)) + 1,
+        parts,
+        by: caller.actorId,
+        answers: asked.callId,
+        createdAt: clock.now(),
+      }
       const more = [store.inboxStep(id, kept, key)]
       const additions = { calls: [{ ...found, answer: text }], events: [event], more }
       if (await move(task, { ...goesOn, waitsFor }, additions)) {
@@ -556,7 +596,8 @@ export function createTasks(deps: TasksDeps) {
     await recordFor(id, caller)
     return again(id, async (task) => {
       if (!isOpen(task.state)) throw over(task)
-      if (task.state !== 'paused' && task.state !== 'suspended') throw conflict(task, 'only what is paused or suspended is resumed')
+      if (task.state !== 'paused' && task.state !== 'suspended')
+        throw conflict(task, 'only what is paused or suspended is resumed')
       const waits = task.waitsFor.length > 0 && task.waitsFor.every(({ kind }) => kind === 'message')
       const news = waits ? await store.inboxAfter(id, task.lastInbox) : []
       if (waits && news.length === 0) return move(task, { state: 'waiting', message: null })
@@ -618,7 +659,12 @@ export function createTasks(deps: TasksDeps) {
     if (!steps.some((one) => one.step === target)) throw noStep(id, target)
     const snapshotId = snapshotOf(steps, target)
     if (snapshotId !== undefined) await computer.rollBack(task, snapshotId)
-    const event = { seq: 0, kind: 'undone', data: { toStep: target, snapshotId: snapshotId ?? null }, at: clock.now() } as const
+    const event = {
+      seq: 0,
+      kind: 'undone',
+      data: { toStep: target, snapshotId: snapshotId ?? null },
+      at: clock.now(),
+    } as const
     if (!isOpen(task.state)) {
       const moved = await move(task, {}, { events: [event], more: [store.undoSteps(id, target)] })
       return viewOf(moved ?? task)
@@ -638,7 +684,10 @@ export function createTasks(deps: TasksDeps) {
       result: null,
     }
     const now = all.at(-1)!
-    const cut = now.state === 'acting' || now.state === 'calling' ? { step: { ...now, state: 'cut' as const, endedAt: clock.now() } } : {}
+    const cut =
+      now.state === 'acting' || now.state === 'calling'
+        ? { step: { ...now, state: 'cut' as const, endedAt: clock.now() } }
+        : {}
     const told = closing ? [{ seq: lastMessage, step: target, message: closing, createdAt: clock.now() }] : []
     // What is taken back first is what there was before this.
     const undone = [store.undoMessages(id, { after: last, upTo: task.lastMessage }), store.undoSteps(id, target)]
@@ -698,7 +747,14 @@ export function createTasks(deps: TasksDeps) {
     const told: StoredMessage[] =
       text === undefined
         ? []
-        : [{ seq: (last?.seq ?? 0) + 1, step: 1, message: { role: 'user', parts: [{ type: 'text', text }] } satisfies Message, createdAt: now }]
+        : [
+            {
+              seq: (last?.seq ?? 0) + 1,
+              step: 1,
+              message: { role: 'user', parts: [{ type: 'text', text }] } satisfies Message,
+              createdAt: now,
+            },
+          ]
     const isTold = source.summary !== null && source.compactedTo <= (last?.seq ?? 0)
     const { mcpServers } = source.spec
     const budget = tokenBudget === undefined ? null : parseTokens(tokenBudget, { field: 'tokenBudget' })
@@ -726,7 +782,12 @@ export function createTasks(deps: TasksDeps) {
       dueAt: now + source.spec.timeLimitMs,
     }
     const words = [...kept.map((one) => ({ ...one, step: 0 })), ...told]
-    const event = { seq: 1, kind: 'state', data: { state: task.state, forkedFrom: { taskId: id, step: target } }, at: now } as const
+    const event = {
+      seq: 1,
+      kind: 'state',
+      data: { state: task.state, forkedFrom: { taskId: id, step: target } },
+      at: now,
+    } as const
     const additions = { messages: words, step: stepZero(task.spec.model, now), events: [event] }
     if (!(await store.insert(task, { request, ...additions }))) {
       const other = await madeBefore(source.accountId, request)
@@ -741,7 +802,12 @@ export function createTasks(deps: TasksDeps) {
 
   async function agentCopy(
     source: TaskRecord,
-    { snapshotId, caller, key, tokenBudget }: { snapshotId: string | undefined; caller: KnownCaller; key: string; tokenBudget: ForkTask['tokenBudget'] },
+    {
+      snapshotId,
+      caller,
+      key,
+      tokenBudget,
+    }: { snapshotId: string | undefined; caller: KnownCaller; key: string; tokenBudget: ForkTask['tokenBudget'] },
   ): Promise<string> {
     const verdict = decide(caller.principal, { right: 'write:agents' })
     if (!verdict.allowed) {
@@ -777,12 +843,16 @@ export function createTasks(deps: TasksDeps) {
 
   // ── looking ──
 
-  async function list(query: TaskListQuery, caller: KnownCaller): Promise<{ data: TaskView[]; nextCursor: string | null }> {
+  async function list(
+    query: TaskListQuery,
+    caller: KnownCaller,
+  ): Promise<{ data: TaskView[]; nextCursor: string | null }> {
     const { limit, cursor, agentId, state } = query
     const before = readCursor(cursor, ['tsk'])
     const { principal, accountId } = caller
     const seeing = decide(principal, { right: 'read:tasks', resource: 'agent' })
-    if (!seeing.allowed) throw new DeltaError('forbidden', 'That needs the right read:tasks', { context: { right: 'read:tasks' } })
+    if (!seeing.allowed)
+      throw new DeltaError('forbidden', 'That needs the right read:tasks', { context: { right: 'read:tasks' } })
     const { only } = seeing
     const below = principal.kind === 'agent' ? principal.agentId : undefined
     const found = await store.list({ accountId, only, below, agentId, state, before, limit: limit + 1 })
@@ -859,7 +929,9 @@ export function createTasks(deps: TasksDeps) {
 
   /** Somebody below an agent asks it for something: the task that is concerned with that reads it before its next step. */
   async function askedFor({ agentId, belowId, requestId, text }: AskedFor): Promise<void> {
-    const parents = (await store.openOf(belowId)).flatMap(({ parentTaskId }) => (parentTaskId === null ? [] : [parentTaskId]))
+    const parents = (await store.openOf(belowId)).flatMap(({ parentTaskId }) =>
+      parentTaskId === null ? [] : [parentTaskId],
+    )
     const open = (await store.openOf(agentId)).toSorted((a, b) => b.changedAt - a.changedAt)
     const isListening = ({ state }: TaskRecord) => state === 'working' || state === 'queued' || state === 'waiting'
     const task = open.find(({ id }) => parents.includes(id)) ?? open.find(isListening)
@@ -955,7 +1027,8 @@ export function createTasks(deps: TasksDeps) {
     list,
     result,
     transcript,
-    get: async (id: string, caller: KnownCaller): Promise<TaskView> => viewOf(await recordFor(id, caller, 'read:tasks')),
+    get: async (id: string, caller: KnownCaller): Promise<TaskView> =>
+      viewOf(await recordFor(id, caller, 'read:tasks')),
     async follow(id: string, caller: KnownCaller, from?: number) {
       const { state } = await recordFor(id, caller, 'read:tasks')
       return following.follow(id, caller, { from, isOver: !isOpen(state) })
@@ -1041,7 +1114,17 @@ function emptyTask(now: number): Omit<TaskRecord, 'id' | 'accountId' | 'agentId'
 
 /** What the disk was before the first step is kept here. */
 function stepZero(model: string, now: number) {
-  return { step: 0, turn: 0, state: 'done', model, attempts: [], snapshotId: null, isUndone: false, startedAt: now, endedAt: now } as const
+  return {
+    step: 0,
+    turn: 0,
+    state: 'done',
+    model,
+    attempts: [],
+    snapshotId: null,
+    isUndone: false,
+    startedAt: now,
+    endedAt: now,
+  } as const
 }
 
 /** A task outlives the session or token that it was given with; the person and the key stand behind it. */
@@ -1058,7 +1141,10 @@ function checkSchema(schema: Readonly<Record<string, unknown>>): void {
   try {
     createFinish(schema)
   } catch (error) {
-    throw invalid('body.resultSchema', `is no JSON schema that can be checked: ${(error as Error).message.slice(0, 300)}`)
+    throw invalid(
+      'body.resultSchema',
+      `is no JSON schema that can be checked: ${(error as Error).message.slice(0, 300)}`,
+    )
   }
 }
 

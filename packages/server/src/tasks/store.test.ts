@@ -128,9 +128,19 @@ testDatabases('the store of tasks', (open) => {
     })
     expect(await store.insert(full, {})).toBe(true)
     expect(await store.get('tsk_a')).toEqual(full)
-    const message = { seq: 1, step: 0, message: { role: 'user' as const, parts: [{ type: 'text' as const, text: 'a\0b' }] }, createdAt: 1 }
+    const message = {
+      seq: 1,
+      step: 0,
+      message: { role: 'user' as const, parts: [{ type: 'text' as const, text: 'a\0b' }] },
+      createdAt: 1,
+    }
     const event = { seq: 2, kind: 'text' as const, data: { text: 'x' }, at: 3 }
-    const wish = { messages: [message], step: step(1, { attempts: [{ holdId: 'hld_a', model: 'm', state: 'cut' }] }), newCalls: [call('tcl_a', { input: 'a\0b' })], events: [event] }
+    const wish = {
+      messages: [message],
+      step: step(1, { attempts: [{ holdId: 'hld_a', model: 'm', state: 'cut' }] }),
+      newCalls: [call('tcl_a', { input: 'a\0b' })],
+      events: [event],
+    }
     expect(await store.update(full, { ...full, lastEvent: 2 }, wish)).toBe(true)
     expect(await store.messages('tsk_a')).toEqual([message])
     expect(await store.step('tsk_a', 1)).toEqual(wish.step)
@@ -164,7 +174,12 @@ testDatabases('the store of tasks', (open) => {
   test('a thousand rows at once', async () => {
     const store = await start()
     const before = record()
-    const messages = Array.from({ length: 3_000 }, (_, at) => ({ seq: at + 1, step: 0, message: { role: 'user' as const, parts: [] }, createdAt: 1 }))
+    const messages = Array.from({ length: 3_000 }, (_, at) => ({
+      seq: at + 1,
+      step: 0,
+      message: { role: 'user' as const, parts: [] },
+      createdAt: 1,
+    }))
     const events = Array.from({ length: 5_000 }, (_, at) => ({ seq: at + 1, kind: 'text' as const, data: {}, at: 1 }))
     expect(await store.insert(before, { messages, events })).toBe(true)
     const newCalls = Array.from({ length: 3_000 }, (_, at) => call(`tcl_${at}`, { place: at }))
@@ -212,7 +227,11 @@ testDatabases('the store of tasks', (open) => {
       const now = (await store.get('tsk_a'))!
       await store.update(now, { ...now, wish: null, step: 1 })
       expect((await store.get('tsk_a'))!.wish).toBe('pause')
-      await store.update({ ...now, version: now.version + 1 }, { ...now, step: 2 }, { more: [store.noWish('tsk_a', 'interrupt')] })
+      await store.update(
+        { ...now, version: now.version + 1 },
+        { ...now, step: 2 },
+        { more: [store.noWish('tsk_a', 'interrupt')] },
+      )
       expect((await store.get('tsk_a'))!.wish).toBe('pause')
     })
   })
@@ -223,7 +242,9 @@ testDatabases('the store of tasks', (open) => {
     test('numbers what many say at once, and knows a key again', async () => {
       const store = await start()
       await store.insert(record(), {})
-      const seqs = await Promise.all(Array.from({ length: 8 }, (_, at) => store.addToInbox('tsk_a', told(String(at)), undefined)))
+      const seqs = await Promise.all(
+        Array.from({ length: 8 }, (_, at) => store.addToInbox('tsk_a', told(String(at)), undefined)),
+      )
       expect(seqs.toSorted((a, b) => a - b)).toEqual([1, 2, 3, 4, 5, 6, 7, 8])
       expect(await store.addToInbox('tsk_a', told('x'), 'k')).toBe(9)
       expect(await store.addToInbox('tsk_a', told('x'), 'k')).toBe(9)
@@ -244,16 +265,20 @@ testDatabases('the store of tasks', (open) => {
       const then = (await store.get('tsk_a'))!
       expect(await store.update(then, { ...then, step: 2 }, { more: [store.noNews(then)] })).toBe(false)
       expect((await store.get('tsk_a'))!.step).toBe(1)
-      expect(await store.update(then, { ...then, step: 2 }, { more: [store.noNews({ id: 'tsk_a', lastInbox: 2 })] })).toBe(true)
+      expect(
+        await store.update(then, { ...then, step: 2 }, { more: [store.noNews({ id: 'tsk_a', lastInbox: 2 })] }),
+      ).toBe(true)
     })
   })
 
   test('those of servers that are silent are orphans, and no others', async () => {
     const store = await start()
-    for (const owner of ['srv_a', 'srv_b', 'srv_c']) await store.insert(record({ id: `tsk_${owner.at(-1)}`, state: 'working', owner }), {})
+    for (const owner of ['srv_a', 'srv_b', 'srv_c'])
+      await store.insert(record({ id: `tsk_${owner.at(-1)}`, state: 'working', owner }), {})
     await store.heard('srv_a', 1_000)
     await store.heard('srv_b', 500)
-    const ids = async (owner: string, silentSince?: number) => (await store.orphans({ owner, silentSince })).map(({ id }) => id)
+    const ids = async (owner: string, silentSince?: number) =>
+      (await store.orphans({ owner, silentSince })).map(({ id }) => id)
     expect(await ids('srv_a', 700)).toEqual(['tsk_b', 'tsk_c'])
     expect(await ids('srv_x', 700)).toEqual(['tsk_b', 'tsk_c'])
     expect(await ids('srv_a')).toEqual(['tsk_b', 'tsk_c'])
@@ -263,12 +288,21 @@ testDatabases('the store of tasks', (open) => {
 
   test('what waits for an id is found by all of it alone', async () => {
     const store = await start()
-    const waits = (requestId: string) => ({ state: 'suspended' as const, waitsFor: [{ kind: 'tokens' as const, requestId }] })
+    const waits = (requestId: string) => ({
+      state: 'suspended' as const,
+      waitsFor: [{ kind: 'tokens' as const, requestId }],
+    })
     await store.insert(record({ id: 'tsk_a', ...waits('trq_abc') }), {})
     await store.insert(record({ id: 'tsk_b', ...waits('trq_abcd') }), {})
-    await store.insert(record({ id: 'tsk_c', state: 'paused', waitsFor: [{ kind: 'tokens', requestId: 'trq_abc' }] }), {})
+    await store.insert(
+      record({ id: 'tsk_c', state: 'paused', waitsFor: [{ kind: 'tokens', requestId: 'trq_abc' }] }),
+      {},
+    )
     const quoted = 'is it "trq_abc"?'
-    await store.insert(record({ id: 'tsk_d', state: 'waiting', waitsFor: [{ kind: 'answer', callId: 'tcl_a', question: quoted }] }), {})
+    await store.insert(
+      record({ id: 'tsk_d', state: 'waiting', waitsFor: [{ kind: 'answer', callId: 'tcl_a', question: quoted }] }),
+      {},
+    )
     expect((await store.waitingFor('trq_abc')).map(({ id }) => id)).toEqual(['tsk_a'])
     expect((await store.waitingFor('trq%')).map(({ id }) => id)).toEqual([])
   })
@@ -276,9 +310,14 @@ testDatabases('the store of tasks', (open) => {
   test('the latest calls that ended come in their order', async () => {
     const store = await start()
     await store.insert(record(), {})
-    const all = [1, 2, 3].flatMap((at) => [0, 1].map((place) => call(`tcl_${at}${place}`, { step: at, place, state: at === 2 && place === 1 ? 'started' : 'done' })))
+    const all = [1, 2, 3].flatMap((at) =>
+      [0, 1].map((place) =>
+        call(`tcl_${at}${place}`, { step: at, place, state: at === 2 && place === 1 ? 'started' : 'done' }),
+      ),
+    )
     await store.update(record(), record(), { newCalls: all })
-    const ids = async (but: number | undefined, limit: number) => (await store.endedCalls('tsk_a', { but, limit })).map(({ id }) => id)
+    const ids = async (but: number | undefined, limit: number) =>
+      (await store.endedCalls('tsk_a', { but, limit })).map(({ id }) => id)
     expect(await ids(undefined, 9)).toEqual(['tcl_10', 'tcl_11', 'tcl_20', 'tcl_30', 'tcl_31'])
     expect(await ids(3, 2)).toEqual(['tcl_11', 'tcl_20'])
   })
@@ -289,6 +328,11 @@ testDatabases('the store of tasks', (open) => {
     await store.addToInbox('tsk_a', { parts: [], by: 'x', createdAt: 1 }, undefined)
     await store.update(record(), record(), { newCalls: [call('tcl_a')] })
     await store.remove('tsk_a')
-    expect([await store.get('tsk_a'), await store.steps('tsk_a'), await store.calls('tsk_a'), await store.inboxAfter('tsk_a', 0)]).toEqual([undefined, [], [], []])
+    expect([
+      await store.get('tsk_a'),
+      await store.steps('tsk_a'),
+      await store.calls('tsk_a'),
+      await store.inboxAfter('tsk_a', 0),
+    ]).toEqual([undefined, [], [], []])
   })
 })

@@ -171,10 +171,16 @@ export function createTaskStore(database: Database) {
       steps.push({ query: sql.insertInto('task_calls').values(rows).compile() })
     }
     for (const call of calls) {
-      const { id, task_id: _, step: __, place: ___, call_id: ____, tool: _____, input: ______, ...changes } = callRow(
-        taskId,
-        call,
-      )
+      const {
+        id,
+        task_id: _,
+        step: __,
+        place: ___,
+        call_id: ____,
+        tool: _____,
+        input: ______,
+        ...changes
+      } = callRow(taskId, call)
       steps.push({ query: sql.updateTable('task_calls').set(changes).where('id', '=', id).compile() })
     }
     for (const some of inParts(events)) {
@@ -420,11 +426,7 @@ export function createTaskStore(database: Database) {
     },
 
     async below(parentTaskId: string): Promise<TaskRecord[]> {
-      const query = sql
-        .selectFrom('tasks')
-        .selectAll()
-        .where('parent_task_id', '=', parentTaskId)
-        .where('open', '=', 1)
+      const query = sql.selectFrom('tasks').selectAll().where('parent_task_id', '=', parentTaskId).where('open', '=', 1)
       return (await db.all(query.compile())).map(recordOf)
     },
 
@@ -436,7 +438,8 @@ export function createTaskStore(database: Database) {
         const seq = (await lastOfInbox(taskId)) + 1
         const { query } = inboxStep(taskId, { seq, ...message }, key)
         if ((await db.run(query)).changed === 1) return seq
-        if (tries >= taskLimits.clashes) throw new DeltaError('database_busy', `Too many messages at once for ${taskId}`)
+        if (tries >= taskLimits.clashes)
+          throw new DeltaError('database_busy', `Too many messages at once for ${taskId}`)
       }
     },
 
@@ -510,7 +513,10 @@ export function createTaskStore(database: Database) {
     },
 
     /** The latest that have ended, without those of one step; in their order. */
-    async endedCalls(taskId: string, { but, limit }: { but: number | undefined; limit: number }): Promise<CallRecord[]> {
+    async endedCalls(
+      taskId: string,
+      { but, limit }: { but: number | undefined; limit: number },
+    ): Promise<CallRecord[]> {
       let query = sql.selectFrom('task_calls').selectAll().where('task_id', '=', taskId).where('state', '=', 'done')
       if (but !== undefined) query = query.where('step', '<>', but)
       const rows = await db.all(query.orderBy('step', 'desc').orderBy('place', 'desc').limit(limit).compile())
@@ -628,7 +634,13 @@ function rowOf(record: TaskRecord): TasksTable {
 function changesOf(before: TaskRecord, after: TaskRecord): Partial<TasksTable> {
   const [old, now] = [rowOf(before), rowOf(after)]
   const changed = Object.entries(now).filter(([name, value]) => old[name as keyof TasksTable] !== value)
-  const { id: _, idempotency_key: __, body_hash: ___, wish: ____, ...changes } = Object.fromEntries(changed) as Partial<TasksTable>
+  const {
+    id: _,
+    idempotency_key: __,
+    body_hash: ___,
+    wish: ____,
+    ...changes
+  } = Object.fromEntries(changed) as Partial<TasksTable>
   return changes
 }
 

@@ -60,7 +60,14 @@ export const taskTestMigrations = [
 export const accountId = 'acc_a'
 
 const asPerson = (userId: string, role: 'owner' | 'viewer' = 'owner', account = accountId): KnownCaller =>
-  testCaller({ kind: 'user', accountId: account, userId, sessionId: `ses_${userId.slice(4)}`, role, secondFactor: false })
+  testCaller({
+    kind: 'user',
+    accountId: account,
+    userId,
+    sessionId: `ses_${userId.slice(4)}`,
+    role,
+    secondFactor: false,
+  })
 
 export const anna = asPerson('usr_anna')
 export const bert = asPerson('usr_bert')
@@ -68,7 +75,12 @@ export const viewer = asPerson('usr_viewer', 'viewer')
 export const stranger = asPerson('usr_stranger', 'owner', 'acc_b')
 
 /** For each model so cheap that nobody has to reckon: a token is 1 micro-token in, 10 out. */
-const models = ['anthropic/claude-sonnet-4-5', 'anthropic/claude-haiku-4-5', 'google/gemini-2.5-flash', 'openai/gpt-5'] as const
+const models = [
+  'anthropic/claude-sonnet-4-5',
+  'anthropic/claude-haiku-4-5',
+  'google/gemini-2.5-flash',
+  'openai/gpt-5',
+] as const
 const meters = Object.fromEntries(
   models.flatMap((model) => [
     [`model:${model}:input`, { unit: 'x', perMillion: 1_000_000 }],
@@ -175,7 +187,13 @@ function testTool(
 
 /** All that servers share: a database, disks, peers that speak for models; and what the tools did. */
 export async function newWorld(database: Database, options: WorldOptions = {}) {
-  const { clock = systemClock, grant = 1_000, log = process.env['DELTA_TEST_LOG'] ? createLogger({ level: 'info', write: (line) => void process.stderr.write(line) }) : silentLogger } = options
+  const {
+    clock = systemClock,
+    grant = 1_000,
+    log = process.env['DELTA_TEST_LOG']
+      ? createLogger({ level: 'info', write: (line) => void process.stderr.write(line) })
+      : silentLogger,
+  } = options
   const ran: Ran[] = []
   /** What `slow` waits for; by its text. */
   const gates = new Map<string, ReturnType<typeof gate>>()
@@ -235,7 +253,9 @@ export async function newWorld(database: Database, options: WorldOptions = {}) {
   await workspaces.start()
   onTestFinished(workspaces.stop)
   const sandboxes = createSandboxes({ ...shared, seal: testSeal, workspaces, connectGuest: silentGuest })
-  await (await sandboxes.start()).reconciled
+  await (
+    await sandboxes.start()
+  ).reconciled
   onTestFinished(() => sandboxes.stop('leave'))
 
   const lives: { owner: string; life: Life }[] = []
@@ -250,7 +270,10 @@ export async function newWorld(database: Database, options: WorldOptions = {}) {
   }
 
   /** One server. */
-  async function serve({ life = { writes: Infinity, isDead: false }, own = database }: { life?: Life; own?: Database } = {}) {
+  async function serve({
+    life = { writes: Infinity, isDead: false },
+    own = database,
+  }: { life?: Life; own?: Database } = {}) {
     const db = mortal(own, life)
     await bury()
     const owner = newId('srv')

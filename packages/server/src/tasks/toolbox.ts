@@ -36,7 +36,11 @@ export function createToolbox(deps: ToolboxDeps) {
     if (servers === undefined) {
       throw new DeltaError('internal', 'The external servers of the task can not be read with the present SECRET_KEY')
     }
-    const opening = openMcpTools(JSON.parse(servers) as McpServer[], { caller: callerOf(run), signal: run.control.begin() }, deps)
+    const opening = openMcpTools(
+      JSON.parse(servers) as McpServer[],
+      { caller: callerOf(run), signal: run.control.begin() },
+      deps,
+    )
     if (external.size >= keptServers) void forget(external.keys().next().value!)
     external.set(task.id, opening)
     // The next step tries anew.
@@ -47,14 +51,17 @@ export function createToolbox(deps: ToolboxDeps) {
   async function forget(taskId: string): Promise<void> {
     const opened = external.get(taskId)
     external.delete(taskId)
-    await opened?.then(({ close }) => close()).catch((error: unknown) => deps.log.info('mcp_not_closed', { taskId, error }))
+    await opened
+      ?.then(({ close }) => close())
+      .catch((error: unknown) => deps.log.info('mcp_not_closed', { taskId, error }))
   }
 
   async function of(run: Run): Promise<ReadonlyMap<string, Tool>> {
     const { tools: modes } = run.task.spec
     if (run.agent.agent.kind === 'messenger') return new Map()
     const servers = await externalOf(run)
-    for (const { server, text } of servers?.problems ?? []) deps.log.info('mcp_not_there', { taskId: run.task.id, server, text })
+    for (const { server, text } of servers?.problems ?? [])
+      deps.log.info('mcp_not_there', { taskId: run.task.id, server, text })
     const all = new Map([...own, ...(servers?.tools ?? []).map((tool) => [tool.name, tool] as const)])
     const wanted = Array.from(all).filter(([, tool]) => modeOf(modes, tool) !== 'off')
     return usableTools(new Map(wanted), callerOf(run))

@@ -98,13 +98,22 @@ export function transcriptOf(
       }),
       createdAt: iso(createdAt)!,
     })),
-    steps: steps.map(({ startedAt, endedAt, ...one }) => ({ ...one, startedAt: iso(startedAt)!, endedAt: iso(endedAt) })),
+    steps: steps.map(({ startedAt, endedAt, ...one }) => ({
+      ...one,
+      startedAt: iso(startedAt)!,
+      endedAt: iso(endedAt),
+    })),
   }
 }
 
 /** For people. */
 export function markdownOf(task: TaskRecord, messages: readonly StoredMessage[]): string {
-  const lines = [`# ${task.id}`, '', `Agent ${task.agentId}, ${task.state}${task.reason ? ` (${task.reason})` : ''}.`, '']
+  const lines = [
+    `# ${task.id}`,
+    '',
+    `Agent ${task.agentId}, ${task.state}${task.reason ? ` (${task.reason})` : ''}.`,
+    '',
+  ]
   for (const { message, step } of messages) {
     if (message.role === 'user') {
       lines.push(`## Person, before step ${step}`, '')
