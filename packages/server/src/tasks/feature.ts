@@ -1,4 +1,4 @@
-import { type Directory, isOver } from '../agents/door.ts'
+import { type Directory, isOver as isAgentOver } from '../agents/door.ts'
 import type { Agents } from '../agents/service.ts'
 import type { Approvals } from '../approvals/service.ts'
 import type { SandboxDoor } from '../sandboxes/door.ts'
@@ -144,7 +144,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
   /** Whether something that it waits for has come. Of its inbox knows the service. */
   async function hasCome(task: TaskRecord): Promise<boolean> {
     const agent = await findAgent(task.agentId, task.accountId)
-    if (!agent || isOver(agent.agent.state)) return true
+    if (!agent || isAgentOver(agent.agent.state)) return true
     if (task.state === 'suspended' && !isShortItself(task)) return agent.agent.state === 'active'
     for (const one of task.waitsFor) {
       if (one.kind === 'approval') {

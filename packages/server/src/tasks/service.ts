@@ -203,12 +203,12 @@ export function createTasks(deps: TasksDeps) {
       asker: maker.asker,
       dueAt: now + spec.timeLimitMs,
     }
-    const message: StoredMessage = { seq: 1, step: 0, message: { role: 'user', parts }, createdAt: now }
+    const first: StoredMessage = { seq: 1, step: 0, message: { role: 'user', parts }, createdAt: now }
     const told = { seq: 1, kind: 'message', data: { by: maker.asker.actorId, parts }, at: now } as const
     if (begins) claimed.add(id)
     try {
       if (
-        !(await store.insert(task, { request, messages: [message], step: stepZero(spec.model, now), events: [told] }))
+        !(await store.insert(task, { request, messages: [first], step: stepZero(spec.model, now), events: [told] }))
       ) {
         const other = request && (await madeBefore(accountId, request))
         if (other) return other
@@ -437,11 +437,11 @@ export function createTasks(deps: TasksDeps) {
     task: TaskRecord,
     state: 'canceled' | 'failed',
     reason: NonNullable<TaskRecord['reason']>,
-    message: string,
+    why: string,
   ): Promise<TaskRecord | undefined> {
-    const end = { seq: 0, kind: 'end', data: { state, reason, message }, at: clock.now() } as const
-    const over = { state, reason, message, waitsFor: [], owner: null, endedAt: clock.now() }
-    const ended = await move(task, over, { events: [end] })
+    const end = { seq: 0, kind: 'end', data: { state, reason, message: why }, at: clock.now() } as const
+    const changes = { state, reason, message: why, waitsFor: [], owner: null, endedAt: clock.now() }
+    const ended = await move(task, changes, { events: [end] })
     if (ended) await afterEnd(ended)
     return ended
   }
@@ -450,14 +450,14 @@ export function createTasks(deps: TasksDeps) {
   async function cancelBy(
     { id }: TaskRecord,
     reason: 'canceled_by_user' | 'agent_archived',
-    message: string,
+    why: string,
   ): Promise<TaskRecord> {
     for (let tries = 1; ; tries += 1) {
       const task = await store.get(id)
       if (!task) throw notFound(id)
       if (!isOpen(task.state)) return task
       if (task.state !== 'working') {
-        const ended = await endNow(task, 'canceled', reason, message)
+        const ended = await endNow(task, 'canceled', reason, why)
         if (ended) return ended
       } else if (await store.wish(id, 'cancel')) {
         const here = working.get(id)

@@ -38,6 +38,7 @@ import { createWorkspaces } from '../workspaces/service.ts'
 import { toolCallApproval } from './approval.ts'
 import { openTasks } from './feature.ts'
 import { taskMigrations } from './migrations.ts'
+import { webhookMigrations } from './webhooks/migrations.ts'
 import type { CallRecord, TaskEvent, TaskRecord } from './record.ts'
 import { createTaskSchema, type TaskView } from './schema.ts'
 import { createTaskStore } from './store.ts'
@@ -55,6 +56,7 @@ export const taskTestMigrations = [
   tokenRequestMigrations,
   modelMigrations,
   taskMigrations,
+  webhookMigrations,
 ].flat()
 
 export const accountId = 'acc_a'

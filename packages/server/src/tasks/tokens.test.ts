@@ -273,18 +273,18 @@ testDatabases('tasks', (open) => {
       expect(await list(viewer)).toHaveLength(3)
       expect(await codeOf(server.tasks.transcript(ids[0], viewer))).toContain('done')
       const acts = (id: string, caller = viewer) => [
-        server.tasks.cancel(id, caller),
-        server.tasks.pause(id, caller),
-        server.tasks.interrupt(id, caller),
-        server.tasks.message(id, { text: 'x', interrupt: false }, caller),
-        server.tasks.undo(id, {}, caller),
-        server.tasks.fork(id, {}, caller),
-        server.tasks.giveTokens(id, 1, caller),
+        () => server.tasks.cancel(id, caller),
+        () => server.tasks.pause(id, caller),
+        () => server.tasks.interrupt(id, caller),
+        () => server.tasks.message(id, { text: 'x', interrupt: false }, caller),
+        () => server.tasks.undo(id, {}, caller),
+        () => server.tasks.fork(id, {}, caller),
+        () => server.tasks.giveTokens(id, 1, caller),
       ]
-      for (const act of acts(ids[0])) expect(await codeOf(act)).toBe('forbidden')
-      for (const act of acts('tsk_neverwas')) expect(await codeOf(act)).toBe('forbidden')
+      for (const act of acts(ids[0])) expect(await codeOf(act())).toBe('forbidden')
+      for (const act of acts('tsk_neverwas')) expect(await codeOf(act())).toBe('forbidden')
       for (const act of [...acts(ids[0], stranger), ...acts('tsk_neverwas', stranger)])
-        expect(await codeOf(act)).toBe('task_not_found')
+        expect(await codeOf(act())).toBe('task_not_found')
       expect(await list(stranger)).toEqual([])
       const blind = testCaller(testKeyPrincipal({ accountId, rights: [right('read:files')] }))
       expect(await codeOf(server.tasks.get(ids[0], blind))).toBe('forbidden')
