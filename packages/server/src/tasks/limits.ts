@@ -60,7 +60,7 @@ export const taskLimits = {
   /** How often a server says that it lives, and looks for tasks of those that don't. */
   sweepMs: 5 * second,
   /** The same where it has the database for itself, and hears of nearly everything at once. */
-  sweepAloneMs: 30 * second,
+  sweepAloneMs: 10 * second,
   ownerDeadMs: 20 * second,
   /** A task that is canceled has so long before its request is answered all the same. */
   haltMs: 8 * second,

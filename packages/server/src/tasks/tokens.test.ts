@@ -433,7 +433,9 @@ testDatabases('tasks', (open) => {
       const wish = { step: 1, text: 'Another way', tokenBudget: 10 }
       const fork = await server.tasks.fork(id, wish, anna, key)
       expect((await server.tasks.fork(id, wish, anna, key)).id).toBe(fork.id)
-      expect(fork).toMatchObject({ forkedFrom: { taskId: id, step: 1 }, tokenBudget: 10 })
+      // They are the new agent's, which has nothing else to pay its computer with.
+      expect(fork).toMatchObject({ forkedFrom: { taskId: id, step: 1 }, tokenBudget: null })
+      expect(fork.agentId).not.toBe(agent.id)
       await atRest(world, fork.id)
       const said = JSON.stringify(world.peer.requests().at(-1)!.body)
       expect(said).toContain('Another way')
