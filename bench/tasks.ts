@@ -7,6 +7,8 @@ import type { Bench, Target } from './run.ts'
 
 const steps = 200
 const stepBarMs = 5
+/** No model answers in less; meanwhile the disk of the step before is kept. */
+const modelMs = 60
 const viewers = 100
 const viewerRounds = 4
 const viewerSteps = 60
@@ -72,8 +74,8 @@ function gaps(peer: ScriptedPeer, count: number, reply: (request: PeerRequest) =
     const now = performance.now()
     if (request.replies > 0) found.push(now - answeredAt)
     const said = request.replies < count ? reply(request) : say('Done.')
-    answeredAt = performance.now()
-    return said
+    answeredAt = performance.now() + modelMs
+    return { ...said, firstMs: modelMs }
   })
   return found
 }
