@@ -231,6 +231,7 @@ export function createActing(deps: ActingDeps) {
       agentId: run.task.agentId,
       taskId: run.task.id,
       callId: call.id,
+      hasOwnTokens: run.task.budget !== null,
       caller,
       begun,
       answer: call.answer ?? undefined,
@@ -288,8 +289,9 @@ export function createActing(deps: ActingDeps) {
     stopped.catch(() => undefined)
     if (left.aborted) leave()
     left.addEventListener('abort', leave, { once: true })
+    const late = givenUp(context.signal)
     try {
-      return await Promise.race([tool.run(input, context), stopped])
+      return await Promise.race([tool.run(input, context), stopped, late.outcome])
     } catch (error) {
       if (error instanceof LeftTask || (error instanceof DeltaError && error.code.startsWith('database_'))) throw error
       if (error instanceof DeltaError && blocking.has(error.code)) {
@@ -304,6 +306,28 @@ export function createActing(deps: ActingDeps) {
       return fault(`${what}\nWhether it did anything is not known: check before repeating it.`)
     } finally {
       left.removeEventListener('abort', leave)
+      late.forget()
+    }
+  }
+
+  /** A tool that was told to stop and does not is not waited for: no task is out of everybody's reach. */
+  function givenUp(signal: AbortSignal): { outcome: Promise<ToolOutcome>; forget(): void } {
+    let disarm = () => {}
+    let onAbort = () => {}
+    const outcome = new Promise<ToolOutcome>((resolve) => {
+      const text = 'It did not stop when it was told to. unknown: it may have run, check before repeating'
+      onAbort = () => {
+        disarm = clock.after(taskLimits.lateMs, () => resolve(fault(text)))
+      }
+    })
+    if (signal.aborted) onAbort()
+    signal.addEventListener('abort', onAbort, { once: true })
+    return {
+      outcome,
+      forget() {
+        signal.removeEventListener('abort', onAbort)
+        disarm()
+      },
     }
   }
 

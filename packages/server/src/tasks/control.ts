@@ -15,7 +15,8 @@ export function createControl() {
   return {
     /** A signal for what is begun now: aborted by an interruption, and by whatever ends the task. Not where the server stops: programs in sandboxes run on. */
     begin(): AbortSignal {
-      if (halt === undefined && !isInterrupted) activity = new AbortController()
+      // Calls that run side by side share one, so that all of them hear of it.
+      if (halt === undefined && !isInterrupted && activity.signal.aborted) activity = new AbortController()
       return activity.signal
     },
     /** The first word counts, but that a stopping server leaves everything as it is. */

@@ -102,6 +102,8 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
           fallbackModels: [...fallbackModels],
           thinking,
           maxSteps: parent.spec.maxSteps,
+          // What a person confirms for the task, or does not want in it, they do for its parts too.
+          tools: { ...parent.spec.tools },
           chat: false,
         }
         const limits = { ...(maxPrice !== null && { maxPrice }), ...(tokenBudget !== undefined && { tokenBudget }) }

@@ -13,6 +13,7 @@ export interface Finish {
 
 /** The tool with which a task gives its value. Throws where the schema is none. */
 export function createFinish(schema: Readonly<Record<string, unknown>>): Finish {
+  refusePatterns(schema)
   const shape = z.fromJSONSchema(schema)
   const description = {
     name: finishName,
@@ -36,5 +37,22 @@ export function createFinish(schema: Readonly<Record<string, unknown>>): Finish 
       const faults = parsed.error.issues.map(({ path, message }) => `value.${path.join('.')}: ${message}`)
       return { ok: false, fault: `The value does not fit its schema: ${faults.slice(0, 20).join('; ')}` }
     },
+  }
+}
+
+const ofNames = new Set(['properties', '$defs', 'definitions', 'dependentSchemas'])
+const ofValues = new Set(['enum', 'const', 'default', 'examples', 'required'])
+
+/** Somebody else's regular expression may take for ever, and nothing else would be served meanwhile. */
+function refusePatterns(schema: unknown): void {
+  if (Array.isArray(schema)) return schema.forEach(refusePatterns)
+  if (typeof schema !== 'object' || schema === null) return
+  for (const [name, value] of Object.entries(schema)) {
+    if (name === 'pattern' || name === 'patternProperties') {
+      throw new RangeError(`\`${name}\` is not supported: say in \`description\` what the text looks like`)
+    }
+    if (ofValues.has(name)) continue
+    if (ofNames.has(name) && typeof value === 'object' && value !== null) Object.values(value).forEach(refusePatterns)
+    else refusePatterns(value)
   }
 }

@@ -8,6 +8,8 @@ export const taskLimits = {
   /** By the providers; pixels of either side by `imagePixels`. */
   imageBytes: 5_000_000,
   imagePixels: 8_000,
+  /** Of a conversation, those that the model sees again at each step: the newest. */
+  imagesSeen: 8,
   files: 50,
   /** Of one file that comes with a task; larger ones are uploaded to the agent's computer. */
   fileBytes: 1_000_000,
@@ -18,6 +20,8 @@ export const taskLimits = {
   listed: { max: 200, default: 50 },
   /** Worked on at once by this server; the others are queued. */
   working: 1_024,
+  /** Of these, one account's. */
+  workingPerAccount: 512,
   /** Tasks of an account that have not ended. */
   openPerAccount: 20_000,
   /** Calls of one reply; more are refused, each with a result that says so. */
@@ -64,6 +68,8 @@ export const taskLimits = {
   ownerDeadMs: 20 * second,
   /** A task that is canceled has so long before its request is answered all the same. */
   haltMs: 8 * second,
+  /** A tool that was told to stop has so long; an exec's own way from SIGINT to SIGKILL is shorter. */
+  lateMs: 20 * second,
   /** Tasks of a stopping server have so long to let go. */
   stopMs: 2 * second,
   /** Tries of a change that met another one. */

@@ -7,6 +7,35 @@ import { compactTo, conversationOf, goesInCircles, modeOf, type Past, readReply,
 const past = (...prints: string[]): Past[] => prints.map((print, step) => ({ step, print, isError: false }))
 const times = (count: number, ...prints: string[]) => Array.from({ length: count }, () => prints).flat()
 
+test('of the images of a conversation the newest are seen, of older ones that they are left out', () => {
+  const image = (at: number) =>
+    ({ type: 'image', digest: `sha256:${at}`, mediaType: 'image/png', width: 1, height: 1 }) as const
+  const messages: StoredMessage[] = [
+    { seq: 1, step: 0, message: { role: 'user', parts: [image(0), { type: 'text', text: 'Look' }] }, createdAt: 0 },
+    {
+      seq: 2,
+      step: 1,
+      message: {
+        role: 'tool',
+        parts: Array.from({ length: taskLimits.imagesSeen }, (_, at) => ({
+          type: 'tool_result' as const,
+          callId: `c${at}`,
+          tool: 'fetch',
+          content: [image(at + 1)],
+          isError: false,
+        })),
+      },
+      createdAt: 0,
+    },
+  ]
+  const told = conversationOf({ compactedTo: 0, summary: null }, messages)
+  expect(told[0]!.parts).toEqual([
+    { type: 'text', text: '[DELTA] (an older image, left out)' },
+    { type: 'text', text: 'Look' },
+  ])
+  expect(told[1]).toEqual(messages[1]!.message)
+})
+
 describe('going in circles', () => {
   test.each<[string, Past[], string | undefined]>([
     ['the same so often', past(...times(taskLimits.sameCalls, 'a')), 'loop_detected'],

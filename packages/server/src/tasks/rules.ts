@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import type { Message, ReplyPart, Stop, ToolCallPart, Usage, UserPart } from '../models/door.ts'
+import type { Message, ReplyPart, Stop, TextPart, ToolCallPart, Usage, UserPart } from '../models/door.ts'
 import { taskLimits } from './limits.ts'
 import type { CallRecord, StoredMessage, TaskRecord } from './record.ts'
 import type { EndReason, ToolMode } from './schema.ts'
@@ -14,6 +14,33 @@ export function modeOf(modes: Readonly<Record<string, ToolMode>>, { name, mode }
 
 /** What the model is told of what was said: of what was compacted the words of people, and the summary. */
 export function conversationOf(
+  { compactedTo, summary }: Pick<TaskRecord, 'compactedTo' | 'summary'>,
+  messages: readonly StoredMessage[],
+): Message[] {
+  return withNewestImages(allOf({ compactedTo, summary }, messages))
+}
+
+/** Each is sent again with every step, so that a page full of them would fill the server's memory: of older ones the model is told that they are left out. */
+function withNewestImages(messages: readonly Message[]): Message[] {
+  let left: number = taskLimits.imagesSeen
+  const seen = <Part extends { type: string }>(part: Part): Part | TextPart => {
+    if (part.type !== 'image') return part
+    left -= 1
+    return left >= 0 ? part : { type: 'text', text: '[DELTA] (an older image, left out)' }
+  }
+  const newestFirst = <One, Kept>(parts: readonly One[], keep: (one: One) => Kept): Kept[] =>
+    parts.toReversed().map(keep).toReversed()
+  return newestFirst(messages, (message): Message => {
+    if (message.role === 'assistant') return message
+    if (message.role === 'user') return { role: 'user', parts: newestFirst(message.parts, seen) }
+    return {
+      role: 'tool',
+      parts: newestFirst(message.parts, (part) => ({ ...part, content: newestFirst(part.content, seen) })),
+    }
+  })
+}
+
+function allOf(
   { compactedTo, summary }: Pick<TaskRecord, 'compactedTo' | 'summary'>,
   messages: readonly StoredMessage[],
 ): Message[] {

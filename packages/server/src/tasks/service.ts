@@ -1,5 +1,5 @@
 import type { KnownCaller } from '../access/callers/door.ts'
-import { decide, type Right } from '../access/callers/door.ts'
+import { decide, inheritable, narrow, type Right } from '../access/callers/door.ts'
 import { isOver, type Known, mayChange, mayKnow, mayWork, refusalOf } from '../agents/door.ts'
 import type { Agents } from '../agents/service.ts'
 import { askerOf, type Asker } from '../approvals/door.ts'
@@ -90,7 +90,7 @@ export function createTasks(deps: TasksDeps) {
     deps
   const events: Events<TaskEvents> = createEvents({ log })
   const following = createTaskFollowing({ store, hub, clock })
-  const working = new Map<string, { control: Control; agentId: string; done: Promise<void> }>()
+  const working = new Map<string, { control: Control; accountId: string; agentId: string; done: Promise<void> }>()
   /** Of this server by their rows, and about to be worked on. */
   const claimed = new Set<string>()
   const stopping = new AbortController()
@@ -161,7 +161,8 @@ export function createTasks(deps: TasksDeps) {
   ): Promise<TaskView> {
     await agentFor(wish.agent, caller)
     const key = idempotencyKey === undefined ? undefined : `${caller.actorId} ${idempotencyKey}`
-    return createBy(wish, { accountId: caller.accountId, asker: lastingAsker(caller) }, key)
+    const maker = { accountId: caller.accountId, asker: lastingAsker(caller), rights: handedOn(caller) }
+    return createBy(wish, maker, key)
   }
 
   /** By a schedule, or by a task that delegates: exactly one for each key. */
@@ -173,22 +174,14 @@ export function createTasks(deps: TasksDeps) {
     const known = await findAgent(wish.agent, accountId)
     if (!known) throw noAgent(wish.agent)
     refuse(mayWork(known.agent, { computer: true }))
-    if ((await store.countOpen(accountId)) >= taskLimits.openPerAccount) {
-      throw new DeltaError(
-        'task_limit_reached',
-        `The account has ${taskLimits.openPerAccount} tasks that have not ended`,
-        {
-          context: { limit: taskLimits.openPerAccount },
-        },
-      )
-    }
+    await refuseMany(accountId)
     const id = newId('tsk')
     const spec = { ...(await specOf(id, wish, accountId)), rights: maker.rights ?? null }
     const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
     const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
     const budget = wish.tokenBudget === undefined ? null : parseTokens(wish.tokenBudget, { field: 'tokenBudget' })
     const now = clock.now()
-    const begins = working.size < taskLimits.working && !stopping.signal.aborted
+    const begins = working.size < taskLimits.working && !crowded().includes(accountId) && !stopping.signal.aborted
     const task: TaskRecord = {
       ...emptyTask(now),
       id,
@@ -221,6 +214,18 @@ export function createTasks(deps: TasksDeps) {
       claimed.delete(id)
     }
     return viewOf(task)
+  }
+
+  async function refuseMany(accountId: string): Promise<void> {
+    if ((await store.countOpen(accountId)) >= taskLimits.openPerAccount) {
+      throw new DeltaError(
+        'task_limit_reached',
+        `The account has ${taskLimits.openPerAccount} tasks that have not ended`,
+        {
+          context: { limit: taskLimits.openPerAccount },
+        },
+      )
+    }
   }
 
   /** What the ledger refuses will not be: the task never was. */
@@ -303,7 +308,7 @@ export function createTasks(deps: TasksDeps) {
         computer.snapshots.forget(task.id)
         pump()
       })
-    working.set(task.id, { control, agentId: task.agentId, done })
+    working.set(task.id, { control, accountId: task.accountId, agentId: task.agentId, done })
   }
 
   /** What came while it was put to rest was not heard. */
@@ -364,11 +369,18 @@ export function createTasks(deps: TasksDeps) {
 
   const isHere = (id: string) => working.has(id) || claimed.has(id)
 
+  /** Accounts that have their share of the places by now: those of others are not behind theirs. */
+  function crowded(): string[] {
+    const shares = new Map<string, number>()
+    for (const { accountId } of working.values()) shares.set(accountId, (shares.get(accountId) ?? 0) + 1)
+    return [...shares].filter(([, share]) => share >= taskLimits.workingPerAccount).map(([accountId]) => accountId)
+  }
+
   async function takeQueued(): Promise<void> {
     for (;;) {
       const room = taskLimits.working - working.size
       if (room <= 0) return
-      const found = (await store.queued(Math.min(room, taskLimits.swept))).filter(({ id }) => !isHere(id))
+      const found = (await store.queued(Math.min(room, taskLimits.swept), crowded())).filter(({ id }) => !isHere(id))
       if (found.length === 0) return
       await Promise.all(
         found.map(async (task) => {
@@ -650,13 +662,20 @@ export function createTasks(deps: TasksDeps) {
   // ── going back ──
 
   async function undo(id: string, { step }: UndoTask, caller: KnownCaller): Promise<TaskView> {
-    const task = await recordFor(id, caller)
-    if (task.state === 'working' || task.state === 'queued') throw conflict(task, 'pause or cancel it first')
+    const seen = await recordFor(id, caller)
+    if (seen.state === 'working' || seen.state === 'queued') throw conflict(seen, 'pause or cancel it first')
+    const others = await store.openOf(seen.agentId)
+    if (others.some((one) => one.id !== id && one.state === 'working')) {
+      throw conflict(seen, 'another task of its agent works on the same disk: pause or cancel that first')
+    }
     await computer.settledOf(id)
     const [all, messages] = await Promise.all([store.steps(id), store.messages(id)])
     const steps = all.filter(({ isUndone }) => !isUndone)
-    const target = step ?? (steps.find(({ turn }) => turn === task.turn)?.step ?? (steps.at(-1)?.step ?? 0) + 1) - 1
+    const target = step ?? (steps.find(({ turn }) => turn === seen.turn)?.step ?? (steps.at(-1)?.step ?? 0) + 1) - 1
     if (!steps.some((one) => one.step === target)) throw noStep(id, target)
+    // Held before its disk changes: a message would let it go on meanwhile.
+    const task = isOpen(seen.state) && seen.state !== 'paused' ? await move(seen, { state: 'paused' }) : seen
+    if (!task) throw conflict(seen, 'it was changed at the same moment')
     const snapshotId = snapshotOf(steps, target)
     if (snapshotId !== undefined) await computer.rollBack(task, snapshotId)
     const event = {
@@ -724,6 +743,7 @@ export function createTasks(deps: TasksDeps) {
     const request = { key, bodyHash: hashOfBody(wish) }
     const earlier = await madeBefore(source.accountId, request)
     if (earlier) return earlier
+    await refuseMany(source.accountId)
     await computer.settledOf(id)
     const [all, messages] = await Promise.all([store.steps(id), store.messages(id)])
     const steps = all.filter(({ isUndone }) => !isUndone)
@@ -772,6 +792,7 @@ export function createTasks(deps: TasksDeps) {
       waitsFor: waits ? [{ kind: 'message' }] : [],
       spec: {
         ...source.spec,
+        rights: narrowed(source.spec.rights, handedOn(caller)),
         files: [],
         mcpServers: opened === undefined ? null : deps.seal.seal(opened, mcpPlace(newTaskId)),
       },
@@ -1135,6 +1156,16 @@ function stepZero(model: string, now: number) {
 function lastingAsker(caller: KnownCaller): Asker {
   const asker = askerOf(caller)
   return { ...asker, ties: asker.ties.filter((id) => !isId('ses', id) && !isId('tok', id)) }
+}
+
+/** An agent's token, which may be narrower than its agent, gets nobody more than it has. People and their keys give tasks to agents that may more than a key says: that is what the right to do so is. */
+function handedOn({ principal }: KnownCaller): readonly Right[] | undefined {
+  return principal.kind === 'agent' ? inheritable(principal) : undefined
+}
+
+function narrowed(own: readonly Right[] | null, wanted: readonly Right[] | undefined): readonly Right[] | null {
+  if (own === null) return wanted ?? null
+  return wanted ? narrow(own, wanted) : own
 }
 
 export function mcpPlace(taskId: string): string {

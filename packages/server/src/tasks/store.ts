@@ -323,8 +323,9 @@ export function createTaskStore(
     },
 
     /** The oldest that wait for a server. */
-    async queued(limit: number): Promise<TaskRecord[]> {
-      const query = sql.selectFrom('tasks').selectAll().where('state', '=', 'queued')
+    async queued(limit: number, notOf: readonly string[] = []): Promise<TaskRecord[]> {
+      let query = sql.selectFrom('tasks').selectAll().where('state', '=', 'queued')
+      if (notOf.length > 0) query = query.where('account_id', 'not in', notOf)
       return (await db.all(query.orderBy('created_at').orderBy('id').limit(limit).compile())).map(recordOf)
     },
 

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { TokenRequests } from '../../agents/requests/service.ts'
+import { notItsTokens } from './delegate.ts'
 import { done, failed, type Tool } from './tool.ts'
 
 export interface DecideRequestDeps {
@@ -32,7 +33,8 @@ export function createDecideRequest({ tokenRequests }: DecideRequestDeps): Tool<
     changesFiles: false,
     // What is decided stays so: the same again is told as what it is.
     afterCrash: 'again',
-    async run({ request: id, approve, reason = 'The main agent said no' }, { caller, begun }) {
+    async run({ request: id, approve, reason = 'The main agent said no' }, { caller, begun, hasOwnTokens }) {
+      if (approve && hasOwnTokens) return failed(notItsTokens)
       const seen = await tokenRequests.get(id, caller)
       if (begun && seen.state !== 'pending_main') return done(`${id} is ${seen.state}.`)
       const { state, tokens, agentId, failure } = approve

@@ -102,6 +102,7 @@ export function createDelegate({ tasks, agents }: DelegateDeps): Tool<Input> {
       const { caller, taskId, waited } = context
       // For what lasted longer than keys of agents are kept.
       if (waited?.kind === 'task') return endOrWait(await tasks.view(waited.taskId, caller), context)
+      if (context.hasOwnTokens && wish.bot?.tokenBudget !== undefined) return failed(notItsTokens)
       const key = callKey(context)
       const refusal = wish.bot && missingForNew(caller)
       if (refusal !== undefined) return failed(refusal)
@@ -122,6 +123,10 @@ export function createDelegate({ tasks, agents }: DelegateDeps): Tool<Input> {
     },
   }
 }
+
+/** They would come from the agent's purse, past the bound that somebody set for this task. */
+export const notItsTokens =
+  'Not done: this task has a budget of its own, and may give out no tokens of its agent. Give the work to a bot that has tokens, do it yourself, or ask a person.'
 
 function endOrWait(task: DelegatedTask, context: ToolContext): ToolOutcome {
   return task.isOver ? endOf(task, context) : { kind: 'waits', for: { kind: 'task', taskId: task.id } }

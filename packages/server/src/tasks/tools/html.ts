@@ -23,12 +23,13 @@ export function htmlToText(html: string, base: string): string {
       at = after(html, '-->', open + 4)
       continue
     }
-    const close = tagEnd(html, open)
     if (!/[a-zA-Z/!?]/.test(html[open + 1] ?? '')) {
       out.text('<', preformatted > 0)
       at = open + 1
       continue
     }
+    // Looked for where a tag begins alone: before every `<` it would read the page again and again.
+    const close = tagEnd(html, open)
     if (close === -1) break
     at = close + 1
     const [, slash, raw] = /^<(\/?)([a-zA-Z][a-zA-Z0-9]*)/.exec(html.slice(open, open + 40)) ?? []

@@ -127,7 +127,14 @@ function createPeer(server: McpServer, { connect, ca }: McpDeps) {
       reconnectionOptions: noReconnection,
       ...(server.headers && { requestInit: { headers: server.headers } }),
     })
-    await client.connect(transport as Transport, { signal, timeout: mcpLimits.connectMs })
+    const connecting = AbortSignal.any([signal, AbortSignal.timeout(mcpLimits.connectMs)])
+    try {
+      // The library bounds its first question, and not what it sends after the answer.
+      await untilAborted(client.connect(transport as Transport, { signal, timeout: mcpLimits.connectMs }), connecting)
+    } catch (error) {
+      void client.close().catch(() => undefined)
+      throw error
+    }
     return client
   }
 
@@ -212,11 +219,22 @@ const noReconnection = {
   reconnectionDelayGrowFactor: 1,
 }
 
+function untilAborted<Result>(work: Promise<Result>, signal: AbortSignal): Promise<Result> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason as Error)
+    if (signal.aborted) onAbort()
+    signal.addEventListener('abort', onAbort, { once: true })
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}
+
 /** Answers of at most so many bytes; and no stream that is held open while nothing is asked. */
 function boundedFetch(own: typeof globalThis.fetch, onTooLong: () => void): typeof globalThis.fetch {
   return async (url, init) => {
     if ((init?.method ?? 'GET') === 'GET') return new Response(null, { status: 405 })
-    const answer = await own(url, init)
+    const bounded = AbortSignal.timeout(mcpLimits.callMs)
+    const signal = init?.signal ? AbortSignal.any([init.signal, bounded]) : bounded
+    const answer = await own(url, { ...init, signal })
     if (!answer.body) return answer
     let length = 0
     const counted = answer.body.pipeThrough(

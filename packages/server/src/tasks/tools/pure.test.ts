@@ -246,6 +246,11 @@ describe('the header of an image', () => {
 describe('a page as text', () => {
   const text = (html: string) => htmlToText(html, 'https://example.com/a/b')
 
+  test('signs that begin no tag are read once, however many a page has', () => {
+    expect(text('<‹'.repeat(200_000))).toHaveLength(400_000)
+    expect(text(`${'< '.repeat(1_000)}<p>end</p>`)).toContain('end')
+  })
+
   test('has headings, paragraphs, lists, tables and links, and nothing of scripts and comments', () => {
     const page = `<!doctype html><html><head><title>The  Title</title><style>p { color: red }</style><script>if (a < b) alert("</p>")</script></head>
       <body><!-- <p>no</p> --><h1>One &amp; only</h1><p>First   words, <b>bold</b>.</p><p>A <a href="../c?x=1&amp;y=2">link</a>

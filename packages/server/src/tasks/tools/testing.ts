@@ -42,6 +42,7 @@ export function testContext(changes: Partial<ToolContext> = {}): TestContext {
     agentId: 'agt_a',
     taskId: 'tsk_a',
     callId: `call_${calls}`,
+    hasOwnTokens: false,
     caller: agentCaller(),
     begun: false,
     answer: undefined,

@@ -272,6 +272,13 @@ describe('delegate', () => {
     expect([bots.size, made.size]).toEqual([1, 1])
   })
 
+  test('a task with a budget of its own gives no tokens of its agent to a new bot', async () => {
+    const { call } = start()
+    const context = { ...testContext(), hasOwnTokens: true }
+    const wish = { task: 'Part', bot: { name: 'B', task: 'x', tokenBudget: 5 } }
+    expect(await call('delegate', wish, context)).toMatch(/may give out no tokens of its agent/)
+  })
+
   test('in the background it is looked at with read_delegate', async () => {
     const { call, become } = start()
     const wish = { agentId: 'agt_bot', task: 'Find', background: true }

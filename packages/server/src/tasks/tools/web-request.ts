@@ -1,5 +1,5 @@
 import { request as httpRequest } from 'node:http'
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { Readable, type Duplex } from 'node:stream'
 import { connect as tlsConnect } from 'node:tls'
 import { createBrotliDecompress, createUnzip } from 'node:zlib'
@@ -86,6 +86,7 @@ function exchange(socket: Duplex, { url, method, headers, body, signal }: WebReq
       signal,
     })
     request.on('error', reject)
+    neverAnswered(request, reject)
     // It comes paused, with what was read of it put back; from here on somebody listens.
     request.once('socket', () => socket.resume())
     request.once('response', (answer) => {
@@ -96,6 +97,15 @@ function exchange(socket: Duplex, { url, method, headers, body, signal }: WebReq
     })
     request.end(body)
   })
+}
+
+/** Of an answer that changes the protocol, and of a connection that closes without one, Node tells neither as an answer nor as an error. After an answer it says nothing. */
+function neverAnswered(request: ClientRequest, reject: (why: Error) => void): void {
+  request.once('upgrade', (_answer, upgraded) => {
+    upgraded.destroy()
+    reject(new WebError('it answered with another protocol (101)'))
+  })
+  request.once('close', () => reject(new WebError('the connection was closed before it answered')))
 }
 
 export interface ReadBody {

@@ -89,6 +89,12 @@ function exchange(
     })
     // Stays too.
     request.on('error', reject)
+    // Of these Node tells neither as an answer nor as an error. After an answer they say nothing.
+    request.once('upgrade', (_answer, upgraded) => {
+      upgraded.destroy()
+      reject(new Error('It answered with another protocol (101)'))
+    })
+    request.once('close', () => reject(new Error('The connection was closed before it answered')))
     request.once('response', (answer) => {
       answer.on('error', () => {})
       resolve({ status: answer.statusCode ?? 0, retryAfter: answer.headers['retry-after'] })
