@@ -91,7 +91,7 @@ async function codeOf(work: Promise<unknown>): Promise<string> {
 }
 
 const settled = async () => {
-  for (let i = 0; i < 20; i++) await new Promise((resolve) => setTimeout(resolve, 1))
+  for (let i = 0; i < 100; i++) await new Promise((resolve) => setTimeout(resolve, 1))
 }
 
 const until = async (isTrue: () => boolean) => {
@@ -245,6 +245,7 @@ testDatabases('schedules', (open) => {
           return new Promise<never>(() => {})
         },
       }).look()
+      await until(() => tasks.size === 1)
       await settled()
       expect([tasks.size, await shown(id)]).toEqual([1, ['10:00 waiting']])
       clock.jump(scheduleLimits.leaseMs + 1)
