@@ -225,7 +225,8 @@ testDatabases('schedules', (open) => {
           .look()
           .then(() => (isOver = true))
         // However slow the machine is: it has come to the write that kills it, or to its end.
-        while (!isOver && writes < killedAt) await settled()
+        const hasCome = () => isOver || writes >= killedAt
+        while (!hasCome()) await settled()
         await settled()
         clock.jump(scheduleLimits.leaseMs + 1)
         await schedules.look()
