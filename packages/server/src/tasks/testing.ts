@@ -409,8 +409,12 @@ export type World = Awaited<ReturnType<typeof newWorld>>
 export type Server = Awaited<ReturnType<World['serve']>>
 
 /** Until it is so. What never becomes so ends with its test. */
-export async function until(isSo: () => boolean | Promise<boolean>, what = 'it is so'): Promise<void> {
-  for (const endAt = performance.now() + 20_000; performance.now() < endAt;) {
+export async function until(
+  isSo: () => boolean | Promise<boolean>,
+  what = 'it is so',
+  durationMs = 20_000,
+): Promise<void> {
+  for (const endAt = performance.now() + durationMs; performance.now() < endAt;) {
     if (await isSo()) return
     await new Promise((resolve) => setTimeout(resolve, 5))
   }
@@ -422,10 +426,12 @@ const standing = new Set(['waiting', 'suspended', 'paused', 'finished', 'failed'
 /** Until it neither works nor is about to, and all that follows is done. */
 export async function atRest({ store }: World, id: string): Promise<TaskRecord> {
   let last: TaskRecord | undefined
-  await until(async () => {
+  const isAtRest = async () => {
     last = await store.get(id)
     return last !== undefined && standing.has(last.state) && (last.endedAt === null || last.isSettled)
-  }, `${id} is at rest`).catch((error: unknown) => {
+  }
+  // A write of a server that was killed may reach PostgreSQL after the next one has looked for what it held, which looks again every half minute.
+  await until(isAtRest, `${id} is at rest`, 90_000).catch((error: unknown) => {
     throw new Error(`${String(error)}: it is ${last?.state} (${last?.message})`)
   })
   return last!
