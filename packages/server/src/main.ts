@@ -59,7 +59,6 @@ import type { Config } from './kernel/config.ts'
 import type { Database } from './kernel/db/database.ts'
 import { openDatabase } from './kernel/db/open.ts'
 import type { ApiContext, Feature, StopMode } from './kernel/http/api.ts'
-import { DeltaError } from './kernel/errors.ts'
 import { createEvents } from './kernel/events.ts'
 import { createClientAddress } from './kernel/http/client-address.ts'
 import type { ClientAddress } from './kernel/http/client-address.ts'
@@ -95,7 +94,8 @@ import { operationsFeature } from './operations/routes.ts'
 import { createAddressGuard } from './sandboxes/egress/addresses.ts'
 import { connectPlainly, connectSocket } from './sandboxes/egress/connect.ts'
 import type { ConnectSocket } from './sandboxes/egress/connect.ts'
-import { createNames, NameError } from './sandboxes/egress/names.ts'
+import { createJudgedNetwork, type JudgedNetwork } from './sandboxes/egress/judged-network.ts'
+import { createNames } from './sandboxes/egress/names.ts'
 import { createOwnAddresses } from './sandboxes/egress/own-addresses.ts'
 import { awaitOutward, createOutward } from './sandboxes/egress/outward.ts'
 import type { ConnectOutward } from './sandboxes/egress/outward.ts'
@@ -123,16 +123,15 @@ import { createBoxes } from './templates/box.ts'
 import { createBuildDisks } from './templates/disks.ts'
 import { createRegistry } from './templates/registry/client.ts'
 import { toolCallApproval } from './tasks/approval.ts'
+import { createAttachments } from './tasks/attachments.ts'
 import { openTasks } from './tasks/feature.ts'
 import { schedulesFeature } from './tasks/schedules/routes.ts'
 import { createSchedules } from './tasks/schedules/service.ts'
-import type { Network } from './tasks/webhooks/post.ts'
 import { webhooksFeature } from './tasks/webhooks/routes.ts'
 import { createWebhooks } from './tasks/webhooks/service.ts'
 import { templatesFeature } from './templates/routes.ts'
 import { createTemplates } from './templates/service.ts'
 import type { Templates } from './templates/service.ts'
-import { isDigest } from './storage/blobs.ts'
 import type { BlobStore } from './storage/blobs.ts'
 import { openStorage } from './storage/open.ts'
 import { createSpace } from './storage/space.ts'
@@ -234,7 +233,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     seal: createBox(secrets.deriveKey('model keys')),
     providers,
     settings: config.models,
-    image: (digest) => imageIn(blobs, digest),
+    image: createAttachments(blobs).read,
   })
   const ledgerApi = createLedgerApi({
     ledger,
@@ -526,14 +525,6 @@ async function serve(config: Config, log: Logger): Promise<void> {
   stopWhenAsked({ app, server, features, database, driver, log, onStopping: sandboxes.rest })
 }
 
-/** Whole: it was small when it was stored. */
-async function imageIn(blobs: BlobStore, digest: string): Promise<Uint8Array> {
-  if (!isDigest(digest)) throw new DeltaError('blob_missing', 'There is no such image')
-  const chunks: Uint8Array[] = []
-  for await (const chunk of blobs.get(digest)) chunks.push(chunk)
-  return Buffer.concat(chunks)
-}
-
 /** What only the start needed: 3 MB of 119, which V8 would not look for before there is work. */
 function giveBackMemory(): void {
   setTimeout(() => void globalThis.gc?.({ type: 'major', execution: 'async', flavor: 'last-resort' }), 1_000).unref()
@@ -646,33 +637,15 @@ function outwardOf({ egress: { allowCidrs, hosts, proxy } }: Config, connect: Co
   })
 }
 
-/** As webhooks reach the servers they tell: public addresses, and those that the operator lists. */
-function webhookNetwork({ egress: { allowCidrs, hosts, proxy } }: Config): Network {
-  const owner = 'webhooks'
-  const names = createNames({ lookup: (name) => lookup(name, { all: true }), hosts, monotonic: clock.monotonic })
-  const guard = createAddressGuard({ allowCidrs, ownAddresses: createOwnAddresses(clock.monotonic) })
-  const shared = { names, connect: connectPlainly, clock }
-  const any = createOutward({ ...shared, guard, upstream: proxy && createUpstream(proxy) })
-  const listedOnly = { judge: (address: Parameters<typeof guard.judge>[0]) => listedOr(guard.judge(address)) }
-  const listed = createOutward({ ...shared, guard: listedOnly })
-  return {
-    connect: async (target, signal) => (await awaitOutward(any, owner, target, signal)).socket,
-    connectListed: async (target, signal) => (await awaitOutward(listed, owner, target, signal)).socket,
-    async judge(host) {
-      try {
-        const verdicts = (await names.resolve(owner, host)).map(guard.judge)
-        if (verdicts.length > 0 && verdicts.every((one) => one === 'listed')) return 'listed'
-        return verdicts.some((one) => one === 'public' || one === 'listed') ? 'public' : 'refused'
-      } catch (error) {
-        if (error instanceof NameError) return 'unknown'
-        throw error
-      }
-    },
-  }
-}
-
-function listedOr(verdict: 'public' | 'listed' | string) {
-  return verdict === 'listed' ? ('listed' as const) : ('special' as const)
+/** As webhooks reach the servers they tell. */
+function webhookNetwork({ egress: { allowCidrs, hosts, proxy } }: Config): JudgedNetwork {
+  return createJudgedNetwork('webhooks', {
+    names: createNames({ lookup: (name) => lookup(name, { all: true }), hosts, monotonic: clock.monotonic }),
+    guard: createAddressGuard({ allowCidrs, ownAddresses: createOwnAddresses(clock.monotonic) }),
+    connect: connectPlainly,
+    clock,
+    upstream: proxy && createUpstream(proxy),
+  })
 }
 
 interface BackupParts extends Pick<AppParts, 'config' | 'database' | 'driver' | 'log' | 'audit'> {

@@ -39,7 +39,7 @@ export function createAttachments(blobs: Pick<BlobStore, 'put' | 'get'>) {
     },
 
     async read(digest: string): Promise<Buffer> {
-      if (!isDigest(digest)) throw new RangeError(`${digest} is no digest`)
+      if (!isDigest(digest)) throw new DeltaError('blob_missing', 'There is no such image')
       const chunks: Uint8Array[] = []
       for await (const chunk of blobs.get(digest)) chunks.push(chunk)
       return Buffer.concat(chunks)

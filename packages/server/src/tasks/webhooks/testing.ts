@@ -5,8 +5,8 @@ import type { AddressInfo } from 'node:net'
 import type { Clock } from '../../kernel/clock.ts'
 import { createAddressGuard } from '../../sandboxes/egress/addresses.ts'
 import { connectPlainly } from '../../sandboxes/egress/connect.ts'
-import { createNames, NameError } from '../../sandboxes/egress/names.ts'
-import { awaitOutward, createOutward } from '../../sandboxes/egress/outward.ts'
+import { createJudgedNetwork } from '../../sandboxes/egress/judged-network.ts'
+import { createNames } from '../../sandboxes/egress/names.ts'
 import type { Network } from './post.ts'
 
 export interface Received {
@@ -80,32 +80,15 @@ export function testNetwork(
     allowCidrs: [{ address: '127.0.0.1', prefix: 32, family: 4 }],
     ownAddresses: () => [],
   })
-  const outward = (judge: typeof guard.judge) =>
-    createOutward({
-      names: resolver,
-      guard: { judge },
-      connect(address, port) {
-        tried.push(`${address.address}:${port}`)
-        return connectPlainly(address, port)
-      },
-      clock,
-    })
-  const any = outward(guard.judge)
-  const listed = outward((address) => (guard.judge(address) === 'listed' ? 'listed' : 'special'))
-  const network: Network = {
-    connect: async (target, signal) => (await awaitOutward(any, 'webhooks', target, signal)).socket,
-    connectListed: async (target, signal) => (await awaitOutward(listed, 'webhooks', target, signal)).socket,
-    async judge(host) {
-      try {
-        const verdicts = (await resolver.resolve('webhooks', host)).map(guard.judge)
-        if (verdicts.length > 0 && verdicts.every((one) => one === 'listed')) return 'listed'
-        return verdicts.some((one) => one === 'public' || one === 'listed') ? 'public' : 'refused'
-      } catch (error) {
-        if (error instanceof NameError) return 'unknown'
-        throw error
-      }
+  const judged = createJudgedNetwork('webhooks', {
+    names: resolver,
+    guard,
+    connect(address, port) {
+      tried.push(`${address.address}:${port}`)
+      return connectPlainly(address, port)
     },
-    ...(ca !== undefined && { ca }),
-  }
+    clock,
+  })
+  const network: Network = { ...judged, ...(ca !== undefined && { ca }) }
   return { network, tried }
 }
