@@ -28,12 +28,13 @@ export interface Formerly {
  */
 export function createStanding({ findRoot, findAgent, roleOf, revocations }: StandingDeps) {
   return async function mayStill({ accountId, actorId, ties }: Formerly, needs: Need): Promise<boolean> {
-    // For an agent that ran out of tokens the server asks by itself.
-    if (actorId === 'platform') return true
-    if (isId('usr', actorId)) {
-      const role = await roleOf(accountId, actorId)
+    const mayRole = async (userId: string) => {
+      const role = await roleOf(accountId, userId)
       return role !== undefined && roleHas(role, needs.right)
     }
+    // For an agent that ran out of tokens the server asks by itself.
+    if (actorId === 'platform') return true
+    if (isId('usr', actorId)) return mayRole(actorId)
     // Tokens have no rows; of their revocations the last hour is known, and those of what they came from for ever.
     const tokens = ties.filter((id) => isId('tok', id))
     if (tokens.length > 0 && revocations.isRevoked(tokens, 0)) return false
@@ -45,10 +46,7 @@ export function createStanding({ findRoot, findAgent, roleOf, revocations }: Sta
     const rootId = ties.find((id) => isId('key', id) || isId('ses', id))
     // A task outlives the session that it was given in: behind it stands the person.
     const userId = rootId === undefined ? ties.find((id) => isId('usr', id)) : undefined
-    if (userId !== undefined) {
-      const role = await roleOf(accountId, userId)
-      return role !== undefined && roleHas(role, 'request')
-    }
+    if (userId !== undefined) return mayRole(userId)
     const root = rootId === undefined ? null : await findRoot(rootId, accountId)
     if (root?.accountId !== accountId) return false
     return decide(root.principal, needs).allowed

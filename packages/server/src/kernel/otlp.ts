@@ -13,8 +13,6 @@ export interface OtlpOptions {
   version: string
   clock: Clock
   log: Logger
-  /** @default Node's */
-  fetch?: typeof globalThis.fetch
 }
 
 export interface OtlpTraces extends Traces {
@@ -33,7 +31,7 @@ interface SpanIds {
  * take after a few tries, is dropped and counted. So whoever ends a span never waits and never fails.
  */
 export function createOtlpTraces(options: OtlpOptions): OtlpTraces {
-  const { url, headers, serviceName, version, clock, log, fetch = globalThis.fetch } = options
+  const { url, headers, serviceName, version, clock, log } = options
   const ids = new WeakMap<Span, SpanIds>()
   const counts = { sent: 0, dropped: 0 }
   const stopping = new AbortController()

@@ -17,8 +17,9 @@ import { createPieces, LeftTask, type NewEvent, type Run, type Write } from './r
 import type { TaskWaitsFor } from './schema.ts'
 import { traceCall } from './tracing.ts'
 import type { TaskStore } from './store.ts'
+import { unknownText } from './tools/command.ts'
 import { readCall } from './tools/table.ts'
-import type { Tool, ToolContext, ToolOutcome, WaitsFor } from './tools/tool.ts'
+import { failed, type Tool, type ToolContext, type ToolOutcome, type WaitsFor } from './tools/tool.ts'
 
 export interface ActingDeps {
   /** All that a task may use, by name; those of external servers beside ours. */
@@ -60,7 +61,7 @@ export function createActing(deps: ActingDeps) {
     call: CallRecord,
     { place, tools }: { place: number; tools: ReadonlyMap<string, Tool> },
   ): CallRecord {
-    const refused = (text: string, of = call) => ended(of, fault(text), clock.now())
+    const refused = (text: string, of = call) => ended(of, failed(text), clock.now())
     if (call.input.length > taskLimits.inputChars) {
       // Nobody reads it, and with each step to come it would be sent again.
       const input = JSON.stringify({ left_out: `${call.input.length} characters` })
@@ -137,7 +138,7 @@ export function createActing(deps: ActingDeps) {
         call.state === 'started'
           ? 'Interrupted by a person: it may have done a part.'
           : 'Not done: a person interrupted.'
-      carryEnd(run, ended(call, fault(text), clock.now()))
+      carryEnd(run, ended(call, failed(text), clock.now()))
       if (call.approvalId === null) continue
       await approvals
         .withdraw(call.approvalId, 'platform')
@@ -163,7 +164,7 @@ export function createActing(deps: ActingDeps) {
         })
         if (asking instanceof DeltaError) {
           const text = `Not done: a person is to confirm it, and could not be asked. ${asking.code}: ${asking.message}`
-          carryEnd(run, ended(call, fault(text), clock.now()))
+          carryEnd(run, ended(call, failed(text), clock.now()))
           continue
         }
         const { approval } = asking
@@ -179,7 +180,7 @@ export function createActing(deps: ActingDeps) {
           const why = approval?.refusal ? ` Their words: ${approval.refusal}` : ''
           carryEnd(
             run,
-            ended(call, fault(`Not done: what a person was asked to confirm is ${state}.${why}`), clock.now()),
+            ended(call, failed(`Not done: what a person was asked to confirm is ${state}.${why}`), clock.now()),
           )
         }
       }
@@ -213,12 +214,12 @@ export function createActing(deps: ActingDeps) {
   ): Promise<{ call: CallRecord; events: NewEvent[] }> {
     if (call.tool === finishName && run.finish) return finished(run, call)
     const read = readCall(tools, call.tool, call.input)
-    if (!read.ok) return over(call, fault(read.text))
+    if (!read.ok) return over(call, failed(read.text))
     const { tool } = read
     // It was under way when a server died.
     const begun = call.state === 'started' && !run.fresh.has(call.id)
     if (begun && tool.afterCrash === 'unknown') {
-      return over(call, fault('unknown: it may have run, check before repeating'))
+      return over(call, failed(unknownText))
     }
     const pieces = createPieces(run, write, clock)
     /** What stood in the way of its computer, and of nothing else that costs. */
@@ -296,14 +297,14 @@ export function createActing(deps: ActingDeps) {
       if (error instanceof LeftTask || (error instanceof DeltaError && error.code.startsWith('database_'))) throw error
       if (error instanceof DeltaError && blocking.has(error.code)) {
         if (noComputer.has(error)) return { kind: 'blocked', error }
-        return fault(`Not done. ${error.code}: ${error.message}`)
+        return failed(`Not done. ${error.code}: ${error.message}`)
       }
       log.error('tool_failed', { tool: tool.name, taskId: run.task.id, error })
       const what =
         error instanceof DeltaError
           ? `${error.code}: ${error.message}`
           : 'The tool failed for a reason of the server’s own.'
-      return fault(`${what}\nWhether it did anything is not known: check before repeating it.`)
+      return failed(`${what}\nWhether it did anything is not known: check before repeating it.`)
     } finally {
       left.removeEventListener('abort', leave)
       late.forget()
@@ -315,9 +316,9 @@ export function createActing(deps: ActingDeps) {
     let disarm = () => {}
     let onAbort = () => {}
     const outcome = new Promise<ToolOutcome>((resolve) => {
-      const text = 'It did not stop when it was told to. unknown: it may have run, check before repeating'
+      const text = `It did not stop when it was told to. ${unknownText}`
       onAbort = () => {
-        disarm = clock.after(taskLimits.lateMs, () => resolve(fault(text)))
+        disarm = clock.after(taskLimits.lateMs, () => resolve(failed(text)))
       }
     })
     if (signal.aborted) onAbort()
@@ -333,7 +334,7 @@ export function createActing(deps: ActingDeps) {
 
   function finished(run: Run, call: CallRecord): { call: CallRecord; events: NewEvent[] } {
     const checked = run.finish!.check(call.input)
-    if (!checked.ok) return over(call, fault(checked.fault))
+    if (!checked.ok) return over(call, failed(checked.fault))
     run.carried.changes = { ...run.carried.changes, result: { text: null, value: checked.value } }
     return over(call, { content: [{ type: 'text', text: 'Done.' }], isError: false })
   }
@@ -379,12 +380,8 @@ function replace(run: Run, call: CallRecord): void {
   run.calls = run.calls.map((one) => (one.id === call.id ? call : one))
 }
 
-export function ended(call: CallRecord, outcome: CallOutcome, at = 0): CallRecord {
+function ended(call: CallRecord, outcome: CallOutcome, at: number): CallRecord {
   return { ...call, state: 'done', waitsFor: null, outcome, endedAt: at }
-}
-
-export function fault(text: string): ToolOutcome & { kind: 'done' } {
-  return { kind: 'done', content: [{ type: 'text', text }], isError: true }
 }
 
 /** Its computer is not to be had for now: the agent waits, and the call is made when it goes on. */

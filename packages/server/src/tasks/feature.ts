@@ -1,4 +1,4 @@
-import { type Directory, isOver as isAgentOver } from '../agents/door.ts'
+import { type Directory, isOver as isAgentOver, type Known } from '../agents/door.ts'
 import type { Agents } from '../agents/service.ts'
 import type { Approvals } from '../approvals/service.ts'
 import type { SandboxDoor } from '../sandboxes/door.ts'
@@ -21,7 +21,7 @@ import { isShortItself } from './rules.ts'
 import type { TaskRecord } from './record.ts'
 import { createWriting, type Run } from './run.ts'
 import { tasksRoutes } from './routes.ts'
-import { createTasks, type Tasks, type TasksDeps } from './service.ts'
+import { createTasks, mcpPlace, type Tasks, type TasksDeps } from './service.ts'
 import { isOpen } from './states.ts'
 import { createTaskStore } from './store.ts'
 import { createDeliverySteps } from './webhooks/service.ts'
@@ -38,7 +38,7 @@ export interface OpenTasksDeps {
   tokenRequests: ToolboxDeps['tokenRequests'] & {
     /** For a task of the agent that has used up its own; undefined where the agent waits for another one. */
     askAutomatically(
-      agent: NonNullable<Awaited<ReturnType<Directory['find']>>>['agent'],
+      agent: Known['agent'],
       wish: { tokens: number; reason: string; since: number },
     ): Promise<{ id: string } | undefined>
     find(requestId: string): Promise<TokenRequestView | undefined>
@@ -88,7 +88,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     approvals,
     saveImage: attachments.save,
     openSealed: (task) =>
-      task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, `mcp servers of ${task.id}`),
+      task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, mcpPlace(task.id)),
     tasks: {
       async create(wish, { key, caller }) {
         const { agentId: agent, text, tokenBudget, rights, parentTaskId } = wish

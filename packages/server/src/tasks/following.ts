@@ -1,6 +1,7 @@
 import type { KnownCaller } from '../access/callers/door.ts'
 import { placesOf } from '../approvals/door.ts'
 import type { Clock } from '../kernel/clock.ts'
+import type { ServerSentEvent } from '../kernel/http/event-stream.ts'
 import { createFollowers, type LiveEvents } from '../kernel/http/followers.ts'
 import type { Hub } from './hub.ts'
 import { taskLimits } from './limits.ts'
@@ -18,11 +19,11 @@ export function createTaskFollowing({ store, hub, clock }: FollowingDeps) {
   const followers = createFollowers({ clock, pollMs: taskLimits.pollMs, what: 'tasks' })
 
   /** `end` is the last of one that goes on; of one that is over something may have been taken back since. */
-  async function* untilEnd(events: LiveEvents, isOver: boolean): LiveEvents['events'] & AsyncIterable<never> {
+  async function* untilEnd(events: LiveEvents, isOver: boolean): AsyncGenerator<ServerSentEvent, void, undefined> {
     for (;;) {
       const step = await events.events.next()
       if (step.done) return
-      yield step.value as never
+      yield step.value
       if (step.value.event === 'end' && !isOver) return events.leave()
     }
   }

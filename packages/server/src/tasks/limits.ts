@@ -46,8 +46,6 @@ export const taskLimits = {
   compactBytes: 600_000,
   /** Of `AGENTS.md`. */
   agentsFileBytes: 32_768,
-  /** An exec that was interrupted gets so long before SIGKILL. */
-  interruptMs: 5 * second,
   /** Event streams at once: of an account, and of one person or program. */
   streams: { perAccount: 2_048, perGroup: 512 },
   /** Events that a stream reads at once. */

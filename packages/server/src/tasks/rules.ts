@@ -77,15 +77,21 @@ export function compactTo(
   return undefined
 }
 
+/** Of a result of a tool, in a conversation that is only to be told. */
+const shortenedChars = 2_000
+
 /** The same with long results of tools cut, for whoever only has to tell what happened. */
-export function shortened(messages: readonly Message[], chars = 2_000): Message[] {
+export function shortened(messages: readonly Message[]): Message[] {
   return messages.map((message) => {
     if (message.role !== 'tool') return message
     const parts = message.parts.map((part) => ({
       ...part,
       content: part.content.map((one) =>
-        one.type === 'text' && one.text.length > chars
-          ? { ...one, text: `${one.text.slice(0, chars)}\n… ${one.text.length - chars} more characters` }
+        one.type === 'text' && one.text.length > shortenedChars
+          ? {
+              ...one,
+              text: `${one.text.slice(0, shortenedChars)}\n… ${one.text.length - shortenedChars} more characters`,
+            }
           : one,
       ),
     }))

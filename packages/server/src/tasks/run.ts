@@ -77,7 +77,7 @@ export class HasNews extends Error {
   override readonly name = 'HasNews'
 }
 
-export interface Written extends Omit<Additions, 'events'> {
+export interface Written extends Omit<Additions, 'events' | 'messages' | 'earlierStep'> {
   events?: readonly NewEvent[]
   /** Nothing is written, and `HasNews` thrown, where it was told something that it has not read. */
   unlessNews?: boolean
@@ -119,17 +119,15 @@ export function createWriting({ store, hub, clock, onWritten }: WritingDeps): Wr
     }
     const additions: Additions = {
       ...more,
-      messages: [...carried.messages, ...(more.messages ?? [])],
+      // The end of one step and the beginning of the next are two rows.
+      step: more.step ?? carried.step,
+      earlierStep: more.step && carried.step,
+      messages: carried.messages,
       calls: [...carried.calls, ...(more.calls ?? [])],
       events: numbered,
       more: [...carried.more, ...(more.more ?? []), ...(unlessNews ? [store.noNews(after)] : [])],
     }
-    // The end of one step and the beginning of the next are two rows.
-    const stepEnd = carried.step
-    const applied =
-      stepEnd && more.step
-        ? await store.update(before, after, { ...additions, earlierStep: stepEnd })
-        : await store.update(before, after, { ...additions, step: more.step ?? stepEnd })
+    const applied = await store.update(before, after, additions)
     if (!applied && unlessNews && (await store.inboxAfter(before.id, after.lastInbox)).length > 0) {
       run.carried = carried
       throw new HasNews(before.id)
@@ -155,12 +153,17 @@ export function createPieces(run: Run, write: Write, clock: Clock) {
   let failure: unknown
   let isOver = false
 
-  function flush(): void {
+  function taken(): NewEvent[] {
     disarm?.()
     disarm = undefined
     const events = pieces.map(({ kind, data, text }) => ({ kind, data: { ...data, text } }))
     pieces = []
     chars = 0
+    return events
+  }
+
+  function flush(): void {
+    const events = taken()
     if (events.length > 0) write(run, {}, { events }).catch((error: unknown) => (failure ??= error))
   }
 
@@ -178,10 +181,7 @@ export function createPieces(run: Run, write: Write, clock: Clock) {
     /** What is left goes with the next write. */
     end(): NewEvent[] {
       isOver = true
-      disarm?.()
-      disarm = undefined
-      const events = pieces.map(({ kind, data, text }) => ({ kind, data: { ...data, text } }))
-      pieces = []
+      const events = taken()
       if (failure instanceof Error) throw failure
       return events
     },

@@ -42,7 +42,7 @@ const agentIdSchema = z
   .regex(/^agt_[a-z0-9]{1,40}$/, 'an id such as agt_k3v9x0m2qp7a8b1c4d5e')
   .openapi({ example: 'agt_k3v9x0m2qp7a8b1c4d5e' })
 
-export const modelNameSchema = z
+const modelNameSchema = z
   .string()
   .regex(/^[a-z]+\/[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,150}$/, 'a provider and a model, such as anthropic/claude-sonnet-4-5')
   .openapi({ example: 'anthropic/claude-sonnet-4-5' })

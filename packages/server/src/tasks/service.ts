@@ -934,8 +934,8 @@ export function createTasks(deps: TasksDeps) {
   }
 
   async function approvalChanged(approvalId: string): Promise<void> {
-    const found = await store.callOfApproval(approvalId)
-    const waiting = found ? [found.taskId] : (await store.waitingFor(approvalId)).map(({ id }) => id)
+    const found = await store.taskOfApproval(approvalId)
+    const waiting = found !== undefined ? [found] : (await store.waitingFor(approvalId)).map(({ id }) => id)
     for (const id of waiting) await look(id)
   }
 

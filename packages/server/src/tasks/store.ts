@@ -533,15 +533,9 @@ export function createTaskStore(
       return rows.map(callOf).toReversed()
     },
 
-    async callOfApproval(approvalId: string): Promise<{ taskId: string; call: CallRecord } | undefined> {
-      const query = sql.selectFrom('task_calls').selectAll().where('approval_id', '=', approvalId)
-      const row = await db.first(query.compile())
-      return row && { taskId: row.task_id, call: callOf(row) }
-    },
-
-    async call(id: string): Promise<{ taskId: string; call: CallRecord } | undefined> {
-      const row = await db.first(sql.selectFrom('task_calls').selectAll().where('id', '=', id).compile())
-      return row && { taskId: row.task_id, call: callOf(row) }
+    async taskOfApproval(approvalId: string): Promise<string | undefined> {
+      const query = sql.selectFrom('task_calls').select('task_id').where('approval_id', '=', approvalId)
+      return (await db.first(query.compile()))?.task_id
     },
 
     async events(taskId: string, { after, limit }: { after: number; limit: number }): Promise<TaskEvent[]> {

@@ -131,6 +131,7 @@ function mortal<Schema>(database: Database<Schema>, life: Life): Database<Schema
     ...database,
     all: (query) => read(() => database.all(query)),
     first: (query) => read(() => database.first(query)),
+    lookUp: (query) => read(() => database.lookUp(query)),
     run: (query) => write(() => database.run(query)),
     batch: (steps) => write(() => database.batch(steps)),
     program<Operation, Answer>(url: URL) {

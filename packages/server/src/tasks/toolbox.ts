@@ -20,8 +20,6 @@ export interface ToolboxDeps extends ToolsDeps, Pick<McpDeps, 'connect'> {
 /** Tasks whose external servers are kept connected; of more, the oldest are connected again when they are needed. */
 const keptServers = 256
 
-export type Toolbox = ReturnType<typeof createToolbox>
-
 /** What a task may use now: our own tools and those of external servers, without those that it is not to have or that its agent has no right to. */
 export function createToolbox(deps: ToolboxDeps) {
   const own = (deps.createOwn ?? createTools)(deps)
@@ -43,8 +41,13 @@ export function createToolbox(deps: ToolboxDeps) {
     )
     if (external.size >= keptServers) void forget(external.keys().next().value!)
     external.set(task.id, opening)
-    // The next step tries anew.
-    opening.catch(() => external.get(task.id) === opening && external.delete(task.id))
+    opening.then(
+      ({ problems }) => {
+        for (const { server, text } of problems) deps.log.info('mcp_not_there', { taskId: task.id, server, text })
+      },
+      // The next step tries anew.
+      () => external.get(task.id) === opening && external.delete(task.id),
+    )
     return opening
   }
 
@@ -60,8 +63,6 @@ export function createToolbox(deps: ToolboxDeps) {
     const { tools: modes } = run.task.spec
     if (run.agent.agent.kind === 'messenger') return new Map()
     const servers = await externalOf(run)
-    for (const { server, text } of servers?.problems ?? [])
-      deps.log.info('mcp_not_there', { taskId: run.task.id, server, text })
     const all = new Map([...own, ...(servers?.tools ?? []).map((tool) => [tool.name, tool] as const)])
     const wanted = Array.from(all).filter(([, tool]) => modeOf(modes, tool) !== 'off')
     return usableTools(new Map(wanted), callerOf(run))

@@ -66,10 +66,10 @@ export interface Tool<Input = unknown> {
   run(input: Input, context: ToolContext): Promise<ToolOutcome>
 }
 
-export function done(text: string): ToolOutcome {
+export function done(text: string): ToolOutcome & { kind: 'done' } {
   return { kind: 'done', content: [{ type: 'text', text }], isError: false }
 }
 
-export function failed(text: string): ToolOutcome {
+export function failed(text: string): ToolOutcome & { kind: 'done' } {
   return { kind: 'done', content: [{ type: 'text', text }], isError: true }
 }
