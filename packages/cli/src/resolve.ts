@@ -3,7 +3,7 @@ import { CliError, UsageError } from './failure.ts'
 
 const wholeId = /^sbx_[a-z0-9]{20}$/
 /** More matches than this are not worth listing. */
-const shownMatches = 5
+export const shownMatches = 5
 
 /** The sandbox with this id, or the only living one whose id begins with it; `sbx_` may be left out. */
 export async function findSandbox(delta: Delta, text: string): Promise<Sandbox> {

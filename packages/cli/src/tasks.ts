@@ -16,9 +16,11 @@ import type {
 } from '@delta-agents/sdk'
 import { type Command, Option } from 'commander'
 import { findAgent } from './agents.ts'
+import { collect } from './egress.ts'
 import { CliError, UsageError } from './failure.ts'
 import { parseCount, parseDuration, parseNumber, parsePair, table, visible } from './format.ts'
 import type { Io } from './io.ts'
+import { shownMatches } from './resolve.ts'
 import { attach } from './task-attach.ts'
 import { needOf, short } from './task-view.ts'
 
@@ -39,8 +41,6 @@ const imageTypes: Record<string, TaskImage['mediaType']> = {
   '.gif': 'image/gif',
   '.webp': 'image/webp',
 }
-/** More matches than this are not worth listing. */
-const shownMatches = 5
 const inputBytes = 1_000_000
 
 const exitText = `
@@ -387,8 +387,4 @@ function describeTask(info: TaskInfo): string {
 function resultText({ text, value }: TaskResult): string {
   if (value !== null && value !== undefined) return `${JSON.stringify(value, null, 2)}\n`
   return text === null || text === '' ? '' : `${text.split('\n').map(visible).join('\n')}\n`
-}
-
-function collect(value: string, before: string[] = []): string[] {
-  return [...before, value]
 }

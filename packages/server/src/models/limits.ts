@@ -22,7 +22,6 @@ export const modelLimits = {
   triesAfterOutput: 1,
   /** The first wait is between 0 and this; each later one up to twice as long as the one before. */
   backoffMs: 500,
-  backoffMostMs: 20_000,
   /** A provider that asks for a longer pause is not waited for. */
   retryAfterMs: 60_000,
   /** All pauses of one call together. */

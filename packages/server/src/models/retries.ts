@@ -34,6 +34,6 @@ export function afterFailure({ kind, retryAfterMs = 0 }: Failed, soFar: SoFar, r
 
 /** Full jitter, so that many who failed at once do not come back at once; what the provider asked for is kept to, and a little more. */
 function pauseMs(tries: number, retryAfterMs: number, random: number): number {
-  const most = Math.min(modelLimits.backoffMostMs, modelLimits.backoffMs * 2 ** (tries - 1))
+  const most = modelLimits.backoffMs * 2 ** (tries - 1)
   return Math.round(retryAfterMs + random * most)
 }

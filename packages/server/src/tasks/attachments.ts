@@ -1,10 +1,9 @@
 import { createHash } from 'node:crypto'
 import { DeltaError } from '../kernel/errors.ts'
-import type { ImagePart, ImageType } from '../models/door.ts'
+import { type ImagePart, type ImageType, readImageHeader } from '../models/door.ts'
 import type { BlobStore, Digest } from '../storage/blobs.ts'
 import { isDigest } from '../storage/blobs.ts'
 import { taskLimits } from './limits.ts'
-import { readImageHeader } from './tools/images.ts'
 
 export type Attachments = ReturnType<typeof createAttachments>
 

@@ -228,7 +228,6 @@ export function createActing(deps: ActingDeps) {
     const signal = run.control.begin()
     const caller = callerOf(run)
     const context: ToolContext = {
-      accountId: run.task.accountId,
       agentId: run.task.agentId,
       taskId: run.task.id,
       callId: call.id,

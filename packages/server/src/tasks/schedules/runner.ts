@@ -7,6 +7,7 @@ import { DeltaError } from '../../kernel/errors.ts'
 import { isId, newId } from '../../kernel/ids.ts'
 import type { Logger } from '../../kernel/log.ts'
 import type { CreateTask, TaskState } from '../schema.ts'
+import { isOpen } from '../states.ts'
 import { scheduleLimits } from './limits.ts'
 import type { DisabledReason, RunRecord, ScheduleRecord } from './record.ts'
 import { pauseOf, planOf, runKeyOf } from './rules.ts'
@@ -33,11 +34,7 @@ export interface RunnerDeps {
   log: Logger
 }
 
-export type Runner = ReturnType<typeof createRunner>
-
 const platform = 'platform'
-/** Ended tasks keep nobody waiting. */
-const endedStates: readonly TaskState[] = ['finished', 'failed', 'canceled']
 
 /**
  * Runs what is due. The row of a run is written in the commit that gives its schedule the next time; then its task is made by the run's key, and the row says which it is. So a server that is
@@ -131,7 +128,7 @@ export function createRunner(deps: RunnerDeps) {
       // Before the look: its end, as soon as it comes, is news.
       if (isQueued) awaited.set(run.taskId!, id)
       const state = await taskState(accountId, run.taskId!)
-      if (state !== undefined && !endedStates.includes(state)) {
+      if (state !== undefined && isOpen(state)) {
         isAny = true
         continue
       }
@@ -247,7 +244,7 @@ export function createRunner(deps: RunnerDeps) {
     /** News of a task: runs may wait for its end. */
     taskChanged({ taskId, state }: { taskId: string; state: TaskState }): void {
       const scheduleId = awaited.get(taskId)
-      if (scheduleId === undefined || !endedStates.includes(state)) return
+      if (scheduleId === undefined || isOpen(state)) return
       awaited.delete(taskId)
       const hurried = store.hurry(scheduleId, clock.now()).then(alarm.ring)
       void hurried.catch((error: unknown) => log.warn('schedule_not_hurried', { scheduleId, error }))

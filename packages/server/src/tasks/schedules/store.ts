@@ -1,5 +1,4 @@
 import type { Asker } from '../../approvals/door.ts'
-import { isClash } from '../../kernel/db/clash.ts'
 import type { BatchStep, Database } from '../../kernel/db/database.ts'
 import type { Place } from '../../kernel/http/cursors.ts'
 import { scheduleLimits } from './limits.ts'
@@ -153,11 +152,11 @@ export function createScheduleStore(database: Database) {
       return (await db.batch(steps)).applied
     },
 
-    /** Its runs get their rows and it its next time, in one commit; false where another server was first, or somebody changed it. */
+    /** Its runs get their rows and it its next time, in one commit; nothing where another server was first, or somebody changed it. */
     async plan(
       { id, nextAt, revision }: ScheduleRecord,
       next: { nextAt: number | null; runs: readonly RunRecord[] },
-    ): Promise<boolean> {
+    ): Promise<void> {
       const query = sql
         .updateTable('schedules')
         .set({ next_at: next.nextAt, ...(next.nextAt === null && { state: 'done' as const }) })
@@ -166,7 +165,7 @@ export function createScheduleStore(database: Database) {
         .where('next_at', '=', nextAt)
         .where('revision', '=', revision)
         .compile()
-      return (await db.batch([{ query, mustChange: 1 }, ...insertRuns(next.runs)])).applied
+      await db.batch([{ query, mustChange: 1 }, ...insertRuns(next.runs)])
     },
 
     async remove(id: string): Promise<void> {
@@ -258,25 +257,14 @@ export function createScheduleStore(database: Database) {
 
     openOf: (scheduleId: string) => manyRuns(runs.where('schedule_id', '=', scheduleId).where('open', '=', 1)),
 
-    async run(id: string): Promise<RunRecord | undefined> {
-      const row = await db.first(runs.where('id', '=', id).compile())
-      return row && toRun(row)
-    },
-
     async runWithKey(key: string): Promise<RunRecord | undefined> {
       const row = await db.first(runs.where('key', '=', key).compile())
       return row && toRun(row)
     },
 
-    /** False where its key is known. */
-    async insertRun(record: RunRecord): Promise<boolean> {
-      try {
-        await db.run(sql.insertInto('schedule_runs').values(fromRun(record)).compile())
-        return true
-      } catch (error) {
-        if (isClash(error)) return false
-        throw error
-      }
+    /** Nothing where its key is known. */
+    async insertRun(record: RunRecord): Promise<void> {
+      await db.batch(insertRuns([record]))
     },
 
     /** Only while it waits. */

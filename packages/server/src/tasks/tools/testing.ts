@@ -38,7 +38,6 @@ export function testContext(changes: Partial<ToolContext> = {}): TestContext {
   const abort = new AbortController()
   calls += 1
   return {
-    accountId: 'acc_a',
     agentId: 'agt_a',
     taskId: 'tsk_a',
     callId: `call_${calls}`,

@@ -16,7 +16,6 @@ export type WaitsFor =
   | { kind: 'task'; taskId: string }
 
 export interface ToolContext {
-  accountId: string
   agentId: string
   taskId: string
   /** Of this call; the same after a crash and when it is run again after it has waited. Fits an `Idempotency-Key`. */

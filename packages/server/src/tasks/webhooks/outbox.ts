@@ -3,7 +3,7 @@ import type { BatchStep, Database } from '../../kernel/db/database.ts'
 import { newId } from '../../kernel/ids.ts'
 import { webhookLimits } from './limits.ts'
 import type { WebhookEvent } from './record.ts'
-import type { WebhookTables } from './tables.ts'
+import { columnOf, type WebhookTables } from './tables.ts'
 
 export interface TaskHappening {
   type: WebhookEvent
@@ -16,12 +16,6 @@ export interface TaskHappening {
 
 /** Steps for the very batch in which a task ends or comes to wait: then a webhook hears of it if and only if it happened. */
 export type DeliverySteps = (happening: TaskHappening) => BatchStep[]
-
-const columnOf = {
-  'task.finished': 'on_finished',
-  'task.failed': 'on_failed',
-  'task.needs_decision': 'on_needs_decision',
-} as const satisfies Record<WebhookEvent, keyof WebhookTables['webhooks']>
 
 /** Of the database alone, so that whoever keeps tasks can have it before there are webhooks to be served. */
 export function createDeliverySteps(database: Database): DeliverySteps {

@@ -3,8 +3,14 @@ import type { Asker } from '../../approvals/door.ts'
 import type { BatchStep, Database } from '../../kernel/db/database.ts'
 import type { Place } from '../../kernel/http/cursors.ts'
 import { webhookLimits } from './limits.ts'
-import { type DeliveryRecord, type DeliveryState, webhookEvents, type WebhookRecord } from './record.ts'
-import type { DeliveryRow, WebhookRow, WebhookTables } from './tables.ts'
+import {
+  type DeliveryRecord,
+  type DeliveryState,
+  type WebhookEvent,
+  webhookEvents,
+  type WebhookRecord,
+} from './record.ts'
+import { columnOf, type DeliveryRow, type WebhookRow, type WebhookTables } from './tables.ts'
 
 export type WebhookStore = ReturnType<typeof createWebhookStore>
 
@@ -225,14 +231,8 @@ function isFree<Condition>(
   return [where('lease_until', '<=', now), where('lease_until', '>', now + webhookLimits.leaseMs)]
 }
 
-const columns = {
-  'task.finished': 'on_finished',
-  'task.failed': 'on_failed',
-  'task.needs_decision': 'on_needs_decision',
-} as const
-
 function fromWebhook(record: WebhookRecord): WebhookRow {
-  const has = (event: keyof typeof columns) => Number(record.events.includes(event))
+  const has = (event: WebhookEvent) => Number(record.events.includes(event))
   return {
     id: record.id,
     account_id: record.accountId,
@@ -258,7 +258,7 @@ function toWebhook(row: WebhookRow): WebhookRecord {
     id: row.id,
     accountId: row.account_id,
     url: row.url,
-    events: webhookEvents.filter((event) => row[columns[event]] === 1),
+    events: webhookEvents.filter((event) => row[columnOf[event]] === 1),
     agentId: row.agent_id,
     sealedSecret: row.sealed_secret,
     state: row.state,

@@ -1,4 +1,4 @@
-import type { DeliveryState, DeliveryType, WebhookReason, WebhookState } from './record.ts'
+import type { DeliveryState, DeliveryType, WebhookEvent, WebhookReason, WebhookState } from './record.ts'
 
 export interface WebhookRow {
   id: string
@@ -18,6 +18,13 @@ export interface WebhookRow {
   created_at: number
   changed_at: number
 }
+
+/** Whether it hears of that. */
+export const columnOf = {
+  'task.finished': 'on_finished',
+  'task.failed': 'on_failed',
+  'task.needs_decision': 'on_needs_decision',
+} as const satisfies Record<WebhookEvent, keyof WebhookRow>
 
 export interface DeliveryRow {
   id: string
