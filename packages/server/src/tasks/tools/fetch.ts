@@ -12,7 +12,8 @@ import { imageLimits } from './images.ts'
 import { fenced } from './outside.ts'
 import { outwardThrough } from './sandbox-outward.ts'
 import { done, failed, type Tool, type ToolContext, type ToolOutcome } from './tool.ts'
-import { readBody, requestOnce, targetOf, type WebAnswer, WebError } from './web-request.ts'
+import { requestOnce, targetOf, type WebAnswer, WebError } from '../../kernel/http/request-once.ts'
+import { readBody } from './web-request.ts'
 
 export interface FetchDeps {
   door: SandboxDoor

@@ -15,7 +15,7 @@ import { describeTool, readCall } from './arguments.ts'
 import { type McpServer, mcpServerSchema, openMcpTools } from './mcp.ts'
 import { agentCaller, testContext, textOf } from './testing.ts'
 import type { Tool, ToolContext } from './tool.ts'
-import type { Connect } from './web-request.ts'
+import type { Connect } from '../../kernel/http/request-once.ts'
 
 const ends: (() => unknown)[] = []
 afterEach(async () => {

@@ -3,13 +3,14 @@ import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import type { JsonSchemaValidatorResult, jsonSchemaValidator } from '@modelcontextprotocol/sdk/validation/index.js'
 import { z } from 'zod'
 import { type KnownCaller, mayReach } from '../../access/callers/door.ts'
+import { type Connect, targetOf } from '../../kernel/http/request-once.ts'
 import { shortened, shownCount } from './bounded.ts'
 import { guarded, lacks } from './guard.ts'
 import { readImageHeader } from '../../models/door.ts'
 import { imageLimits } from './images.ts'
 import { fenced } from './outside.ts'
 import { failed, type Tool, type ToolContext, type ToolOutcome } from './tool.ts'
-import { type Connect, fetchBy, targetOf } from './web-request.ts'
+import { fetchBy } from './web-request.ts'
 
 export const mcpLimits = {
   servers: 8,

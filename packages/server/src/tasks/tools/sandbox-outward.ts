@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream'
 import type { DoorCaller, SandboxDoor } from '../../sandboxes/door.ts'
-import { type Connect, WebError } from './web-request.ts'
+import { type Connect, WebError } from '../../kernel/http/request-once.ts'
 
 /** The guest's proxy (docs/guest-protocol.md). */
 export const guestProxyPort = 3129

@@ -2,12 +2,12 @@ import { randomBytes, randomInt } from 'node:crypto'
 import type { FindAgent, KnownCaller } from '../../access/callers/door.ts'
 import { askerOf } from '../../approvals/door.ts'
 import type { Database } from '../../kernel/db/database.ts'
+import { targetOf } from '../../kernel/http/request-once.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { pageOf, readCursor } from '../../kernel/http/cursors.ts'
 import { isId, newId } from '../../kernel/ids.ts'
 import { createTurns } from '../../kernel/turns.ts'
 import { webhookLimits } from './limits.ts'
-import { hostOf } from './post.ts'
 import type { DeliveryRecord, WebhookRecord } from './record.ts'
 import { mayUse, secretText, shownUrl, sightOf } from './rules.ts'
 import type {
@@ -85,7 +85,7 @@ export function createWebhooks({ database, findAgent, box, ...deps }: WebhooksDe
   /** Judged again at every try: a name may lead elsewhere by then. */
   async function requireReachable(text: string): Promise<void> {
     const url = new URL(text)
-    const verdict = await network.judge(hostOf(url))
+    const verdict = await network.judge(targetOf(url).host)
     if (url.protocol === 'http:' && verdict !== 'listed') {
       throw new DeltaError(
         'webhook_address_refused',
