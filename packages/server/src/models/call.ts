@@ -21,6 +21,8 @@ export interface ModelCall {
   thinking?: ThinkingLevel | undefined
   /** Ends it: what had come is charged as cut. */
   signal: AbortSignal
+  /** What has to be on disk before the first request leaves: written in one breath with its hold. Called once at most; what it rejects with is what the call rejects with. */
+  begin?(): Promise<void>
   /** As it comes, and again from the beginning when `onAttempt` was called again. */
   onEvent(event: Exclude<ProviderEvent, { type: 'end' }>): void
   /** Before each HTTP request leaves and after it is over: for the row of the step. Must not throw. */
@@ -59,6 +61,8 @@ export interface ModelReply {
   attempts: readonly Attempt[]
   /** The model that the provider says has answered, such as a dated one of a name without a date. */
   answeredBy?: string
+  /** Writes down what the last attempt used, in one breath with whatever is written beside it. Must be called, may be called again, and does not reject. */
+  pay(): Promise<void>
 }
 
 /**

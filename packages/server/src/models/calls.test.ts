@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { systemClock } from '../kernel/clock.ts'
 import { rawQuery } from '../kernel/db/compile.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
@@ -51,6 +51,22 @@ testDatabases('model calls', (open) => {
       }>(rawQuery('select id, state, wished, cost, absorbed, sent, observed from ledger_holds order by id'))
     return { database, peer, ledger, models, begin, balance, usage, sum, holds }
   }
+
+  test('what has to be on disk before is asked for with the hold, once; where it is refused nothing leaves and nothing is held', async () => {
+    const { models, balance, peer } = await start(({ index }) =>
+      index === 0 ? { status: 529, acts: [] } : answering(used(10, 5)),
+    )
+    let begun = 0
+    const begin = async (): Promise<void> => void (begun += 1)
+    await models.call(testCall({ begin }))
+    expect(begun).toBe(1)
+    expect(peer.asked).toHaveLength(2)
+    const before = await balance()
+    const refused = new Error('Somebody else has it')
+    await expect(models.call(testCall({ begin: () => Promise.reject(refused) }))).rejects.toBe(refused)
+    expect(peer.asked).toHaveLength(2)
+    await vi.waitFor(async () => expect(await balance()).toMatchObject({ held: 0, used: before!.used }))
+  })
 
   test('an answer costs what its provider says it used, each kind at its own price', async () => {
     const usage = used(10, 5, { cacheRead: 100, cacheWrite: 20, cacheWriteHour: 7 })

@@ -67,7 +67,7 @@ export function createModelCalls(deps: ModelCallsDeps): ModelCalls {
   let active = 0
 
   async function call(wish: ModelCall): Promise<ModelReply> {
-    const run: Run = { wish, attempts: [], waitedMs: 0, withOutput: 0 }
+    const run: Run = { wish, attempts: [], waitedMs: 0, withOutput: 0, begun: undefined }
     active += 1
     try {
       return await ofAny(run)
@@ -159,6 +159,7 @@ export function createModelCalls(deps: ModelCallsDeps): ModelCalls {
       rates: model.rates,
       wire: model.by.wire,
       signal: wish.signal,
+      begin: () => (run.begun ??= wish.begin?.() ?? Promise.resolve()),
       onSent: () => tell(run, { ...base, state: 'sent' }),
     })
     let answer: Answered | undefined
@@ -168,12 +169,13 @@ export function createModelCalls(deps: ModelCallsDeps): ModelCalls {
     } catch (error) {
       thrown = error
     }
-    const settled = await metered.end()
-    if (answer) {
-      const ended: Attempt = { ...base, state: 'ended', ...settled }
-      tell(run, ended)
-      return { reply: replyOf(run, model, answer, metered.lowered()) }
+    const ended = await metered.end()
+    if (answer && ended) {
+      tell(run, { ...base, state: 'ended', ...ended.settled })
+      return { reply: replyOf(run, { model, answer, lowered: metered.lowered(), pay: ended.pay }) }
     }
+    await ended?.pay()
+    const settled = ended?.settled
     const refusal = metered.refusal()
     if (!settled || isOurs(thrown)) {
       if (settled) tell(run, { ...base, state: 'cut', ...settled })
@@ -235,6 +237,7 @@ interface Run {
   waitedMs: number
   /** Requests that had brought output. */
   withOutput: number
+  begun: Promise<void> | undefined
 }
 
 interface Answered {
@@ -260,7 +263,15 @@ function isCut({ usage }: Settled): boolean {
   return Object.values(usage).some((units) => units > 0)
 }
 
-function replyOf({ attempts }: Run, { model }: Usable, answer: Answered, lowered: boolean): ModelReply {
+function replyOf(
+  { attempts }: Run,
+  {
+    model: { model },
+    answer,
+    lowered,
+    pay,
+  }: { model: Usable; answer: Answered; lowered: boolean; pay: () => Promise<void> },
+): ModelReply {
   const { parts, stop, answeredBy } = answer
   const last = attempts.at(-1)!
   return {
@@ -272,6 +283,7 @@ function replyOf({ attempts }: Run, { model }: Usable, answer: Answered, lowered
     estimated: attempts.some(({ estimated }) => estimated),
     lowered,
     attempts,
+    pay,
     ...(answeredBy !== undefined && { answeredBy }),
   }
 }

@@ -27,6 +27,8 @@ export interface MeteredOptions {
   rates: ModelRates
   wire: Wire
   signal: AbortSignal
+  /** Written with the hold, before anything is sent. */
+  begin: () => Promise<void>
   /** It is held and about to leave. */
   onSent: () => void
 }
@@ -39,6 +41,12 @@ export interface Settled {
   estimated: boolean
 }
 
+export interface Ended {
+  settled: Settled
+  /** Writes that down, once: for whoever calls it, or with the first of several. */
+  pay(): Promise<void>
+}
+
 export interface Metered {
   /** For one request. */
   fetch: typeof globalThis.fetch
@@ -48,8 +56,8 @@ export interface Metered {
   fault(): Error | undefined
   /** The balance allowed for less output than was asked for. */
   lowered(): boolean
-  /** When the provider is done with the answer, in whichever way: what it used is written down. Undefined where nothing was sent. */
-  end(): Promise<Settled | undefined>
+  /** When the provider is done with the answer, in whichever way: what it used, which must then be paid for. Undefined where nothing was sent. */
+  end(): Promise<Ended | undefined>
 }
 
 const nothing: Usage = { input: 0, cacheRead: 0, cacheWrite: 0, cacheWriteHour: 0, output: 0 }
@@ -68,7 +76,7 @@ interface Sent {
 
 /**
  * A `fetch` for one request to a provider. Held is what the body that is really sent can come to at most; the answer's bytes are read for what was used while they pass. Whatever
- * becomes of the answer, `end` pays for it, once.
+ * becomes of the answer, `end` says what it came to.
  */
 export function createMetered(options: MeteredOptions): Metered {
   const { ledger, clock, holdId, payer, rates, wire, signal } = options
@@ -77,7 +85,7 @@ export function createMetered(options: MeteredOptions): Metered {
   let refusal: unknown
   let lowered = false
   let sent: Sent | undefined
-  let ending: Promise<Settled | undefined> | undefined
+  let ending: Promise<Ended | undefined> | undefined
   let letGo: (() => Promise<void>) | undefined
   const watch = createWatch(clock, (ms) => giveUp.abort(new Error(`The provider sent nothing for ${ms} ms`)))
 
@@ -89,7 +97,10 @@ export function createMetered(options: MeteredOptions): Metered {
     const state = { possible, answer: 'none', reader: wire.usageReader(), observedMs: clock.monotonic() } as const
     const forInput = inputBound(rates, possible, ledger)
     const amount = forInput + outputBound(rates, possible, wanted, ledger)
-    if (amount === 0) return { text, sent: { ...state, limit: wanted, held: 0 } }
+    if (amount === 0) {
+      await options.begin()
+      return { text, sent: { ...state, limit: wanted, held: 0 } }
+    }
     const least = Math.min(wanted, modelLimits.leastOutputTokens)
     const atLeast = Math.max(1, forInput + outputBound(rates, possible, least, ledger))
     const held = await hold({ amount, atLeast })
@@ -99,21 +110,22 @@ export function createMetered(options: MeteredOptions): Metered {
     return { text: JSON.stringify(wire.withOutputLimit(body, limit)), sent: { ...state, limit, held } }
   }
 
-  /** Asked for in one breath, so that both are one commit: from then on a process that dies pays for it. */
+  /** Asked for in one breath, so that all are one commit: from then on a process that dies pays for it. */
   async function hold(wish: { amount: number; atLeast: number }): Promise<number> {
     const { accountId, payer: purse, agentId, taskId } = payer
     // The account's month may have to be begun first, which would let the second one pass the first.
     await ledger.ensure(accountId)
     const purpose = { kind: 'model', agentId, taskId }
-    const [held, noted] = await Promise.allSettled([
+    const [begun, held, noted] = await Promise.allSettled([
+      options.begin(),
       ledger.hold({ ...wish, accountId, payer: purse, purpose, holdId }),
       ledger.sent(holdId, accountId),
     ])
-    if (held.status === 'fulfilled' && noted.status === 'fulfilled') return held.value.amount
-    const error: unknown = held.status === 'rejected' ? held.reason : (noted as PromiseRejectedResult).reason
-    // Nobody knows whether it was written; nothing was sent, so it costs nothing.
-    if (held.status === 'fulfilled' || !(error instanceof DeltaError) || error.status >= 500) void pay([], false)
-    throw error
+    const failed = [begun, held, noted].find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined
+    if (!failed && held.status === 'fulfilled') return held.value.amount
+    // Where nobody knows whether it was written: nothing was sent, so it costs nothing.
+    if (held.status === 'fulfilled' || isInDoubt(held.reason)) void pay([], false)
+    throw failed!.reason
   }
 
   async function pay(lines: readonly ModelLine[], estimated: boolean): Promise<void> {
@@ -132,14 +144,16 @@ export function createMetered(options: MeteredOptions): Metered {
     await options.settlement.settle({ holdId, write })
   }
 
-  async function settle({ possible, limit, held, answer, reader }: Sent): Promise<Settled> {
+  function settle({ possible, limit, held, answer, reader }: Sent): Ended {
     const { usage, lines, estimated } =
       answer === 'unreached' || answer === 'refused'
         ? { usage: nothing, lines: [], estimated: false }
         : useOf({ rates, possible, limit, reader, ledger })
-    if (held === 0) await book(lines)
-    else await pay(lines, estimated)
-    return { usage, cost: Math.min(costOf(lines), held), estimated }
+    let paying: Promise<void> | undefined
+    return {
+      settled: { usage, cost: Math.min(costOf(lines), held), estimated },
+      pay: () => (paying ??= held === 0 ? book(lines) : pay(lines, estimated)),
+    }
   }
 
   /** So that a process that dies pays for what came and not for all that might have come. */
@@ -269,6 +283,10 @@ function useOf({ rates, possible, limit, reader, ledger, ahead = 0 }: UseOptions
 
 function costOf(lines: readonly ModelLine[]): number {
   return lines.reduce((sum, { cost }) => sum + cost, 0)
+}
+
+function isInDoubt(error: unknown): boolean {
+  return !(error instanceof DeltaError) || error.status >= 500
 }
 
 /** What was in doubt was not written after all. */

@@ -96,7 +96,8 @@ testDatabases('a server that is killed', (open, openServers) => {
       }
       // Whatever was begun is looked for, and not begun anew.
       const attached = world.ran.filter(({ tool }) => tool === 'attach')
-      expect(attached.map(({ begun }) => begun)).toEqual(attached.map((_, at) => at > 0))
+      // Where the server died in the very moment of that write even the first time is such a look.
+      expect(attached.slice(1).every(({ begun }) => begun)).toBe(true)
       const calls = await world.calls(id)
       const unpaid = calls.filter(({ tool, outcome }) => tool === 'pay' && outcome?.isError)
       for (const { outcome } of unpaid) expect(JSON.stringify(outcome)).toContain('it may have run')

@@ -93,8 +93,9 @@ const haltEnds: Record<Exclude<Halt, 'stop'>, End> = {
 }
 
 /**
- * The loop of one task: ask the model, run what it calls, tell it what came of that, until it rests. Each step is a row before it acts. A step costs four commits: its beginning, with the
- * end of the step before; the hold of its call; the call's commit; the reply with the calls that are begun. Calls that can not run side by side cost one more for each further group.
+ * The loop of one task: ask the model, run what it calls, tell it what came of that, until it rests. Each step is a row before it acts. A step waits for the disk twice: for its beginning, with
+ * the end of the step before and the hold of its call; and for the reply, with the calls that are begun and what the call came to. Calls that can not run side by side wait once more for each
+ * further group.
  */
 export function createLoop(deps: LoopDeps) {
   const { store, callModel, acting, describeTools, budgets, findAgent, computer, write, askForTokens, clock, log } =
@@ -309,7 +310,6 @@ export function createLoop(deps: LoopDeps) {
       const outcome = await compact(run, tools)
       if (outcome !== 'nothing') return outcome
     }
-    await beginStep(run)
     const outcome = await callFor(run, {
       system: systemOf(run, tools),
       messages: conversationOf(run.task, run.messages),
@@ -321,7 +321,15 @@ export function createLoop(deps: LoopDeps) {
       return { state: 'failed', reason: 'conversation_too_long', message: outcome.message }
     }
     if (outcome.kind !== 'reply') return outcome.next
-    const { reply } = outcome
+    try {
+      return await takeIn(run, outcome.reply)
+    } finally {
+      // Also where it could not be recorded.
+      await outcome.reply.pay()
+    }
+  }
+
+  async function takeIn(run: Run, reply: ModelReply): Promise<Next> {
     if (reply.stop === 'refused') {
       await recordReply(run, reply, [])
       return { state: 'failed', reason: 'model_refused', message: textOf(reply.parts) || 'The model refused to answer' }
@@ -385,6 +393,8 @@ export function createLoop(deps: LoopDeps) {
     const { task, control } = run
     const pieces = createPieces(run, write, clock)
     const attempts = new Map<string, Attempt>()
+    let begun: Promise<void> | undefined
+    const begin = (): Promise<void> => (begun ??= beginStep(run))
     try {
       const reply = await callModel({
         accountId: task.accountId,
@@ -396,6 +406,7 @@ export function createLoop(deps: LoopDeps) {
         ...question,
         thinking: task.spec.thinking,
         signal: AbortSignal.any([control.begin(), control.left]),
+        begin,
         onEvent(event) {
           if (event.type === 'delta') pieces.add(event.of, {}, event.text)
         },
@@ -412,6 +423,8 @@ export function createLoop(deps: LoopDeps) {
       pieces.end()
       return { kind: 'reply', reply }
     } catch (error) {
+      // What was refused before anything was held is a step all the same.
+      await begin()
       run.carried.events.push(...pieces.end())
       if (error instanceof LostTask) throw error
       charge(run, [...attempts.values()])
@@ -513,7 +526,7 @@ export function createLoop(deps: LoopDeps) {
     const shown = { model: reply.model, parts: parts.map(partShown), stop: reply.stop, usage: reply.usage }
     const tokens = reply.cost / 1_000_000
     const events: NewEvent[] = [{ kind: 'reply', data: { ...shown, tokens, estimated: reply.estimated } }]
-    await write(run, changes, { step, newCalls: calls, events: [...events, ...begun] })
+    await write(run, changes, { step, newCalls: calls, events: [...events, ...begun], beside: reply.pay })
     run.step = calls.length > 0 ? step : undefined
     run.calls = calls
   }
@@ -526,7 +539,6 @@ export function createLoop(deps: LoopDeps) {
     const upTo = compactTo(run.messages, run.task)
     if (upTo === undefined) return 'nothing'
     const told = run.messages.filter(({ seq }) => seq <= upTo)
-    await beginStep(run)
     const last: Message = { role: 'user', parts: [{ type: 'text', text: summaryRequest }] }
     const messages = [...shortened(conversationOf(run.task, told)), last]
     const outcome = await callFor(run, { system: systemOf(run, tools), messages, tools })
@@ -534,6 +546,7 @@ export function createLoop(deps: LoopDeps) {
       return { state: 'failed', reason: 'conversation_too_long', message: outcome.message }
     if (outcome.kind !== 'reply') return outcome.next
     const { reply } = outcome
+    await reply.pay()
     charge(run, reply.attempts)
     const summary = textOf(reply.parts)
     run.carried.step = { ...run.step!, model: reply.model, state: 'done', endedAt: clock.now() }

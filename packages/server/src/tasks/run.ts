@@ -81,6 +81,8 @@ export interface Written extends Omit<Additions, 'events' | 'messages' | 'earlie
   events?: readonly NewEvent[]
   /** Nothing is written, and `HasNews` thrown, where it was told something that it has not read. */
   unlessNews?: boolean
+  /** Written in the same breath, so that both are one commit wherever the database makes one of them. Does not reject. */
+  beside?: (() => Promise<void>) | undefined
 }
 
 export type Write = (run: Writable, changes: Partial<TaskRecord>, written?: Written) => Promise<void>
@@ -98,7 +100,7 @@ export function createWriting({ store, hub, clock, onWritten }: WritingDeps): Wr
   async function writeNow(
     run: Writable,
     changes: Partial<TaskRecord>,
-    { events = [], unlessNews = false, ...more }: Written,
+    { events = [], unlessNews = false, beside, ...more }: Written,
   ): Promise<void> {
     const { carried, task: before } = run
     if (run.isOver) throw new LostTask(before.id)
@@ -127,7 +129,7 @@ export function createWriting({ store, hub, clock, onWritten }: WritingDeps): Wr
       events: numbered,
       more: [...carried.more, ...(more.more ?? []), ...(unlessNews ? [store.noNews(after)] : [])],
     }
-    const applied = await store.update(before, after, additions)
+    const [applied] = await Promise.all([store.update(before, after, additions), beside?.()])
     if (!applied && unlessNews && (await store.inboxAfter(before.id, after.lastInbox)).length > 0) {
       run.carried = carried
       throw new HasNews(before.id)

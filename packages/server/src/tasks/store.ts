@@ -465,7 +465,7 @@ export function createTaskStore(
         .where('seq', '>', after)
         .where('answers', 'is', null)
         .orderBy('seq')
-      return (await db.all(query.compile())).map((row) => ({
+      return (await db.lookUp(query.compile())).map((row) => ({
         seq: row.seq,
         parts: JSON.parse(row.parts) as (TextPart | ImagePart)[],
         by: row.sender,
