@@ -1,6 +1,8 @@
+import { constants, type ZstdOptions } from 'node:zlib'
 import type { Digest } from './blobs.ts'
 
 export interface CompressSettings {
+  /** Is there, and empty. */
   path: string
   /** How many pieces are compressed at the same time. */
   lanes: number
@@ -20,3 +22,6 @@ export type CompressReport =
 
 /** A frame of its own for each: they are compressed independently, and a layer grows by about a hundredth for it. */
 export const pieceBytes = 4 * 1024 * 1024
+
+/** Of whoever compresses: equal tars give equal layers. */
+export const zstdOptions = { params: { [constants.ZSTD_c_compressionLevel]: 3 } } satisfies ZstdOptions

@@ -4,9 +4,8 @@ import { closeSync, fdatasync, fsyncSync, openSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { parentPort, workerData } from 'node:worker_threads'
 import { constants, createZstdCompress, type ZstdCompress } from 'node:zlib'
-import type { CompressReport, CompressRequest, CompressSettings } from './compress-messages.ts'
+import { type CompressReport, type CompressRequest, type CompressSettings, zstdOptions } from './compress-messages.ts'
 
-const level = 3
 const outputBytes = 1024 * 1024
 /** So much is written before the disk is told to begin: the wait at the end is then for the rest alone. */
 const syncEveryBytes = 16 * 1024 * 1024
@@ -49,7 +48,7 @@ function guarded<Args extends unknown[]>(act: (...args: Args) => void): (...args
 }
 
 function start(): void {
-  const file = openSync(path, 'wx', 0o600)
+  const file = openSync(path, 'r+')
   const tarHash = createHash('sha256')
   const layerHash = createHash('sha256')
   /** In the order of the tar: those that wait for a lane, are in one, or wait for the one before them to be written. */
@@ -61,10 +60,7 @@ function start(): void {
   let ended = false
 
   function openLane(): Lane {
-    const zstd = createZstdCompress({
-      params: { [constants.ZSTD_c_compressionLevel]: level },
-      chunkSize: outputBytes,
-    })
+    const zstd = createZstdCompress({ ...zstdOptions, chunkSize: outputBytes })
     const lane: Lane = { zstd, output: [] }
     zstd.on('error', fail)
     zstd.on('data', (chunk: Buffer) => lane.output.push(chunk))

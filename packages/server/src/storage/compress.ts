@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto'
-import { rm } from 'node:fs/promises'
+import { type FileHandle, open, rm } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
+import { compressSmall, smallBytes } from './compress-small.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Bytes, Digest } from './blobs.ts'
 import { type CompressReport, type CompressRequest, type CompressSettings, pieceBytes } from './compress-messages.ts'
@@ -37,22 +38,77 @@ const workerUrl = new URL(
 )
 
 /**
- * zstd level 3, a frame for each 4 MiB, with both digests, in a thread of its own that ends with the layer: about 30 ms and 10 MB for each call,
- * and as much memory as the tar has bytes, up to 16 MiB.
+ * zstd level 3, a frame for each 4 MiB, with both digests. A small one is made here; of a larger one the rest is done in a thread of its own that ends with the layer: about 30 ms and
+ * 10 MB for each call, and as much memory as the tar has bytes, up to 16 MiB.
  */
 export async function compressLayer(tar: Bytes, { folder, signal }: CompressOptions): Promise<CompressedLayer> {
   signal?.throwIfAborted()
   const path = join(folder, `${randomUUID()}.layer`)
+  const file = await newFile(path)
+  try {
+    const source = tar[Symbol.asyncIterator]()
+    const begun = await beginning(source, signal)
+    if (begun.isWhole) return { path, ...(await compressSmall(begun.bytes, { file, path }).catch(failedTo)) }
+    return { path, ...(await compressLarge(path, { begun: begun.bytes, source, signal })) }
+  } catch (error) {
+    await rm(path, { force: true })
+    throw error
+  } finally {
+    await file.close()
+  }
+}
+
+function newFile(path: string): Promise<FileHandle> {
+  return open(path, 'wx', 0o600).catch(failedTo)
+}
+
+/** All of a small tar, or what came of a larger one until that was known. A source that hangs can be given up, and is told. */
+async function beginning(
+  source: AsyncIterator<Uint8Array>,
+  signal: AbortSignal | undefined,
+): Promise<{ bytes: Buffer; isWhole: boolean }> {
+  const chunks: Uint8Array[] = []
+  let length = 0
+  let onAbort = () => {}
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(signal!.reason)
+  })
+  aborted.catch(() => {})
+  signal?.addEventListener('abort', onAbort, { once: true })
+  let isWhole = false
+  try {
+    while (length <= smallBytes) {
+      const next = await Promise.race([source.next(), aborted])
+      if (next.done) {
+        isWhole = true
+        break
+      }
+      chunks.push(next.value)
+      length += next.value.length
+    }
+    return { bytes: Buffer.concat(chunks), isWhole }
+  } catch (error) {
+    source.return?.()?.catch(() => {})
+    throw error
+  } finally {
+    signal?.removeEventListener('abort', onAbort)
+  }
+}
+
+interface Large {
+  begun: Uint8Array
+  source: AsyncIterator<Uint8Array>
+  signal: AbortSignal | undefined
+}
+
+async function compressLarge(path: string, { begun, source, signal }: Large): Promise<Omit<CompressedLayer, 'path'>> {
   const compressor = startCompressor({ path, lanes })
   const abort = () => compressor.fail(signal!.reason)
   signal?.addEventListener('abort', abort, { once: true })
+  if (signal?.aborted) abort()
   try {
-    await feed(tar, compressor)
-    return { path, ...(await compressor.done) }
-  } catch (error) {
-    await compressor.end()
-    await rm(path, { force: true })
-    throw error
+    await feed({ begun, source }, compressor)
+    return await compressor.done
   } finally {
     signal?.removeEventListener('abort', abort)
     await compressor.end()
@@ -73,7 +129,10 @@ interface Compressor {
   end(): Promise<void>
 }
 
-async function feed(tar: Bytes, { take, send, finish, done }: Compressor): Promise<void> {
+async function feed(
+  { begun, source }: Pick<Large, 'begun' | 'source'>,
+  { take, send, finish, done }: Compressor,
+): Promise<void> {
   let failure: { reason: unknown } | undefined
   let giveUp = (_reason: unknown) => {}
   done.catch((reason: unknown) => {
@@ -87,13 +146,12 @@ async function feed(tar: Bytes, { take, send, finish, done }: Compressor): Promi
       if (failure) reject(failure.reason)
       else act().then(resolve, reject)
     })
-  const source = tar[Symbol.asyncIterator]()
   let whole = false
   try {
     let piece = await unlessFailed(take)
     let filled = 0
-    for (;;) {
-      const next = await unlessFailed(() => source.next())
+    for (let first = true; ; first = false) {
+      const next = first ? { done: false, value: begun } : await unlessFailed(() => source.next())
       if (next.done) break
       for (let at = 0; at < next.value.length;) {
         // A full one goes only when something follows: the last may be full, but an empty one only the first.
@@ -168,7 +226,15 @@ function post(worker: Worker, message: CompressRequest, transfer: ArrayBuffer[] 
   worker.postMessage(message, transfer)
 }
 
-function failureOf({ code, message }: Extract<CompressReport, { kind: 'failed' }>): DeltaError {
+function failedTo(error: unknown): never {
+  const { code, message } = error as NodeJS.ErrnoException
+  throw failureOf({ code, message })
+}
+
+function failureOf({
+  code,
+  message,
+}: Pick<Extract<CompressReport, { kind: 'failed' }>, 'code' | 'message'>): DeltaError {
   const cause = new Error(message)
   if (code === 'ENOSPC' || code === 'EDQUOT') {
     return new DeltaError('disk_full', 'The disk is full: the layer could not be packed', { cause })
