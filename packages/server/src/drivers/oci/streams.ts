@@ -13,6 +13,7 @@ const maxTailBytes = 64 * 1024
 const maxRecordBytes = 64 * 1024
 const recordHeadBytes = 14
 const memoryBytes = 1024 * 1024
+const firstBytes = 64 * 1024
 /** With less left, new memory is taken. */
 const leastReadBytes = 64 * 1024
 const changeKinds: Record<number, FileChange['kind']> = { 1: 'added', 2: 'changed', 3: 'removed' }
@@ -145,20 +146,27 @@ const listeners = new WeakMap<Socket, { hear: (bytes: Buffer) => void; passing: 
 /**
  * A socket for the streams here, which emits no 'data' and reads only when it is asked to. Memory for what comes is made a mebibyte at a time:
  * a stream takes 64 KiB for each read, and tells the collector of garbage of each. With `passing` it is always the same mebibyte: what was
- * read is gone when more is asked for.
+ * read is gone when more is asked for. Most say little, and a mebibyte for each had the whole heap looked through every few snapshots: the
+ * first memory is small.
  */
 export function connectStream({ path, passing = false }: { path: string; passing?: boolean }): Socket {
   const listener = { hear: (_bytes: Buffer): void => undefined, passing }
   let memory = Buffer.alloc(0)
+  let received = 0
   const socket = connect({
     path,
     onread: {
       buffer() {
-        if (memory.length < leastReadBytes) memory = Buffer.allocUnsafeSlow(memoryBytes)
+        if (received < firstBytes / 2) {
+          if (memory.length === 0) memory = Buffer.allocUnsafeSlow(firstBytes)
+        } else if (memory.length < leastReadBytes || (passing && memory.length < memoryBytes)) {
+          memory = Buffer.allocUnsafeSlow(memoryBytes)
+        }
         return memory
       },
       callback(bytes) {
         const read = memory.subarray(0, bytes)
+        received += bytes
         // Whoever holds what was read may keep it.
         if (!passing) memory = memory.subarray(bytes)
         listener.hear(read)
