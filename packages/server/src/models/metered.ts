@@ -93,7 +93,7 @@ export function createMetered(options: MeteredOptions): Metered {
     const body = JSON.parse(text) as Record<string, unknown>
     const wanted = wire.outputLimit(body)
     if (wanted === undefined) throw new Error('A request to a model must say how much it may answer')
-    const possible: Possible = { input: wire.inputBound(body), writes: writesOf(text) }
+    const possible: Possible = { input: wire.inputBound(body, Buffer.byteLength(text)), writes: writesOf(text) }
     const state = { possible, answer: 'none', reader: wire.usageReader(), observedMs: clock.monotonic() } as const
     const forInput = inputBound(rates, possible, ledger)
     const amount = forInput + outputBound(rates, possible, wanted, ledger)

@@ -73,8 +73,8 @@ export interface Usage {
 }
 
 export interface Wire {
-  /** More input tokens than this body can come to: its UTF-8 bytes, and a fixed number for each tool and image. Images' own bytes count by their size in pixels, not by their text. */
-  inputBound(body: Readonly<Record<string, unknown>>): number
+  /** More input tokens than this body can come to: its UTF-8 bytes, `bodyBytes` as it is sent, and a fixed number for each tool and image. Images' own bytes count by their size in pixels, not by their text. */
+  inputBound(body: Readonly<Record<string, unknown>>, bodyBytes: number): number
   /** Undefined where the body says none. */
   outputLimit(body: Readonly<Record<string, unknown>>): number | undefined
   /** The same with no more output than that; what hangs on it, such as a budget for thinking, is lowered with it or left out. */

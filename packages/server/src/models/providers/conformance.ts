@@ -783,7 +783,7 @@ export function testProvider(name: string, options: ProviderConformanceOptions):
               model,
               image: (digest) => Promise.resolve(images.get(digest)!),
             })
-            const bound = provider.wire.inputBound(body)
+            const bound = provider.wire.inputBound(body, Buffer.byteLength(JSON.stringify(body)))
             expect(bound).toBeGreaterThanOrEqual(options.countInput(body, Buffer.byteLength))
             expect(bound).toBeGreaterThanOrEqual(options.countInput(body, countTokens))
             images.clear()

@@ -3,10 +3,9 @@ import { imageSize } from './image-size.ts'
 /** A header stands in the first bytes of an image, but a JPEG may begin with a long description. */
 const headerChars = 64 * 1024
 
-/** The body's bytes without those of its images. A token is never less than a byte, whatever cuts a text into tokens. */
-export function bytesWithout(body: Readonly<Record<string, unknown>>, images: readonly string[]): number {
-  const imageChars = images.reduce((sum, data) => sum + (sizeOf(data) ? data.length : 0), 0)
-  return Buffer.byteLength(JSON.stringify(body)) - imageChars
+/** Of the images of a body. All others count: a token is never less than a byte, whatever cuts a text into tokens. */
+export function bytesOf(images: readonly string[]): number {
+  return images.reduce((sum, data) => sum + (sizeOf(data) ? data.length : 0), 0)
 }
 
 /** What has no size counts as text, with its bytes. */

@@ -103,7 +103,7 @@ function readLines(text: string): Line[] {
 
 function wireOf(): Wire {
   return {
-    inputBound: (body) => Buffer.byteLength(JSON.stringify(body)),
+    inputBound: (_body, bodyBytes) => bodyBytes,
     outputLimit: ({ maxOutputTokens }) => (typeof maxOutputTokens === 'number' ? maxOutputTokens : undefined),
     withOutputLimit: (body, maxOutputTokens) => ({ ...body, maxOutputTokens }),
     usageReader,

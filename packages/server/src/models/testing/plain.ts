@@ -151,7 +151,7 @@ export function plainProvider(name: ProviderName): Provider {
       }
     },
     wire: {
-      inputBound: (body) => Buffer.byteLength(JSON.stringify(body)),
+      inputBound: (_body, bodyBytes) => bodyBytes,
       outputLimit: (body) => body['maxTokens'] as number | undefined,
       withOutputLimit: (body, maxTokens) => ({ ...body, maxTokens }),
       usageReader,

@@ -1,7 +1,7 @@
 import type { UsageReader, Usage, Wire } from '../../provider.ts'
 import { readEvents, recordOf } from '../event-reader.ts'
 import { countIn, isRecord, recordIn, recordsIn, textOf } from '../reading.ts'
-import { boundOfImage, bytesWithout } from '../input-bound.ts'
+import { boundOfImage, bytesOf } from '../input-bound.ts'
 
 /** The smallest budget for thinking that is taken (https://docs.claude.com/en/docs/build-with-claude/extended-thinking). */
 const thinkingBudgetMin = 1_024
@@ -15,12 +15,12 @@ const toolTokens = 64
 const requestTokens = 64
 
 export const anthropicWire: Wire = {
-  inputBound(body) {
+  inputBound(body, bodyBytes) {
     const images = imagesOf(body)
     const tools = recordsIn(body.tools).length
     const overhead = requestTokens + (tools > 0 ? toolsTokens + tools * toolTokens : 0)
     return (
-      bytesWithout(body, images) + overhead + images.reduce((sum, data) => sum + boundOfImage(data, imageTokens), 0)
+      bodyBytes - bytesOf(images) + overhead + images.reduce((sum, data) => sum + boundOfImage(data, imageTokens), 0)
     )
   },
   outputLimit: (body) => countIn(body.max_tokens),

@@ -1,6 +1,6 @@
 import type { Usage, UsageReader, Wire } from '../../provider.ts'
 import { readEvents, recordOf } from '../event-reader.ts'
-import { boundOfImage, bytesWithout } from '../input-bound.ts'
+import { boundOfImage, bytesOf } from '../input-bound.ts'
 import { countIn, isRecord, recordIn, recordsIn, textOf } from '../reading.ts'
 
 /** Nothing is said about what frames a request or a declaration; the names of their fields alone are more bytes than that. */
@@ -12,12 +12,12 @@ const toolTokens = 32
 const thinkingBudgetMin = 512
 
 export const googleWire: Wire = {
-  inputBound(body) {
+  inputBound(body, bodyBytes) {
     const images = imagesOf(body)
     const tools = recordsIn(body.tools).flatMap(({ functionDeclarations }) => recordsIn(functionDeclarations)).length
     const overhead = requestTokens + (tools > 0 ? toolsTokens + tools * toolTokens : 0)
     return (
-      bytesWithout(body, images) + overhead + images.reduce((sum, data) => sum + boundOfImage(data, imageTokens), 0)
+      bodyBytes - bytesOf(images) + overhead + images.reduce((sum, data) => sum + boundOfImage(data, imageTokens), 0)
     )
   },
   outputLimit: (body) => countIn(recordIn(body.generationConfig).maxOutputTokens),

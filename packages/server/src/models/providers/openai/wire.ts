@@ -1,6 +1,6 @@
 import type { Usage, UsageReader, Wire } from '../../provider.ts'
 import { readEvents, recordOf } from '../event-reader.ts'
-import { boundOfImage, bytesWithout } from '../input-bound.ts'
+import { boundOfImage, bytesOf } from '../input-bound.ts'
 import { countIn, isRecord, recordIn, recordsIn, textOf } from '../reading.ts'
 
 /** The templates of open models begin with a page about themselves, the day and how tools are called; the longest of those that llama.cpp brings (models/templates) is below 1,000 tokens. */
@@ -9,12 +9,12 @@ const toolsTokens = 1_000
 const toolTokens = 64
 
 export const openaiWire: Wire = {
-  inputBound(body) {
+  inputBound(body, bodyBytes) {
     const images = imagesOf(body)
     const tools = recordsIn(body.tools).length
     const overhead = requestTokens + (tools > 0 ? toolsTokens + tools * toolTokens : 0)
     const tokens = textOf(body.model).includes('gpt-4o-mini') ? dearImageTokens : imageTokens
-    return bytesWithout(body, images) + overhead + images.reduce((sum, data) => sum + boundOfImage(data, tokens), 0)
+    return bodyBytes - bytesOf(images) + overhead + images.reduce((sum, data) => sum + boundOfImage(data, tokens), 0)
   },
   outputLimit: (body) => countIn(body.max_completion_tokens) ?? countIn(body.max_tokens),
   withOutputLimit(body, limit) {
