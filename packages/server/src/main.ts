@@ -123,6 +123,7 @@ import { createBoxes } from './templates/box.ts'
 import { createBuildDisks } from './templates/disks.ts'
 import { createRegistry } from './templates/registry/client.ts'
 import { toolCallApproval } from './tasks/approval.ts'
+import { createAttachmentStore } from './tasks/attachment-store.ts'
 import { createAttachments } from './tasks/attachments.ts'
 import { openTasks } from './tasks/feature.ts'
 import { schedulesFeature } from './tasks/schedules/routes.ts'
@@ -183,7 +184,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
     sandboxHoursOf: async (accountId) => (await ledger.planOf(accountId)).sandboxHours,
   }
   const isBucket = config.storage.s3 !== undefined
-  const storageCharges = createStorageCharges({ database, ledger, clock, log, isBucket })
+  const attachmentStore = createAttachmentStore(database)
+  const storageCharges = createStorageCharges({ database, ledger, clock, log, isBucket, others: attachmentStore })
   const egress = buildEgress({ config, database, log, ledger: meterLedger })
   const secrets = createSecrets(config)
   await checkSecretKey({ database, secrets, log, isLost: config.secretKeyLost })
@@ -224,6 +226,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   const otlp = config.traces && createOtlpTraces({ ...config.traces, version, clock, log })
   const traces = otlp ?? noTraces
+  const attachments = createAttachments({ store: attachmentStore, blobs, mayKeepMore, clock, log })
   const models = createModels({
     database,
     ledger,
@@ -233,7 +236,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     seal: createBox(secrets.deriveKey('model keys')),
     providers,
     settings: config.models,
-    image: createAttachments(blobs).read,
+    image: attachments.read,
   })
   const ledgerApi = createLedgerApi({
     ledger,
@@ -357,7 +360,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     start: startTasks,
   } = openTasks({
     database,
-    blobs,
+    attachments,
     agents,
     directory,
     ledger,

@@ -10,8 +10,7 @@ import { noTraces, type Traces } from '../kernel/traces.ts'
 import { microPerToken } from '../ledger/door.ts'
 import type { TokenRequestView } from '../agents/requests/schema.ts'
 import type { CallModel } from '../models/door.ts'
-import type { BlobStore } from '../storage/blobs.ts'
-import { createAttachments } from './attachments.ts'
+import { type Attachments, digestOf } from './attachments.ts'
 import { createBudgets, type TaskLedger } from './budget.ts'
 import { callerOf, createActing } from './calls.ts'
 import { createTaskComputer, type TaskComputerDeps } from './computer.ts'
@@ -29,7 +28,7 @@ import { createToolbox, type ToolboxDeps } from './toolbox.ts'
 
 export interface OpenTasksDeps {
   database: Database
-  blobs: Pick<BlobStore, 'put' | 'get'>
+  attachments: Attachments
   agents: Agents
   directory: Pick<Directory, 'find'>
   ledger: TaskLedger
@@ -60,14 +59,24 @@ export interface OpenTasksDeps {
 
 /** Tasks with all that they stand on, and the news that each waits for. */
 export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature; start(): Promise<void> } {
-  const { database, agents, directory, approvals, tokenRequests, seal, traces = noTraces, clock, log } = deps
+  const {
+    database,
+    attachments,
+    agents,
+    directory,
+    approvals,
+    tokenRequests,
+    seal,
+    traces = noTraces,
+    clock,
+    log,
+  } = deps
   const deliverySteps = createDeliverySteps(database)
   const store = createTaskStore(database, (type, { accountId, agentId, id: taskId, changedAt: at }) =>
     deliverySteps({ type, accountId, agentId, taskId, at }),
   )
   const hub = createHub()
   const budgets = createBudgets(deps.ledger)
-  const attachments = createAttachments(deps.blobs)
   const findAgent = directory.find
   const computer = createTaskComputer({
     store,
@@ -86,7 +95,11 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     agents,
     tokenRequests,
     approvals,
-    saveImage: attachments.save,
+    async saveImage(bytes, { caller, callId }) {
+      const digest = digestOf(bytes)
+      await attachments.keep({ useId: callId, accountId: caller.accountId }, { blobs: new Map([[digest, bytes]]) })
+      return digest
+    },
     openSealed: (task) =>
       task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, mcpPlace(task.id)),
     tasks: {

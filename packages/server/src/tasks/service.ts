@@ -13,8 +13,8 @@ import { isId, newId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Metrics } from '../kernel/metrics.ts'
 import { parseTokens, shownTokens } from '../ledger/door.ts'
-import type { Message, ToolCallPart, UserPart } from '../models/door.ts'
-import type { Attachments } from './attachments.ts'
+import type { ImagePart, Message, ToolCallPart, UserPart } from '../models/door.ts'
+import { attach, type Attached, type Attachments } from './attachments.ts'
 import type { Budgets } from './budget.ts'
 import { noStep, snapshotOf, type TaskComputer } from './computer.ts'
 import { type Control, createControl } from './control.ts'
@@ -176,10 +176,12 @@ export function createTasks(deps: TasksDeps) {
     refuse(mayWork(known.agent, { computer: true }))
     await refuseMany(accountId)
     const id = newId('tsk')
-    const spec = { ...(await specOf(id, wish, accountId)), rights: maker.rights ?? null }
-    const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
-    const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
     const budget = wish.tokenBudget === undefined ? null : parseTokens(wish.tokenBudget, { field: 'tokenBudget' })
+    const attached = attach(wish.images, wish.files)
+    const spec = { ...(await specOf(id, wish, { accountId, attached })), rights: maker.rights ?? null }
+    const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...attached.images]
+    // Before the task: one whose files were never stored could not be begun.
+    await attachments.keep({ useId: id, accountId }, attached)
     const now = clock.now()
     const begins = working.size < taskLimits.working && !crowded().includes(accountId) && !stopping.signal.aborted
     const task: TaskRecord = {
@@ -203,6 +205,7 @@ export function createTasks(deps: TasksDeps) {
       if (
         !(await store.insert(task, { request, messages: [first], step: stepZero(spec.model, now), events: [told] }))
       ) {
+        await attachments.release(id)
         const other = request && (await madeBefore(accountId, request))
         if (other) return other
         throw new DeltaError('idempotency_in_progress', 'The first request with this key is still being worked on')
@@ -236,6 +239,7 @@ export function createTasks(deps: TasksDeps) {
       if (error instanceof DeltaError && error.status < 500) {
         await budgets.close(task)
         await store.remove(task.id)
+        await attachments.release(task.id)
       } else pump()
       throw error
     }
@@ -251,7 +255,11 @@ export function createTasks(deps: TasksDeps) {
     return task && viewOf(task)
   }
 
-  async function specOf(id: string, wish: CreateTask, accountId: string): Promise<Omit<TaskSpec, 'rights'>> {
+  async function specOf(
+    id: string,
+    wish: CreateTask,
+    { accountId, attached: { files } }: { accountId: string; attached: Attached },
+  ): Promise<Omit<TaskSpec, 'rights'>> {
     const { model } = await resolveModel(wish.model, accountId)
     const fallbackModels: string[] = []
     for (const one of wish.fallbackModels ?? []) fallbackModels.push((await resolveModel(one, accountId)).model)
@@ -259,11 +267,6 @@ export function createTasks(deps: TasksDeps) {
     for (const name of Object.keys(wish.tools ?? {})) {
       if (name === '*' || name.startsWith('mcp__') || deps.toolNames.has(name)) continue
       throw invalid(`body.tools.${name}`, `is no tool; there are ${[...deps.toolNames].join(', ')}`)
-    }
-    const files: { path: string; digest: string; size: number }[] = []
-    for (const { path, content, encoding } of wish.files ?? []) {
-      const bytes = Buffer.from(content, encoding)
-      files.push({ path, digest: await attachments.save(bytes), size: bytes.length })
     }
     const servers = wish.mcpServers ?? []
     return {
@@ -499,20 +502,38 @@ export function createTasks(deps: TasksDeps) {
   ): Promise<TaskView> {
     const task = await recordFor(id, caller)
     if (!isOpen(task.state)) throw isEnded(task)
-    const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
-    const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
+    const attached = attach(wish.images)
     const key = idempotencyKey === undefined ? undefined : `${caller.actorId} ${idempotencyKey}`
     if (key !== undefined && (await store.inboxOf(id, key)) !== undefined) return viewOf((await store.get(id)) ?? task)
-    if (await answered(task, wish.text, { caller, key })) {
-      if (images.length > 0) await tell(id, { parts: images, by: caller.actorId }, undefined)
-    } else {
-      const seq = await tell(id, { parts, by: caller.actorId }, key)
-      const now = await store.get(id)
-      // It has ended meanwhile, and nobody will read that.
-      if (now && !isOpen(now.state) && now.lastInbox < seq) throw isEnded(now)
+    await refuseUnread(task)
+    const useId = newId('req')
+    await attachments.keep({ useId, accountId: task.accountId }, attached)
+    try {
+      await hand(task, { text: wish.text, images: attached.images }, { caller, key })
+    } catch (error) {
+      // A failure of the server may come after it was told.
+      if (error instanceof DeltaError && error.status < 500) await attachments.release(useId)
+      throw error
     }
     if (wish.interrupt) await interruptNow(id)
     return viewOf((await store.get(id)) ?? task)
+  }
+
+  async function hand(
+    task: TaskRecord,
+    { text, images }: { text: string; images: readonly ImagePart[] },
+    { caller, key }: { caller: KnownCaller; key: string | undefined },
+  ): Promise<void> {
+    const { id } = task
+    if (await answered(task, text, { caller, key })) {
+      if (images.length > 0) await tell(id, { parts: images, by: caller.actorId }, undefined)
+      return
+    }
+    const parts: UserPart[] = [{ type: 'text', text }, ...images]
+    const seq = await tell(id, { parts, by: caller.actorId }, key)
+    const now = await store.get(id)
+    // It has ended meanwhile, and nobody will read that.
+    if (now && !isOpen(now.state) && now.lastInbox < seq) throw isEnded(now)
   }
 
   async function tell(
@@ -521,13 +542,16 @@ export function createTasks(deps: TasksDeps) {
     key: string | undefined,
   ): Promise<number> {
     const task = await store.get(id)
-    if (task && (await store.lastOfInbox(id)) - task.lastInbox >= taskLimits.inbox) {
-      throw conflict(task, `it has not read the last ${taskLimits.inbox} messages`)
-    }
+    if (task) await refuseUnread(task)
     const seq = await store.addToInbox(id, { parts, by, createdAt: clock.now() }, key)
     const now = await store.get(id)
     if (now?.state === 'waiting' && (await hasCome(now))) await requeue(now)
     return seq
+  }
+
+  async function refuseUnread(task: TaskRecord): Promise<void> {
+    if ((await store.lastOfInbox(task.id)) - task.lastInbox < taskLimits.inbox) return
+    throw conflict(task, `it has not read the last ${taskLimits.inbox} messages`)
   }
 
   /** A message to a task that asked something is the answer. */

@@ -5,12 +5,12 @@ import { computerFor } from './guard.ts'
 import { imageTypeOf, readImageHeader } from '../../models/door.ts'
 import { imageLimits } from './images.ts'
 import { absolute, pathSchema, workFolder } from './paths.ts'
-import { done, failed, type Tool, type ToolOutcome } from './tool.ts'
+import { done, failed, type Tool, type ToolContext, type ToolOutcome } from './tool.ts'
 
 export interface ReadFileDeps {
   files: Pick<Files, 'read'>
   /** Keeps an image as a blob; answers its digest. */
-  saveImage(bytes: Buffer): Promise<string>
+  saveImage(bytes: Buffer, context: ToolContext): Promise<string>
   /** @default workFolder */
   folder?: string | undefined
 }
@@ -50,7 +50,14 @@ export function createReadFile({ files, saveImage, folder = workFolder }: ReadFi
       const chunks = answer.body[Symbol.asyncIterator]()
       try {
         const first = await probe(chunks)
-        if (imageTypeOf(first)) return await image({ first, chunks, path, size: answer.entry.size, saveImage })
+        if (imageTypeOf(first))
+          return await image({
+            first,
+            chunks,
+            path,
+            size: answer.entry.size,
+            save: (bytes) => saveImage(bytes, context),
+          })
         if (first.includes(0)) return failed(binaryText(path, answer.entry.size))
         return await numbered({ first, chunks, from, lines, size: answer.entry.size })
       } finally {
@@ -82,10 +89,10 @@ interface Looking {
   chunks: Chunks
   path: string
   size: number
-  saveImage(bytes: Buffer): Promise<string>
+  save(bytes: Buffer): Promise<string>
 }
 
-async function image({ first, chunks, path, size, saveImage }: Looking): Promise<ToolOutcome> {
+async function image({ first, chunks, path, size, save }: Looking): Promise<ToolOutcome> {
   const { bytes: mostBytes, sidePixels } = imageLimits
   const smaller = 'Make a smaller copy of it, for instance with ImageMagick or Python, and read that.'
   const tooLarge = (bytes: number): ToolOutcome =>
@@ -107,7 +114,7 @@ async function image({ first, chunks, path, size, saveImage }: Looking): Promise
   if (Math.max(width, height) > sidePixels) {
     return failed(`${path} is ${width} × ${height} pixels; at most ${sidePixels} a side can be seen. ${smaller}`)
   }
-  const digest = await saveImage(bytes)
+  const digest = await save(bytes)
   const text = `${path}: ${mediaType}, ${width} × ${height} pixels`
   return {
     kind: 'done',
