@@ -224,7 +224,7 @@ function describeTask(info: TaskInfo): string {
     ['text', short(info.text, 1_000)],
     ['steps', `${info.step} of at most ${info.maxSteps}, in turn ${info.turn}`],
     ['tokens', `${usage.estimated ? 'about ' : ''}${usage.tokens} for the model: ${counts}`],
-    ['budget', info.tokenBudget === null ? 'its agent’s tokens' : `${info.tokenBudget} tokens of its own`],
+    ['budget', budgetOf(info)],
     ['created', `${info.createdAt} by ${visible(info.createdBy)}`],
   ]
   if (info.parentTaskId !== null) rows.push(['part of', info.parentTaskId])
@@ -235,6 +235,11 @@ function describeTask(info: TaskInfo): string {
   if (info.untrusted) rows.push(['untrusted', 'it has read what came from outside'])
   const need = info.endedAt === null ? needOf(info) : ''
   return rows.map(([name, value]) => `${name.padEnd(10)} ${value}\n`).join('') + (need === '' ? '' : `\n${need}\n`)
+}
+
+function budgetOf({ tokenBudget, paidBy }: TaskInfo): string {
+  if (tokenBudget !== null) return `${tokenBudget} tokens of its own`
+  return paidBy === null ? 'its agent’s tokens' : `that of ${paidBy}`
 }
 
 function resultText({ text, value }: TaskResult): string {

@@ -231,7 +231,7 @@ export function createActing(deps: ActingDeps) {
       agentId: run.task.agentId,
       taskId: run.task.id,
       callId: call.id,
-      hasOwnTokens: run.task.budget !== null,
+      hasOwnTokens: run.task.budget !== null || run.task.payerId !== null,
       caller,
       begun,
       answer: call.answer ?? undefined,

@@ -120,7 +120,9 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
           chat: false,
         }
         const limits = { ...(maxPrice !== null && { maxPrice }), ...(tokenBudget !== undefined && { tokenBudget }) }
-        const maker = { accountId: caller.accountId, asker: parent.asker, parentTaskId, rights }
+        // What somebody set for the whole is the bound of its parts too.
+        const payerId = parent.budget === null ? parent.payerId : parent.id
+        const maker = { accountId: caller.accountId, asker: parent.asker, parentTaskId, payerId, rights }
         const { id } = await tasks.createBy({ ...asked, ...limits }, maker, `delegate ${key}`)
         return delegated((await store.get(id))!)
       },
@@ -147,7 +149,8 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
 
   /** The agent's own shortage is the agent's affair, and asked for there. */
   async function askForTokens({ task, agent }: Run, wanted: number): Promise<string | undefined> {
-    if (task.budget === null) return undefined
+    // What pays for it is another's budget, which a person has set.
+    if (task.budget === null || task.payerId !== null) return undefined
     const tokens = Math.max(1, Math.ceil(Math.max(wanted, task.budget / 2) / microPerToken))
     const reason = `The task ${task.id} has used up its budget`
     const request = await tokenRequests

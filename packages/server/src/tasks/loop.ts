@@ -453,7 +453,10 @@ export function createLoop(deps: LoopDeps) {
   }
 
   async function outOfTokens(run: Run, wanted: number): Promise<Rest> {
-    const message = run.task.budget === null ? 'Its agent is out of tokens' : 'Its own tokens are used up'
+    const { budget, payerId } = run.task
+    const out =
+      payerId === null ? 'Its agent is out of tokens' : `The budget of ${payerId}, which pays for it, is used up`
+    const message = budget === null ? out : 'Its own tokens are used up'
     const requestId = await askForTokens(run, wanted)
     const waitsFor = [{ kind: 'tokens' as const, ...(requestId !== undefined && { requestId }) }]
     return { state: 'suspended', message, waitsFor }

@@ -124,6 +124,9 @@ export const taskMigrations: Migration[] = [
   {
     name: 'tasks-2',
     up: () => [
+      // The task above it whose budget it spends.
+      'alter table tasks add column payer_id text',
+      'create index tasks_paid_by on tasks (payer_id) where open = 1',
       // Blobs of tasks, each with how often it is used; `ours`: it was stored for them, and is no layer of a workspace.
       `create table attachments (
         digest text primary key,

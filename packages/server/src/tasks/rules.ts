@@ -128,9 +128,13 @@ export function unanswered(messages: readonly StoredMessage[]): ToolCallPart[] {
   return last?.role === 'assistant' ? last.parts.filter((part) => part.type === 'tool_call') : []
 }
 
-/** Whether it stands still for want of tokens of its own, and not with its agent. */
-export function isShortItself({ budget, waitsFor }: Pick<TaskRecord, 'budget' | 'waitsFor'>): boolean {
-  return budget !== null && waitsFor.some(({ kind }) => kind === 'tokens')
+/** Whether it stands still for want of tokens of its own or of the task that pays for it, and not with its agent. */
+export function isShortItself({
+  budget,
+  payerId,
+  waitsFor,
+}: Pick<TaskRecord, 'budget' | 'payerId' | 'waitsFor'>): boolean {
+  return (budget !== null || payerId !== null) && waitsFor.some(({ kind }) => kind === 'tokens')
 }
 
 /** What is remembered of a call that has ended, to see whether the next is the same again. */

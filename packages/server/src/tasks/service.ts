@@ -78,6 +78,8 @@ export interface TaskMaker {
   accountId: string
   asker: Asker
   parentTaskId?: string | undefined
+  /** The task whose budget it spends. @default none: its agent's tokens */
+  payerId?: string | null | undefined
   /** At most these, of what its agent has. @default all of it */
   rights?: readonly Right[] | undefined
 }
@@ -190,6 +192,7 @@ export function createTasks(deps: TasksDeps) {
       accountId,
       agentId: wish.agent,
       parentTaskId: maker.parentTaskId ?? null,
+      payerId: maker.payerId ?? null,
       state: begins ? 'working' : 'queued',
       owner: begins ? owner : null,
       startedAt: begins ? now : null,
@@ -351,7 +354,15 @@ export function createTasks(deps: TasksDeps) {
     const parent = task.parentTaskId === null ? undefined : await store.get(task.parentTaskId)
     const isAwaited = parent?.waitsFor.some((one) => one.kind === 'task' && one.taskId === task.id)
     if (parent?.state === 'waiting' && isAwaited) await requeue(parent)
-    if (!task.isSettled && (await budgets.close(task))) await store.settle(task.id)
+    if (!task.isSettled && (await closeBudget(task))) await store.settle(task.id)
+    const payer = task.payerId === null ? undefined : await store.get(task.payerId)
+    if (payer && !payer.isSettled && !isOpen(payer.state) && (await closeBudget(payer))) await store.settle(payer.id)
+  }
+
+  /** Not while something that it delegated spends its tokens. */
+  async function closeBudget(task: TaskRecord): Promise<boolean> {
+    if (task.budget !== null && (await store.paidBy(task.id)).length > 0) return false
+    return budgets.close(task)
   }
 
   /** Takes what is queued, as long as there is room. */
@@ -670,6 +681,11 @@ export function createTasks(deps: TasksDeps) {
     // What an agent may spend on a task is not its own to say.
     if (known) refuse(mayChange(caller.principal, { id: task.agentId, line: known.line }))
     if (!isOpen(task.state)) throw isEnded(task)
+    // What it spends is that of the task above it.
+    if (task.budget === null && task.payerId !== null) {
+      await giveTokens(task.payerId, wished, caller, { idempotencyKey })
+      return viewOf((await store.get(id)) ?? task)
+    }
     if (task.budget === null) throw conflict(task, 'it has no budget of its own, and spends its agent’s tokens')
     await budgets.give(task, amount, `given ${caller.actorId} ${idempotencyKey}`)
     await tokensCame(id)
@@ -681,6 +697,10 @@ export function createTasks(deps: TasksDeps) {
     working.get(id)?.control.tokensCame()
     const task = await store.get(id)
     if (task?.state === 'suspended' && isShortItself(task)) await requeue(task)
+    for (const paid of await store.paidBy(id)) {
+      working.get(paid.id)?.control.tokensCame()
+      if (paid.budget === null && paid.state === 'suspended' && isShortItself(paid)) await requeue(paid)
+    }
   }
 
   // ── going back ──
@@ -1137,6 +1157,7 @@ function emptyTask(now: number): Omit<TaskRecord, 'id' | 'accountId' | 'agentId'
     message: null,
     waitsFor: [],
     budget: null,
+    payerId: null,
     isSettled: false,
     wish: null,
     owner: null,

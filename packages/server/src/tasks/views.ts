@@ -24,6 +24,7 @@ export function viewOf(task: TaskRecord): TaskView {
     maxSteps: spec.maxSteps,
     lastEvent: task.lastEvent,
     tokenBudget: task.budget === null ? null : shownTokens(task.budget),
+    paidBy: task.payerId,
     usage: {
       input: usage.input,
       cacheRead: usage.cacheRead,

@@ -20,7 +20,7 @@ export interface ToolContext {
   taskId: string
   /** Of this call; the same after a crash and when it is run again after it has waited. Fits an `Idempotency-Key`. */
   callId: string
-  /** Whether the task has tokens of its own: then it gives out none of its agent's. */
+  /** Whether the task has tokens of its own, or is paid by one that has: then it gives out none of its agent's. */
   hasOwnTokens: boolean
   /** The agent as it is now, with what is left of its rights for this task. */
   caller: KnownCaller
