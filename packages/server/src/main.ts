@@ -386,7 +386,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
     mayStill(by, { right: 'write:tasks', resource: 'agent', ...(agentId !== null && { id: agentId }) })
   const schedules = createSchedules({
     database,
-    createTask: (wish, { accountId, ...asker }, key) => tasks.createBy(wish, { accountId, asker }, key),
+    createTask: ({ wish, by: { accountId, ...asker }, rights }, key) =>
+      tasks.createBy(wish, { accountId, asker, rights }, key),
     taskState: async (accountId, taskId) => (await tasks.view(taskId, accountId))?.state,
     findAgent,
     mayStill: mayStillGive,

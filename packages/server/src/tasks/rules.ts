@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { inheritable, type KnownCaller, type Right } from '../access/callers/door.ts'
 import type { Message, ReplyPart, Stop, TextPart, ToolCallPart, Usage, UserPart } from '../models/door.ts'
 import { taskLimits } from './limits.ts'
 import type { CallRecord, StoredMessage, TaskRecord } from './record.ts'
@@ -190,4 +191,9 @@ export const noUsage: Usage = { input: 0, cacheRead: 0, cacheWrite: 0, cacheWrit
 /** What whoever watches is shown of a text that may be long. */
 export function shown(text: string, chars = 4_000): string {
   return text.length <= chars ? text : `${text.slice(0, chars)}… (${text.length - chars} more characters)`
+}
+
+/** An agent's token, which may be narrower than its agent, gets nobody more than it has. Null, all that the agent may: people and their keys give tasks to agents that may more than a key says; that is what the right to do so is. */
+export function handedOn({ principal }: Pick<KnownCaller, 'principal'>): readonly Right[] | null {
+  return principal.kind === 'agent' ? inheritable(principal) : null
 }

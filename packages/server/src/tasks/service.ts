@@ -1,5 +1,5 @@
 import type { KnownCaller } from '../access/callers/door.ts'
-import { decide, inheritable, narrow, type Right } from '../access/callers/door.ts'
+import { decide, narrow, type Right } from '../access/callers/door.ts'
 import { isOver, type Known, mayChange, mayKnow, mayWork, refusalOf } from '../agents/door.ts'
 import type { Agents } from '../agents/service.ts'
 import { askerOf, type Asker } from '../approvals/door.ts'
@@ -25,7 +25,7 @@ import type { Hub } from './hub.ts'
 import { taskLimits } from './limits.ts'
 import type { Loop } from './loop.ts'
 import type { StoredMessage, TaskEvent, TaskRecord, TaskSpec } from './record.ts'
-import { isShortItself, noUsage, unanswered } from './rules.ts'
+import { handedOn, isShortItself, noUsage, unanswered } from './rules.ts'
 import type { CreateTask, ForkTask, TaskListQuery, TaskMessage, TaskResult, TaskView, UndoTask } from './schema.ts'
 import { isOpen, mayBecome, needsDecision } from './states.ts'
 import type { Additions, TaskStore } from './store.ts'
@@ -81,7 +81,7 @@ export interface TaskMaker {
   /** The task whose budget it spends. @default none: its agent's tokens */
   payerId?: string | null | undefined
   /** At most these, of what its agent has. @default all of it */
-  rights?: readonly Right[] | undefined
+  rights?: readonly Right[] | null
 }
 
 const hour = 3_600_000
@@ -1203,13 +1203,8 @@ function lastingAsker(caller: KnownCaller): Asker {
   return { ...asker, ties: asker.ties.filter((id) => !isId('ses', id) && !isId('tok', id)) }
 }
 
-/** An agent's token, which may be narrower than its agent, gets nobody more than it has. People and their keys give tasks to agents that may more than a key says: that is what the right to do so is. */
-function handedOn({ principal }: KnownCaller): readonly Right[] | undefined {
-  return principal.kind === 'agent' ? inheritable(principal) : undefined
-}
-
-function narrowed(own: readonly Right[] | null, wanted: readonly Right[] | undefined): readonly Right[] | null {
-  if (own === null) return wanted ?? null
+function narrowed(own: readonly Right[] | null, wanted: readonly Right[] | null): readonly Right[] | null {
+  if (own === null) return wanted
   return wanted ? narrow(own, wanted) : own
 }
 
