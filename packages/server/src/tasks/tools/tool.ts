@@ -38,6 +38,8 @@ export interface ToolContext {
   presentComputer(): Promise<string | undefined>
   /** What whoever watches sees while it runs. */
   onOutput(stream: 'stdout' | 'stderr', text: string): void
+  /** Whether its computer may hold, or its programs may say, what neither this task nor its template wrote. Once it was so in a call it stays so. */
+  isForeign(): Promise<boolean>
   /** Words that came from outside and are data, not instructions, were brought in. */
   readUntrusted(source: string): void
 }
