@@ -20,6 +20,8 @@ export interface TaskLedger {
     reason: string
     key: string
   }): Promise<unknown>
+  /** By its model calls that were begun since then, recorded or not. */
+  spentSince(accountId: string, taskId: string, since: number): Promise<number>
   archive(wish: { accountId: string; purseId: string }): Promise<Done>
 }
 
@@ -51,6 +53,8 @@ export function createBudgets(ledger: TaskLedger) {
       const { id, accountId } = task
       await ledger.transfer({ accountId, from: sourceOf(task), to: id, amount, reason: 'More for the task', key })
     },
+
+    spentSince: ({ id, accountId }: Spender, since: number) => ledger.spentSince(accountId, id, since),
 
     /** True when what is left is its agent's again; false as long as something is held. */
     async close({ id, accountId, budget }: Spender): Promise<boolean> {

@@ -178,6 +178,9 @@ export function createLoop(deps: LoopDeps) {
   async function advance(run: Run): Promise<Next> {
     // The server that asked the model died before the answer was on disk: it was charged, and is asked again.
     if (run.step?.state === 'calling') {
+      const lost = await budgets.spentSince(run.task, run.step.startedAt)
+      const { cost, estimated } = run.task
+      run.carried.changes = { ...run.carried.changes, cost: cost + lost, estimated: estimated || lost > 0 }
       endStep(run, 'cut')
       if (await isLostAgain(run)) return lostAgain
     }
