@@ -41,6 +41,7 @@ export interface OpenTasksDeps {
       wish: { tokens: number; reason: string; since: number },
     ): Promise<{ id: string } | undefined>
     find(requestId: string): Promise<TokenRequestView | undefined>
+    passOver(requestId: string): Promise<void>
     events: { on(name: 'token_request.changed', listener: (news: { requestId: string }) => void): unknown }
   }
   sandboxes: TaskComputerDeps['sandboxes'] & { door: SandboxDoor }
@@ -219,6 +220,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     attachments,
     seal,
     hasCome,
+    passOver: tokenRequests.passOver,
     withdrawApproval: (approvalId) => approvals.withdraw(approvalId, 'platform'),
     letGo: (taskId) => void toolbox.forget(taskId),
     onSettled: agents.purseArchived,

@@ -49,6 +49,8 @@ export interface TasksDeps {
   /** What a task waits for has come, or can not come any more. */
   hasCome(task: TaskRecord): Promise<boolean>
   withdrawApproval(approvalId: string): Promise<void>
+  /** A request that no main agent hears of is a person's to decide. */
+  passOver(requestId: string): Promise<void>
   /** What was opened for the work on it, such as connections to its servers: nothing is kept of what stands still. */
   letGo(taskId: string): void
   /** A task of the agent has given its tokens back: an agent that is being archived waits for that. */
@@ -996,12 +998,13 @@ export function createTasks(deps: TasksDeps) {
 
   /** Somebody below an agent asks it for something: the task that is concerned with that reads it before its next step. */
   async function askedFor({ agentId, belowId, requestId, text }: AskedFor): Promise<void> {
-    const parents = (await store.openOf(belowId)).flatMap(({ parentTaskId }) =>
-      parentTaskId === null ? [] : [parentTaskId],
-    )
-    const open = (await store.openOf(agentId)).toSorted((a, b) => b.changedAt - a.changedAt)
+    const asking = await store.openOf(belowId)
+    const parents = asking.flatMap(({ parentTaskId }) => (parentTaskId === null ? [] : [parentTaskId]))
     const isListening = ({ state }: TaskRecord) => state === 'working' || state === 'queued' || state === 'waiting'
-    const task = open.find(({ id }) => parents.includes(id)) ?? open.find(isListening)
+    const open = (await store.openOf(agentId)).filter(isListening).toSorted((a, b) => b.changedAt - a.changedAt)
+    const task = open.find(({ id }) => parents.includes(id)) ?? open[0]
+    // One that is led by a program of yours decides by its own token; where the loop leads them nobody would.
+    if (!task && asking.length > 0) return deps.passOver(requestId)
     if (task) await tell(task.id, { parts: [{ type: 'text', text }], by: requestId }, `request ${requestId}`)
   }
 

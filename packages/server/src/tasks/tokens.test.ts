@@ -433,6 +433,28 @@ testDatabases('tasks', (open) => {
       expect(await atRest(world, child.id)).toMatchObject({ state: 'canceled' })
     })
 
+    test('a request of theirs comes to a person at once where their main agent has nothing under way that hears it', async () => {
+      const { world, server, agent } = await start()
+      const helper = await newAgent(server, {
+        name: 'Helper',
+        kind: 'bot',
+        task: 'Helps',
+        parentAgent: agent.id,
+        tokenBudget: 10,
+        rights: ['read:*', 'write:*', 'request'],
+      })
+      world.peer.otherwise(({ replies }) =>
+        replies === 0 ? callTool('request_tokens', { tokens: 5, reason: 'Forty more' }) : say('ok'),
+      )
+      const { id } = await give(server, helper.id)
+      const pending = async () => (await server.requests.list({ limit: 10 }, bert)).data[0]
+      await until(async () => (await pending())?.state === 'pending_user' && (await pending())?.approvalId !== null)
+      expect((await world.record(id)).state).toBe('waiting')
+      const { id: requestId, tokens } = (await pending())!
+      await server.requests.approve(requestId, tokens, bert)
+      await until(async () => (await world.record(id)).state === 'finished')
+    })
+
     test.each([
       [true, 'granted'],
       [false, 'refused'],
