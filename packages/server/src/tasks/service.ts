@@ -931,7 +931,8 @@ export function createTasks(deps: TasksDeps) {
 
   async function result(id: string, caller: KnownCaller): Promise<TaskResult> {
     const task = await recordFor(id, caller, 'read:tasks')
-    return resultView(task, await store.calls(id))
+    const said = isOpen(task.state) ? await store.messages(id) : []
+    return resultView(task, { calls: await store.calls(id), said })
   }
 
   async function transcript(id: string, caller: KnownCaller): Promise<{ json: Transcript; markdown: () => string }> {
