@@ -84,7 +84,7 @@ import { createLedger } from './ledger/service.ts'
 import type { Ledger } from './ledger/service.ts'
 import { allMigrations } from './migrations.ts'
 import { modelsFeature } from './models/routes.ts'
-import { createModels } from './models/service.ts'
+import { createModels, type ModelsDeps } from './models/service.ts'
 import { providers } from './models/providers/providers.ts'
 import { finishRestore, finishSwap } from './operations/backup/finish.ts'
 import { backupsFeature } from './operations/backup/routes.ts'
@@ -103,6 +103,7 @@ import { askForHost, egressApproval } from './sandboxes/egress/requests.ts'
 import { egressFeature } from './sandboxes/egress/routes.ts'
 import { createEgress } from './sandboxes/egress/service.ts'
 import type { Egress } from './sandboxes/egress/service.ts'
+import { createProxiedFetch } from './sandboxes/egress/proxied-fetch.ts'
 import { createUpstream } from './sandboxes/egress/upstream.ts'
 import { addExecRoutes } from './sandboxes/execs/routes.ts'
 import { createExecs } from './sandboxes/execs/service.ts'
@@ -236,6 +237,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     seal: createBox(secrets.deriveKey('model keys')),
     providers,
     settings: config.models,
+    ...modelFetch(config),
     image: attachments.read,
   })
   const ledgerApi = createLedgerApi({
@@ -398,7 +400,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   const webhooks = createWebhooks({
     database,
-    network: webhookNetwork(config),
+    network: judgedNetwork('webhooks', config),
     findAgent,
     taskView: (accountId, taskId) => tasks.view(taskId, accountId),
     mayStill: mayStillGive,
@@ -642,14 +644,22 @@ function outwardOf({ egress: { allowCidrs, hosts, proxy } }: Config, connect: Co
 }
 
 /** As webhooks reach the servers they tell. */
-function webhookNetwork({ egress: { allowCidrs, hosts, proxy } }: Config): JudgedNetwork {
-  return createJudgedNetwork('webhooks', {
+function judgedNetwork(owner: string, { egress: { allowCidrs, hosts, proxy } }: Config): JudgedNetwork {
+  return createJudgedNetwork(owner, {
     names: createNames({ lookup: (name) => lookup(name, { all: true }), hosts, monotonic: clock.monotonic }),
     guard: createAddressGuard({ allowCidrs, ownAddresses: createOwnAddresses(clock.monotonic) }),
     connect: connectPlainly,
     clock,
     upstream: proxy && createUpstream(proxy),
   })
+}
+
+/** What models are asked by; Node's own where there is no proxy. */
+function modelFetch(config: Config): Partial<Pick<ModelsDeps, 'fetch'>> {
+  const { proxy } = config.egress
+  if (!proxy) return {}
+  const { judge } = judgedNetwork('models', config)
+  return { fetch: createProxiedFetch({ judge, upstream: createUpstream(proxy) }) }
 }
 
 interface BackupParts extends Pick<AppParts, 'config' | 'database' | 'driver' | 'log' | 'audit'> {

@@ -324,7 +324,7 @@ testDatabases('tasks', (open) => {
       async function startBudget(tokenBudget: number, more = ['delegate']) {
         const started = await start({ grant: 1_000 })
         const rights = ['read:*', 'write:*', 'request', ...more]
-        const bot = await newAgent(started.server, {
+        const rich = await newAgent(started.server, {
           name: 'Rich',
           kind: 'bot',
           task: 'Helps',
@@ -336,15 +336,15 @@ testDatabases('tasks', (open) => {
           const { data } = await started.server.tasks.list(taskListQuerySchema.parse({}), anna)
           return data.find(({ parentTaskId }) => parentTaskId === id)!
         }
-        return { ...started, bot, childOf, wish: { tokenBudget } }
+        return { ...started, rich, childOf, wish: { tokenBudget } }
       }
 
       test('are paid from that, whatever their agent has, and what is left goes back at the end of all', async () => {
-        const { world, server, agent, bot, childOf, tokensOf, wish } = await startBudget(5, [])
+        const { world, server, agent, rich, childOf, tokensOf, wish } = await startBudget(5, [])
         world.peer.otherwise(({ tools, replies }) => {
           if (!tools.includes('delegate')) return replies === 0 ? callTool('slow', { text: 'x' }) : say('I helped.')
           if (replies > 0) return say('ok')
-          return callTool('delegate', { agentId: bot.id, task: 'Help me', background: true })
+          return callTool('delegate', { agentId: rich.id, task: 'Help me', background: true })
         })
         const before = await tokensOf(agent.id)
         const { id } = await give(server, agent.id, wish)
@@ -355,15 +355,15 @@ testDatabases('tasks', (open) => {
         world.gateOf('x').open()
         await atRest(world, child.id)
         await until(async () => (await world.record(id)).isSettled)
-        expect(await tokensOf(bot.id)).toBe(20)
+        expect(await tokensOf(rich.id)).toBe(20)
         const costs = (await world.record(id)).cost + (await world.record(child.id)).cost
         expect(before - (await tokensOf(agent.id))).toBeCloseTo(costs / microPerToken, 6)
       })
 
       test('stand still when it is used up, and go on when a person gives it more', async () => {
-        const { world, server, agent, bot, childOf, tokensOf, wish } = await startBudget(1)
+        const { world, server, agent, rich, childOf, tokensOf, wish } = await startBudget(1)
         world.peer.script(
-          callTool('delegate', { agentId: bot.id, task: 'Help me' }),
+          callTool('delegate', { agentId: rich.id, task: 'Help me' }),
           callTool('echo', { text: 'x'.repeat(300_000) }),
           say('I helped.'),
           say('ok'),
@@ -375,14 +375,14 @@ testDatabases('tasks', (open) => {
         await server.tasks.giveTokens(child.id, 60, anna)
         await until(async () => (await world.record(id)).state === 'finished')
         expect((await world.record(child.id)).state).toBe('finished')
-        expect(await tokensOf(bot.id)).toBe(20)
+        expect(await tokensOf(rich.id)).toBe(20)
       })
 
       test('that are given some of it have no more than there is', async () => {
-        const { world, server, agent, bot, childOf, tokensOf, wish } = await startBudget(5)
+        const { world, server, agent, rich, childOf, tokensOf, wish } = await startBudget(5)
         world.peer.script(
-          callTool('delegate', { agentId: bot.id, task: 'Help me', tokenBudget: 10 }),
-          callTool('delegate', { agentId: bot.id, task: 'Help me', tokenBudget: 2 }),
+          callTool('delegate', { agentId: rich.id, task: 'Help me', tokenBudget: 10 }),
+          callTool('delegate', { agentId: rich.id, task: 'Help me', tokenBudget: 2 }),
           say('I helped.'),
           say('ok'),
         )
@@ -392,20 +392,20 @@ testDatabases('tasks', (open) => {
         const child = await childOf(id)
         expect(child).toMatchObject({ tokenBudget: 2, paidBy: id, state: 'finished' })
         await until(async () => (await world.record(id)).isSettled)
-        expect(await tokensOf(bot.id)).toBe(20)
+        expect(await tokensOf(rich.id)).toBe(20)
       })
 
       test('hand the bound on to what they delegate themselves', async () => {
-        const { world, server, agent, bot, childOf, tokensOf, wish } = await startBudget(5)
+        const { world, server, agent, rich, childOf, tokensOf, wish } = await startBudget(5)
         const second = await newAgent(server, {
           name: 'Second',
           kind: 'bot',
           task: 'Helps',
-          parentAgent: bot.id,
+          parentAgent: rich.id,
           tokenBudget: 5,
         })
         world.peer.script(
-          callTool('delegate', { agentId: bot.id, task: 'Help me' }),
+          callTool('delegate', { agentId: rich.id, task: 'Help me' }),
           callTool('delegate', { agentId: second.id, task: 'Help me' }),
           say('I helped.'),
           say('I helped.'),
@@ -417,7 +417,7 @@ testDatabases('tasks', (open) => {
         expect((await childOf(child.id)).paidBy).toBe(id)
         await until(async () => (await world.record(id)).isSettled)
         expect(await tokensOf(second.id)).toBe(5)
-        expect(await tokensOf(bot.id)).toBe(15)
+        expect(await tokensOf(rich.id)).toBe(15)
       })
     })
 

@@ -3,6 +3,7 @@ import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import type { JsonSchemaValidatorResult, jsonSchemaValidator } from '@modelcontextprotocol/sdk/validation/index.js'
 import { z } from 'zod'
 import { type KnownCaller, mayReach } from '../../access/callers/door.ts'
+import { fetchBy } from '../../kernel/http/fetch-by.ts'
 import { type Connect, targetOf } from '../../kernel/http/request-once.ts'
 import { shortened, shownCount } from './bounded.ts'
 import { guarded, lacks } from './guard.ts'
@@ -10,7 +11,6 @@ import { readImageHeader } from '../../models/door.ts'
 import { imageLimits } from './images.ts'
 import { fenced } from './outside.ts'
 import { failed, type Tool, type ToolContext, type ToolOutcome } from './tool.ts'
-import { fetchBy } from './web-request.ts'
 
 export const mcpLimits = {
   servers: 8,
