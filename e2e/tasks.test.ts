@@ -52,7 +52,7 @@ test('a task works in its sandbox to its end, is watched as it does, and is paid
   expect(task.info).toMatchObject({ state: 'finished', reason: 'done', step: 2, lastEvent: events.at(-1)!.id })
   expect(events.map(({ id }) => id)).toEqual(events.map((_, index) => index + 1))
   expect(events.at(-1)!.kind).toBe('end')
-  expect(resultsIn(events)).toEqual([expect.stringMatching(/^42\n\[exit code 0 /)])
+  expect(resultsIn(events)).toEqual([expect.stringMatching(/\n42\n<\/data-\w+>\n\[exit code 0 /)])
   const text = events.flatMap((event) => (event.kind === 'text' ? [event.data.text] : [])).join('')
   expect('It is 42.'.startsWith(text)).toBe(true)
   expect(await task.result()).toMatchObject({ state: 'finished', text: 'It is 42.' })

@@ -34,9 +34,11 @@ import { newShell } from './new-shell.ts'
 import { requireTerminal, shell } from './shell.ts'
 import { addPeopleCommands } from './people.ts'
 import { addWorkspaceCommands } from './workspaces.ts'
+import { addScheduleCommands } from './schedules.ts'
 import { addTaskCommands } from './tasks.ts'
 import { addTemplateCommands } from './templates.ts'
 import { addTokenRequestCommands } from './token-requests.ts'
+import { addWebhookCommands } from './webhooks.ts'
 import { addKeyCommands } from './keys.ts'
 import { addVolumeCommands, parseMount } from './volumes.ts'
 import { describeMetrics, describeSandbox, entryTable, sandboxTable, transitionTable } from './show.ts'
@@ -131,6 +133,24 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 server not reached; 'exec' and 's
     delta: run.delta,
     print: run.print,
     exitWith: (code) => (run.exitCode = code),
+  })
+  const schedule = program.command('schedule').alias('schedules').description('tasks at stated times')
+  addScheduleCommands({
+    io: run.io,
+    leaf: (usage, description) => leaf(schedule, usage, description),
+    delta: run.delta,
+    print: run.print,
+    exitWith: (code) => (run.exitCode = code),
+  })
+  const webhook = program
+    .command('webhook')
+    .alias('webhooks')
+    .description('servers of yours that are told when tasks end or need a decision')
+  addWebhookCommands({
+    io: run.io,
+    leaf: (usage, description) => leaf(webhook, usage, description),
+    delta: run.delta,
+    print: run.print,
   })
   const models = program.command('models').description('models that tasks can use, and keys for them')
   const modelKeys = models.command('key').description('the account’s own keys of providers of models')

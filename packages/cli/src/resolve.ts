@@ -34,6 +34,30 @@ export async function findSandbox(delta: Delta, text: string): Promise<Sandbox> 
   return match
 }
 
+/** The only one whose id begins so; what stands before the id may be left out. */
+export async function findByBeginning<Item extends { id: string }>(
+  text: string,
+  { prefix, noun, all }: { prefix: string; noun: string; all: AsyncIterable<Item> | Iterable<Item> },
+): Promise<Item> {
+  const beginning = text.startsWith(prefix) ? text : prefix + text
+  if (!/^[a-z]+_[a-z0-9]+$/.test(beginning)) {
+    throw new UsageError(`'${text}' is neither a ${noun}'s id nor the beginning of one`)
+  }
+  const found: Item[] = []
+  for await (const item of all) if (item.id.startsWith(beginning)) found.push(item)
+  const [match, ...others] = found
+  if (!match) {
+    throw new CliError(`No ${noun} has an id that begins with ${beginning}`, `See them with \`delta ${noun} list\`.`)
+  }
+  if (others.length === 0) return match
+  const shown = found.slice(0, shownMatches).map(({ id }) => id)
+  const list = shown.join(', ') + (found.length > shownMatches ? ', …' : '')
+  throw new CliError(
+    `${found.length} ${noun}s have an id that begins with ${beginning}: ${list}`,
+    'Write more of the id.',
+  )
+}
+
 const snapshotForm = 'Write its id, snp_…, or WORKSPACE@NAME'
 
 /** A snapshot by its id, as WORKSPACE@NAME, or, of a workspace that is known, by its name or the beginning of its id. */

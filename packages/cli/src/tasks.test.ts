@@ -24,6 +24,7 @@ const task = (changes: object = {}) => ({
   maxSteps: 200,
   lastEvent: 3,
   tokenBudget: null,
+  paidBy: null,
   parentTaskId: null,
   forkedFrom: null,
   usage,

@@ -1,27 +1,13 @@
-import { readFile } from 'node:fs/promises'
-import { basename, extname } from 'node:path'
-import type {
-  Agent,
-  CreateTaskOptions,
-  Delta,
-  ForkTaskOptions,
-  Task,
-  TaskFile,
-  TaskImage,
-  TaskInfo,
-  TaskResult,
-  TaskState,
-  TaskToolMode,
-  ThinkingLevel,
-} from '@delta-agents/sdk'
+import type { Delta, ForkTaskOptions, Task, TaskInfo, TaskResult, TaskState } from '@delta-agents/sdk'
 import { type Command, Option } from 'commander'
 import { findAgent } from './agents.ts'
 import { collect } from './egress.ts'
-import { CliError, UsageError } from './failure.ts'
-import { parseCount, parseDuration, parseNumber, parsePair, table, visible } from './format.ts'
+import { UsageError } from './failure.ts'
+import { parseCount, parseNumber, table, visible } from './format.ts'
 import type { Io } from './io.ts'
-import { shownMatches } from './resolve.ts'
+import { findByBeginning } from './resolve.ts'
 import { attach } from './task-attach.ts'
+import { readImage, type TaskFlags, taskOptionsOf, textOf, whoDoes, withTaskOptions } from './task-options.ts'
 import { needOf, short } from './task-view.ts'
 
 export interface TaskCommandsDeps {
@@ -33,37 +19,14 @@ export interface TaskCommandsDeps {
 }
 
 const states: TaskState[] = ['queued', 'working', 'waiting', 'suspended', 'paused', 'finished', 'failed', 'canceled']
-const modes: TaskToolMode[] = ['auto', 'ask', 'off']
-const imageTypes: Record<string, TaskImage['mediaType']> = {
-  '.png': 'image/png',
-  '.jpg': 'image/jpeg',
-  '.jpeg': 'image/jpeg',
-  '.gif': 'image/gif',
-  '.webp': 'image/webp',
-}
-const inputBytes = 1_000_000
 
-const exitText = `
-Exit codes: 0 it has finished (a chat: it has answered), 1 it failed or was canceled, 2 it needs a person and there is no terminal. Ctrl-C leaves it working.`
-
-interface CreateFlags {
-  agent?: string
-  model?: string
-  fallback?: string[]
-  thinking?: ThinkingLevel
-  instructions?: string
-  file?: string[]
-  image?: string[]
-  budget?: number
-  timeLimit?: number
-  maxSteps?: number
-  schema?: string
-  tool?: Record<string, TaskToolMode>
-  chat?: boolean
-  metadata?: Record<string, string>
+interface CreateFlags extends TaskFlags {
   detach?: boolean
   json?: boolean
 }
+
+const exitText = `
+Exit codes: 0 it has finished (a chat: it has answered), 1 it failed or was canceled, 2 it needs a person and there is no terminal. Ctrl-C leaves it working.`
 
 export function addTaskCommands(deps: TaskCommandsDeps): void {
   addGiving(deps)
@@ -73,32 +36,14 @@ export function addTaskCommands(deps: TaskCommandsDeps): void {
 }
 
 function addGiving({ io, leaf, delta, print, exitWith }: TaskCommandsDeps): void {
-  leaf('create [text...]', 'give an agent a task, and watch it; the text may come from stdin')
-    .option('-a, --agent <agent>', 'who does it (default: the only main agent)')
-    .option('--model <name>', 'like anthropic/claude-sonnet-5-5 (default: DELTA_MODEL of the server)')
-    .option('--fallback <name>', 'asked where the model can not be reached; may be repeated', collect)
-    .addOption(new Option('--thinking <level>').choices(['off', 'low', 'medium', 'high']))
-    .option('--instructions <text>', 'how it should go about it')
-    .option('-f, --file <path[:name]>', 'put on its computer, in /workspace; may be repeated', collect)
-    .option('--image <path>', 'shown to the model; may be repeated', collect)
-    .option('--budget <tokens>', 'spends no more than these of its agent’s', parseCount)
-    .option('--time-limit <duration>', 'waiting included (default: 1d; of a chat 30d)', parseDuration)
-    .option('--max-steps <count>', 'default: 200', parseCount)
-    .option('--schema <file>', 'a JSON schema that its result has to fit')
-    .option(
-      '--tool <name=mode>',
-      'auto, ask (a person confirms each call) or off; * is every other; repeatable',
-      parseMode,
-    )
-    .option('--chat', 'waits for your next message when it has answered')
-    .option('-m, --metadata <name=value>', 'to find it by; may be repeated', parsePair)
+  withTaskOptions(leaf('create [text...]', 'give an agent a task, and watch it; the text may come from stdin'))
     .option('-d, --detach', 'print its id and leave it working')
     .addHelpText('after', exitText)
     .action(async (words: string[], flags: CreateFlags, command: Command) => {
       const text = await textOf(io, words)
       const client = delta(command)
       const agent = await whoDoes(client, flags.agent)
-      const task = await client.tasks.create({ agent, text, ...(await createOptions(flags)) })
+      const task = await client.tasks.create({ agent, text, ...(await taskOptionsOf(flags)) })
       if (flags.detach) return print(command, task.info, `${task.id}\n`)
       exitWith(await attach(io, task, { json: flags.json === true }))
     })
@@ -243,89 +188,6 @@ function toCome(name: string, state: TaskState): string {
   return name === 'interrupt' ? ', and gives up what it is doing' : ''
 }
 
-async function textOf(io: Io, words: string[]): Promise<string> {
-  if (words.length > 0) return words.join(' ')
-  if (io.stdin.isTTY === true || !io.stdinHasData)
-    throw new UsageError('There is no text: give it as an argument or on stdin')
-  const parts: Uint8Array[] = []
-  let bytes = 0
-  for await (const part of io.stdin) {
-    bytes += part.length
-    if (bytes > inputBytes)
-      throw new UsageError('The text on stdin is too long: give long texts as a file, with --file')
-    parts.push(part)
-  }
-  const text = Buffer.concat(parts).toString('utf8').trim()
-  if (text === '') throw new UsageError('There is no text on stdin')
-  return text
-}
-
-async function whoDoes(delta: Delta, name: string | undefined): Promise<Agent> {
-  if (name !== undefined) return findAgent(delta, name)
-  const mains = await delta.agents.list({ kind: 'main', state: 'active', pageSize: 500 }).all()
-  const [only, ...others] = mains
-  if (only && others.length === 0) return only
-  if (!only) {
-    throw new CliError('There is no main agent', 'Make one: `delta agents create NAME --tokens 100`.')
-  }
-  const named = mains.slice(0, shownMatches).map(({ name: one }) => visible(one))
-  throw new UsageError(`Say who does it: --agent ${named.join(', or ')}${mains.length > shownMatches ? ', …' : ''}`)
-}
-
-async function createOptions(flags: CreateFlags): Promise<Omit<CreateTaskOptions, 'agent' | 'text'>> {
-  const files = flags.file && (await Promise.all(flags.file.map(readLocal)))
-  const images = flags.image && (await Promise.all(flags.image.map(readImage)))
-  return {
-    ...(flags.model !== undefined && { model: flags.model }),
-    ...(flags.fallback && { fallbackModels: flags.fallback }),
-    ...(flags.thinking && { thinking: flags.thinking }),
-    ...(flags.instructions !== undefined && { instructions: flags.instructions }),
-    ...(files && { files }),
-    ...(images && { images }),
-    ...(flags.budget !== undefined && { tokenBudget: flags.budget }),
-    ...(flags.timeLimit !== undefined && { timeLimitMs: flags.timeLimit }),
-    ...(flags.maxSteps !== undefined && { maxSteps: flags.maxSteps }),
-    ...(flags.schema !== undefined && { resultSchema: await readSchema(flags.schema) }),
-    ...(flags.tool && { tools: flags.tool }),
-    ...(flags.chat && { chat: true }),
-    ...(flags.metadata && { metadata: flags.metadata }),
-  }
-}
-
-/** PATH, or PATH:NAME where it is to have another one there. */
-async function readLocal(text: string): Promise<TaskFile> {
-  const colon = text.lastIndexOf(':')
-  const [path, name] = colon > 0 ? [text.slice(0, colon), text.slice(colon + 1)] : [text, basename(text)]
-  return { path: name === '' ? basename(path) : name, content: await readFile(path) }
-}
-
-async function readImage(path: string): Promise<TaskImage> {
-  const mediaType = imageTypes[extname(path).toLowerCase()]
-  if (!mediaType) throw new UsageError(`'${path}' is no image: ${Object.keys(imageTypes).join(', ')}`)
-  return { mediaType, data: await readFile(path) }
-}
-
-async function readSchema(path: string): Promise<Record<string, unknown>> {
-  const text = await readFile(path, 'utf8')
-  let schema: unknown
-  try {
-    schema = JSON.parse(text)
-  } catch (error) {
-    throw new UsageError(`'${path}' holds no JSON: ${(error as Error).message}`)
-  }
-  if (typeof schema !== 'object' || schema === null || Array.isArray(schema)) {
-    throw new UsageError(`'${path}' holds no JSON schema: that is an object`)
-  }
-  return schema as Record<string, unknown>
-}
-
-function parseMode(text: string, before: Record<string, TaskToolMode> = {}): Record<string, TaskToolMode> {
-  const [name = '', mode] = Object.entries(parsePair(text))[0] ?? []
-  const known = modes.find((one) => one === mode)
-  if (!known) throw new UsageError(`'${text}' is not of the form NAME=MODE, with ${modes.join(', ')}`)
-  return { ...before, [name]: known }
-}
-
 /** 0 is before the first. */
 function parseStep(text: string): number {
   if (!/^[0-9]{1,6}$/.test(text)) throw new UsageError(`'${text}' is no step: a whole number from 0 on`)
@@ -335,16 +197,7 @@ function parseStep(text: string): number {
 /** By its id, or the beginning of it where only one begins so. */
 export async function findTask(delta: Delta, text: string): Promise<Task> {
   if (/^tsk_[a-z0-9]{20}$/.test(text)) return delta.tasks.get(text)
-  const prefix = text.startsWith('tsk_') ? text : `tsk_${text}`
-  if (!/^tsk_[a-z0-9]+$/.test(prefix)) throw new UsageError(`'${text}' is neither a task's id nor the beginning of one`)
-  const found: Task[] = []
-  for await (const task of delta.tasks.list({ pageSize: 200 })) if (task.id.startsWith(prefix)) found.push(task)
-  const [match, ...others] = found
-  if (!match) throw new CliError(`No task has an id that begins with ${prefix}`, 'See them with `delta task list`.')
-  if (others.length === 0) return match
-  const shown = found.slice(0, shownMatches).map(({ id }) => id)
-  const list = shown.join(', ') + (found.length > shownMatches ? ', …' : '')
-  throw new CliError(`${found.length} tasks have an id that begins with ${prefix}: ${list}`, 'Write more of the id.')
+  return findByBeginning(text, { prefix: 'tsk_', noun: 'task', all: delta.tasks.list({ pageSize: 200 }) })
 }
 
 function taskTable(tasks: readonly TaskInfo[]): string {
@@ -371,7 +224,7 @@ function describeTask(info: TaskInfo): string {
     ['text', short(info.text, 1_000)],
     ['steps', `${info.step} of at most ${info.maxSteps}, in turn ${info.turn}`],
     ['tokens', `${usage.estimated ? 'about ' : ''}${usage.tokens} for the model: ${counts}`],
-    ['budget', info.tokenBudget === null ? 'its agent’s tokens' : `${info.tokenBudget} tokens of its own`],
+    ['budget', budgetOf(info)],
     ['created', `${info.createdAt} by ${visible(info.createdBy)}`],
   ]
   if (info.parentTaskId !== null) rows.push(['part of', info.parentTaskId])
@@ -382,6 +235,11 @@ function describeTask(info: TaskInfo): string {
   if (info.untrusted) rows.push(['untrusted', 'it has read what came from outside'])
   const need = info.endedAt === null ? needOf(info) : ''
   return rows.map(([name, value]) => `${name.padEnd(10)} ${value}\n`).join('') + (need === '' ? '' : `\n${need}\n`)
+}
+
+function budgetOf({ tokenBudget, paidBy }: TaskInfo): string {
+  if (tokenBudget !== null) return `${tokenBudget} tokens of its own`
+  return paidBy === null ? 'its agent’s tokens' : `that of ${paidBy}`
 }
 
 function resultText({ text, value }: TaskResult): string {

@@ -11,11 +11,13 @@ import { Ledger } from './ledger.ts'
 import { Models } from './models.ts'
 import { Pages } from './pages.ts'
 import { type CreateSandboxOptions, Sandbox } from './sandbox.ts'
+import { Schedules } from './schedules.ts'
 import { createTransport, type Transport, type TransportOptions } from './transport.ts'
 import { Tasks } from './tasks.ts'
 import { Templates } from './templates.ts'
 import { TokenRequests } from './token-requests.ts'
 import { Volumes } from './volumes.ts'
+import { Webhooks } from './webhooks.ts'
 import { Workspaces } from './workspaces.ts'
 import type { Finding, Health, Page, SandboxInfo, SandboxState, Setting } from './types.ts'
 
@@ -49,10 +51,12 @@ export class Delta {
   readonly ledger: Ledger
   readonly models: Models
   readonly sandboxes: Sandboxes
+  readonly schedules: Schedules
   readonly tasks: Tasks
   readonly templates: Templates
   readonly tokenRequests: TokenRequests
   readonly volumes: Volumes
+  readonly webhooks: Webhooks
   readonly workspaces: Workspaces
   readonly #transport: Transport
 
@@ -69,10 +73,12 @@ export class Delta {
     this.ledger = new Ledger(this.#transport)
     this.models = new Models(this.#transport)
     this.sandboxes = new Sandboxes(this.#transport)
+    this.schedules = new Schedules(this.#transport)
     this.tasks = new Tasks(this.#transport)
     this.templates = new Templates(this.#transport)
     this.tokenRequests = new TokenRequests(this.#transport)
     this.volumes = new Volumes(this.#transport)
+    this.webhooks = new Webhooks(this.#transport)
     this.workspaces = new Workspaces(this.#transport)
   }
 

@@ -96,6 +96,27 @@ export {
   Tasks,
   type WaitForTaskOptions,
 } from './tasks.ts'
+export {
+  type CreateScheduleOptions,
+  type ListSchedulesOptions,
+  type ScheduledTaskOptions,
+  type SchedulePolicies,
+  Schedules,
+  type ScheduleTimes,
+  type UpdateScheduleOptions,
+} from './schedules.ts'
+export {
+  type CreateWebhookOptions,
+  type ListDeliveriesOptions,
+  type UpdateWebhookOptions,
+  Webhooks,
+} from './webhooks.ts'
+export {
+  verifyWebhook,
+  type VerifyWebhookOptions,
+  type WebhookMessage,
+  WebhookSignatureError,
+} from './webhook-signature.ts'
 export { needsSomeone, type TaskEvent, type TaskMessagePart, type TaskReplyPart } from './task-events.ts'
 export { ModelKeys, Models } from './models.ts'
 export { type CreateKeyOptions, Keys, type ListKeysOptions } from './keys.ts'

@@ -123,13 +123,8 @@ export class Tasks {
    * const task = await delta.tasks.create({ agent, text: 'Write a fibonacci function and test it' })
    * const { state } = await task.wait({ onEvent: ({ kind, data }) => console.log(kind, data) })
    */
-  async create({ agent, images, files, idempotencyKey = newKey(), ...rest }: CreateTaskOptions): Promise<Task> {
-    const json = {
-      ...rest,
-      agent: idOf(agent),
-      ...(images && { images: images.map(imageOf) }),
-      ...(files && { files: files.map(fileOf) }),
-    }
+  async create({ agent, idempotencyKey = newKey(), ...rest }: CreateTaskOptions): Promise<Task> {
+    const json = { agent: idOf(agent), ...settingsOf(rest) }
     const request = { method: 'POST', path: '/v1/tasks', json, idempotencyKey } as const
     return new Task(this.#transport, await this.#transport.json<TaskInfo>(request))
   }
@@ -336,7 +331,16 @@ export class Task {
 
 const pathOf = (id: string) => `/v1/tasks/${encodeURIComponent(id)}`
 
-function idOf(agent: string | { id: string }): string {
+/** As the server takes it. */
+export function settingsOf<Settings extends TaskOptions>({ images, files, ...rest }: Settings) {
+  return {
+    ...rest,
+    ...(images && { images: images.map(imageOf) }),
+    ...(files && { files: files.map(fileOf) }),
+  }
+}
+
+export function idOf(agent: string | { id: string }): string {
   return typeof agent === 'string' ? agent : agent.id
 }
 

@@ -91,6 +91,18 @@ export type TaskSettings = api.CreateTask
 /** Used as the agent likes, each call confirmed by a person, or not there. */
 export type TaskToolMode = NonNullable<TaskSettings['tools']>[string]
 export type ThinkingLevel = NonNullable<TaskSettings['thinking']>
+/** Tasks at stated times, without what is to be done. */
+export type ScheduleInfo = api.Schedule
+export type ScheduleState = ScheduleInfo['state']
+export type ScheduleWithTask = api.ScheduleWithTask
+export type ScheduleRunInfo = api.ScheduleRun
+export type WebhookInfo = api.Webhook
+export type WebhookState = WebhookInfo['state']
+export type WebhookEvent = WebhookInfo['events'][number]
+/** A webhook with what it is signed with, which is shown once. */
+export type WebhookWithSecret = api.WebhookWithSecret
+export type WebhookDelivery = api.WebhookDelivery
+export type DeliveryState = WebhookDelivery['state']
 export type ModelInfo = api.Model
 export type ModelList = api.ModelList
 /** A provider's key of the account, without its text. */

@@ -84,7 +84,7 @@ import { createLedger } from './ledger/service.ts'
 import type { Ledger } from './ledger/service.ts'
 import { allMigrations } from './migrations.ts'
 import { modelsFeature } from './models/routes.ts'
-import { createModels } from './models/service.ts'
+import { createModels, type ModelsDeps } from './models/service.ts'
 import { providers } from './models/providers/providers.ts'
 import { finishRestore, finishSwap } from './operations/backup/finish.ts'
 import { backupsFeature } from './operations/backup/routes.ts'
@@ -103,6 +103,7 @@ import { askForHost, egressApproval } from './sandboxes/egress/requests.ts'
 import { egressFeature } from './sandboxes/egress/routes.ts'
 import { createEgress } from './sandboxes/egress/service.ts'
 import type { Egress } from './sandboxes/egress/service.ts'
+import { createProxiedFetch } from './sandboxes/egress/proxied-fetch.ts'
 import { createUpstream } from './sandboxes/egress/upstream.ts'
 import { addExecRoutes } from './sandboxes/execs/routes.ts'
 import { createExecs } from './sandboxes/execs/service.ts'
@@ -123,6 +124,7 @@ import { createBoxes } from './templates/box.ts'
 import { createBuildDisks } from './templates/disks.ts'
 import { createRegistry } from './templates/registry/client.ts'
 import { toolCallApproval } from './tasks/approval.ts'
+import { createAttachmentStore } from './tasks/attachment-store.ts'
 import { createAttachments } from './tasks/attachments.ts'
 import { openTasks } from './tasks/feature.ts'
 import { schedulesFeature } from './tasks/schedules/routes.ts'
@@ -183,7 +185,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
     sandboxHoursOf: async (accountId) => (await ledger.planOf(accountId)).sandboxHours,
   }
   const isBucket = config.storage.s3 !== undefined
-  const storageCharges = createStorageCharges({ database, ledger, clock, log, isBucket })
+  const attachmentStore = createAttachmentStore(database)
+  const storageCharges = createStorageCharges({ database, ledger, clock, log, isBucket, others: attachmentStore })
   const egress = buildEgress({ config, database, log, ledger: meterLedger })
   const secrets = createSecrets(config)
   await checkSecretKey({ database, secrets, log, isLost: config.secretKeyLost })
@@ -224,6 +227,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   const otlp = config.traces && createOtlpTraces({ ...config.traces, version, clock, log })
   const traces = otlp ?? noTraces
+  const attachments = createAttachments({ store: attachmentStore, blobs, mayKeepMore, clock, log })
   const models = createModels({
     database,
     ledger,
@@ -233,7 +237,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
     seal: createBox(secrets.deriveKey('model keys')),
     providers,
     settings: config.models,
-    image: createAttachments(blobs).read,
+    ...modelFetch(config),
+    image: attachments.read,
   })
   const ledgerApi = createLedgerApi({
     ledger,
@@ -357,7 +362,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     start: startTasks,
   } = openTasks({
     database,
-    blobs,
+    attachments,
     agents,
     directory,
     ledger,
@@ -383,7 +388,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
     mayStill(by, { right: 'write:tasks', resource: 'agent', ...(agentId !== null && { id: agentId }) })
   const schedules = createSchedules({
     database,
-    createTask: (wish, { accountId, ...asker }, key) => tasks.createBy(wish, { accountId, asker }, key),
+    createTask: ({ wish, by: { accountId, ...asker }, rights }, key) =>
+      tasks.createBy(wish, { accountId, asker, rights }, key),
     taskState: async (accountId, taskId) => (await tasks.view(taskId, accountId))?.state,
     findAgent,
     mayStill: mayStillGive,
@@ -394,7 +400,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   })
   const webhooks = createWebhooks({
     database,
-    network: webhookNetwork(config),
+    network: judgedNetwork('webhooks', config),
     findAgent,
     taskView: (accountId, taskId) => tasks.view(taskId, accountId),
     mayStill: mayStillGive,
@@ -638,14 +644,22 @@ function outwardOf({ egress: { allowCidrs, hosts, proxy } }: Config, connect: Co
 }
 
 /** As webhooks reach the servers they tell. */
-function webhookNetwork({ egress: { allowCidrs, hosts, proxy } }: Config): JudgedNetwork {
-  return createJudgedNetwork('webhooks', {
+function judgedNetwork(owner: string, { egress: { allowCidrs, hosts, proxy } }: Config): JudgedNetwork {
+  return createJudgedNetwork(owner, {
     names: createNames({ lookup: (name) => lookup(name, { all: true }), hosts, monotonic: clock.monotonic }),
     guard: createAddressGuard({ allowCidrs, ownAddresses: createOwnAddresses(clock.monotonic) }),
     connect: connectPlainly,
     clock,
     upstream: proxy && createUpstream(proxy),
   })
+}
+
+/** What models are asked by; Node's own where there is no proxy. */
+function modelFetch(config: Config): Partial<Pick<ModelsDeps, 'fetch'>> {
+  const { proxy } = config.egress
+  if (!proxy) return {}
+  const { judge } = judgedNetwork('models', config)
+  return { fetch: createProxiedFetch({ judge, upstream: createUpstream(proxy) }) }
 }
 
 interface BackupParts extends Pick<AppParts, 'config' | 'database' | 'driver' | 'log' | 'audit'> {

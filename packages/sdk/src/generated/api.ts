@@ -1921,6 +1921,8 @@ export type Task = {
   /** The number of its latest event */
   lastEvent: number
   tokenBudget: number | null
+  /** The task that delegated it and has a budget, from which it is paid; null: its agent */
+  paidBy: string | null
   usage: TaskUsage
   /** It has read what came from outside */
   untrusted: boolean

@@ -59,6 +59,8 @@ import { createSandboxes } from '../sandboxes/service.ts'
 import { silentGuest, testSeal } from '../sandboxes/testing.ts'
 import { createBlobStore } from '../storage/blob-store.ts'
 import { openFolder } from '../storage/folder/folder.ts'
+import { createAttachmentStore } from '../tasks/attachment-store.ts'
+import { createAttachments } from '../tasks/attachments.ts'
 import { openTasks } from '../tasks/feature.ts'
 import { taskMigrations } from '../tasks/migrations.ts'
 import { scheduleMigrations } from '../tasks/schedules/migrations.ts'
@@ -750,7 +752,13 @@ beforeAll(async () => {
   const terminalFeature = terminalsFeature(terminals, connections)
   const { tasks, feature: tasksFeature } = openTasks({
     ...shared,
-    blobs,
+    attachments: createAttachments({
+      store: createAttachmentStore(shared.database),
+      blobs,
+      mayKeepMore: async () => undefined,
+      clock: shared.clock,
+      log: shared.log,
+    }),
     agents,
     directory,
     ledger,

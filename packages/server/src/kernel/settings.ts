@@ -443,7 +443,7 @@ export const settings = {
     form: 'URL',
     without: 'none',
     secret: true,
-    what: 'An HTTP proxy through which everything of sandboxes goes, `http://user:password@host:3128`',
+    what: 'An HTTP proxy through which everything of sandboxes goes, and what the server asks of models and tells webhooks, `http://user:password@host:3128`',
   },
   DELTA_REGISTRIES: {
     group: 'network',

@@ -20,4 +20,6 @@ export const ledgerLimits = {
   boundFactor: 4,
   /** Meters whose bound was raised. */
   boundMeters: 1_000,
+  /** Of an account's holds, for what a task has spent just before its server died. */
+  lookedBack: 5_000,
 } as const

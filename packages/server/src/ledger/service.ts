@@ -108,6 +108,8 @@ export interface Ledger {
   refund(wish: Wish<Refund>): Promise<Done>
   /** Throws `purse_not_found`. */
   balanceOf(accountId: string, purseId: string): Promise<Balance>
+  /** What model calls of a task have cost that were begun since then, or will have cost when they are settled. Only for what was begun just now: it looks among the account's last holds. */
+  spentSince(accountId: string, taskId: string, since: number): Promise<number>
   /** Micro-tokens by the rate card, rounded up once; throws `meter_not_priced`. */
   price(meter: MeterKind, quantity: number): number
   /** A price's line. */
@@ -235,6 +237,7 @@ export function createLedger(deps: LedgerDeps): Ledger {
         throw new DeltaError('purse_not_found', `There is no balance of ${purseId}`, { context: { purseId } })
       return balanceFrom(row, owed)
     },
+    spentSince: (accountId, taskId, since) => store.spentSince(accountId, taskId, since),
     price: (meter, quantity) => priceOf(rates, meter, quantity),
     line: (meter, quantity) => ({ meter, quantity, cost: priceOf(rates, meter, quantity) }),
     bound: bounds.of,

@@ -49,6 +49,17 @@ export function createLedgerStore(database: Database) {
       return database.first(ask<Account>(text, [id, accountId]))
     },
 
+    /** Holds that are open count with what they will be settled at, as their owner is dead. */
+    async spentSince(accountId: string, taskId: string, since: number): Promise<number> {
+      const whole = '(granted + bought)'
+      const settled = `case when coalesce(observed, ${whole}) < ${whole} then observed else ${whole} end`
+      const query = ask<{ cost: number | string | null }>(
+        `select sum(case when state = 'open' then sent * ${settled} else cost end) as cost from (select * from ledger_holds where account_id = ? order by made_seq desc limit ${ledgerLimits.lookedBack}) as latest where task_id = ? and kind = 'model' and made_at >= ?`,
+        [accountId, taskId, since],
+      )
+      return Number((await database.first(query))?.cost ?? 0)
+    },
+
     /** Rows that are not archived; no more than `most` are counted. */
     async living(accountId: string, most: number): Promise<number> {
       const query = ask<{ count: number }>(

@@ -20,31 +20,41 @@ export interface TaskLedger {
     reason: string
     key: string
   }): Promise<unknown>
+  /** By its model calls that were begun since then, recorded or not. */
+  spentSince(accountId: string, taskId: string, since: number): Promise<number>
   archive(wish: { accountId: string; purseId: string }): Promise<Done>
 }
 
 export type Budgets = ReturnType<typeof createBudgets>
 
-type Spender = Pick<TaskRecord, 'id' | 'accountId' | 'agentId' | 'budget'>
+type Spender = Pick<TaskRecord, 'id' | 'accountId' | 'agentId' | 'budget' | 'payerId'>
 
-/** The tokens of a task that has some of its own: set aside from its agent's, and what is left goes back. Each act may be repeated. */
+/** Where its own tokens come from, and what it spends without any. */
+const sourceOf = ({ agentId, payerId }: Spender) => payerId ?? agentId
+
+/** The tokens of a task that has some of its own: set aside from its agent's, or from those of the task that delegated it, and what is left goes back. Each act may be repeated. */
 export function createBudgets(ledger: TaskLedger) {
   return {
-    payerOf: ({ id, agentId, budget }: Spender) => (budget === null ? agentId : id),
+    payerOf: (task: Spender) => (task.budget === null ? sourceOf(task) : task.id),
 
-    async open({ id, accountId, agentId, budget }: Spender): Promise<void> {
+    async open(task: Spender): Promise<void> {
+      const { id, accountId, budget } = task
       if (budget === null) return
+      const from = sourceOf(task)
       await unless(['purse_exists'], () =>
-        ledger.openPurse({ accountId, purseId: id, kind: 'task', parentId: agentId, monthly: 0 }),
+        ledger.openPurse({ accountId, purseId: id, kind: 'task', parentId: from, monthly: 0 }),
       )
       if (budget === 0) return
       const reason = 'Its budget'
-      await ledger.transfer({ accountId, from: agentId, to: id, amount: budget, reason, key: `budget of ${id}` })
+      await ledger.transfer({ accountId, from, to: id, amount: budget, reason, key: `budget of ${id}` })
     },
 
-    async give({ id, accountId, agentId }: Spender, amount: number, key: string): Promise<void> {
-      await ledger.transfer({ accountId, from: agentId, to: id, amount, reason: 'More for the task', key })
+    async give(task: Spender, amount: number, key: string): Promise<void> {
+      const { id, accountId } = task
+      await ledger.transfer({ accountId, from: sourceOf(task), to: id, amount, reason: 'More for the task', key })
     },
+
+    spentSince: ({ id, accountId }: Spender, since: number) => ledger.spentSince(accountId, id, since),
 
     /** True when what is left is its agent's again; false as long as something is held. */
     async close({ id, accountId, budget }: Spender): Promise<boolean> {
@@ -53,6 +63,8 @@ export function createBudgets(ledger: TaskLedger) {
         return (await ledger.archive({ accountId, purseId: id })).archived !== undefined
       } catch (error) {
         if (isCode(error, ['purse_archived', 'purse_not_found'])) return true
+        // What it delegated has some of them still.
+        if (isCode(error, ['purse_has_children'])) return false
         throw error
       }
     },

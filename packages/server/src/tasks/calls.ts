@@ -31,6 +31,7 @@ export interface ActingDeps {
     of(run: Run, caller: KnownCaller): Promise<string>
     /** Undefined where none is there now. */
     present(run: Run): Promise<string | undefined>
+    isForeign(run: Run): Promise<boolean>
   }
   /** Before the first call of a turn that may change files, and after each step that did. */
   snapshots: { before(run: Run): Promise<void>; after(run: Run): void }
@@ -224,6 +225,7 @@ export function createActing(deps: ActingDeps) {
     const pieces = createPieces(run, write, clock)
     /** What stood in the way of its computer, and of nothing else that costs. */
     const noComputer = new Set<unknown>()
+    let isForeign = false
     let outputChars = 0
     const signal = run.control.begin()
     const caller = callerOf(run)
@@ -231,7 +233,7 @@ export function createActing(deps: ActingDeps) {
       agentId: run.task.agentId,
       taskId: run.task.id,
       callId: call.id,
-      hasOwnTokens: run.task.budget !== null,
+      hasOwnTokens: run.task.budget !== null || run.task.payerId !== null,
       caller,
       begun,
       answer: call.answer ?? undefined,
@@ -243,6 +245,7 @@ export function createActing(deps: ActingDeps) {
           throw error
         }),
       presentComputer: () => computer.present(run),
+      isForeign: async () => (isForeign ||= await computer.isForeign(run)),
       onOutput(stream, text) {
         if (outputChars >= taskLimits.outputChars) return
         outputChars += text.length

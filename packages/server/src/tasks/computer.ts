@@ -4,6 +4,7 @@ import type { Agents } from '../agents/service.ts'
 import type { Known } from '../agents/door.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Logger } from '../kernel/log.ts'
+import type { Network } from '../sandboxes/egress/schema.ts'
 import type { Files } from '../sandboxes/files/service.ts'
 import type { Sandboxes } from '../sandboxes/service.ts'
 import type { Workspaces } from '../workspaces/service.ts'
@@ -20,8 +21,8 @@ export interface TaskComputerDeps {
   agents: Pick<Agents, 'computerOf'>
   findAgent(agentId: string, accountId: string): Promise<Known | undefined>
   files: Pick<Files, 'read' | 'write'>
-  sandboxes: Pick<Sandboxes, 'isAlive' | 'rollback'>
-  workspaces: Pick<Workspaces, 'snapshot' | 'rollback' | 'fork' | 'removeSnapshot'>
+  sandboxes: Pick<Sandboxes, 'getNetwork' | 'isAlive' | 'rollback'>
+  workspaces: Pick<Workspaces, 'get' | 'snapshot' | 'rollback' | 'fork' | 'removeSnapshot'>
   attachments: Pick<Attachments, 'read'>
   log: Logger
 }
@@ -65,6 +66,26 @@ export function createTaskComputer(deps: TaskComputerDeps) {
       const { agentId, accountId } = run.task
       const sandboxId = (await findAgent(agentId, accountId))?.agent.sandboxId ?? undefined
       return sandboxId !== undefined && (await sandboxes.isAlive(sandboxId)) ? sandboxId : undefined
+    },
+
+    /**
+     * Whether what it says may be others' words: it may reach the network, or its disk is older than the task or holds files that came with it. Where that can not be told, it may.
+     */
+    async isForeign({ task }: Pick<Run, 'task'>): Promise<boolean> {
+      const { agentId, accountId, spec, createdAt } = task
+      if (spec.files.length > 0) return true
+      const { sandboxId = null, workspaceId = null } = (await findAgent(agentId, accountId))?.agent ?? {}
+      try {
+        const [network, workspace] = await Promise.all([
+          sandboxId === null ? undefined : sandboxes.getNetwork(sandboxId, { accountId }),
+          workspaceId === null ? undefined : workspaces.get(workspaceId, { accountId }),
+        ])
+        const isOld = workspace !== undefined && Date.parse(workspace.createdAt) < createdAt
+        return isOld || (network !== undefined && !isClosed(network))
+      } catch (error) {
+        if (error instanceof DeltaError) return true
+        throw error
+      }
     },
 
     /** Where the agent has no computer yet, there are none. */
@@ -158,6 +179,10 @@ export function createTaskComputer(deps: TaskComputerDeps) {
 
     settled: async (): Promise<void> => void (await Promise.all(taking.values())),
   }
+}
+
+function isClosed({ egress }: Network): boolean {
+  return typeof egress === 'string' ? egress === 'none' : egress.hosts.length + egress.presets.length === 0
 }
 
 /** That of the disk after a step: the last one taken up to then, and if there is none the first one after, since nothing was changed in between. */

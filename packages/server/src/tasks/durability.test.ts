@@ -102,7 +102,9 @@ testDatabases('a server that is killed', (open, openServers) => {
       const unpaid = calls.filter(({ tool, outcome }) => tool === 'pay' && outcome?.isError)
       for (const { outcome } of unpaid) expect(JSON.stringify(outcome)).toContain('it may have run')
       await checkTokens(second, [agent.id, id])
-      expect(await second.ledger.balanceOf(accountId, id)).toMatchObject({ granted: 0, bought: 0 })
+      // What was cut is among what it says it has cost.
+      const { cost } = await world.record(id)
+      expect(await second.ledger.balanceOf(accountId, id)).toMatchObject({ granted: 0, bought: 0, used: cost })
       await second.stop()
     }
     // All of it was cut somewhere.

@@ -10,8 +10,7 @@ import { noTraces, type Traces } from '../kernel/traces.ts'
 import { microPerToken } from '../ledger/door.ts'
 import type { TokenRequestView } from '../agents/requests/schema.ts'
 import type { CallModel } from '../models/door.ts'
-import type { BlobStore } from '../storage/blobs.ts'
-import { createAttachments } from './attachments.ts'
+import { type Attachments, digestOf } from './attachments.ts'
 import { createBudgets, type TaskLedger } from './budget.ts'
 import { callerOf, createActing } from './calls.ts'
 import { createTaskComputer, type TaskComputerDeps } from './computer.ts'
@@ -29,7 +28,7 @@ import { createToolbox, type ToolboxDeps } from './toolbox.ts'
 
 export interface OpenTasksDeps {
   database: Database
-  blobs: Pick<BlobStore, 'put' | 'get'>
+  attachments: Attachments
   agents: Agents
   directory: Pick<Directory, 'find'>
   ledger: TaskLedger
@@ -42,6 +41,7 @@ export interface OpenTasksDeps {
       wish: { tokens: number; reason: string; since: number },
     ): Promise<{ id: string } | undefined>
     find(requestId: string): Promise<TokenRequestView | undefined>
+    passOver(requestId: string): Promise<void>
     events: { on(name: 'token_request.changed', listener: (news: { requestId: string }) => void): unknown }
   }
   sandboxes: TaskComputerDeps['sandboxes'] & { door: SandboxDoor }
@@ -60,14 +60,24 @@ export interface OpenTasksDeps {
 
 /** Tasks with all that they stand on, and the news that each waits for. */
 export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature; start(): Promise<void> } {
-  const { database, agents, directory, approvals, tokenRequests, seal, traces = noTraces, clock, log } = deps
+  const {
+    database,
+    attachments,
+    agents,
+    directory,
+    approvals,
+    tokenRequests,
+    seal,
+    traces = noTraces,
+    clock,
+    log,
+  } = deps
   const deliverySteps = createDeliverySteps(database)
   const store = createTaskStore(database, (type, { accountId, agentId, id: taskId, changedAt: at }) =>
     deliverySteps({ type, accountId, agentId, taskId, at }),
   )
   const hub = createHub()
   const budgets = createBudgets(deps.ledger)
-  const attachments = createAttachments(deps.blobs)
   const findAgent = directory.find
   const computer = createTaskComputer({
     store,
@@ -86,7 +96,11 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     agents,
     tokenRequests,
     approvals,
-    saveImage: attachments.save,
+    async saveImage(bytes, { caller, callId }) {
+      const digest = digestOf(bytes)
+      await attachments.keep({ useId: callId, accountId: caller.accountId }, { blobs: new Map([[digest, bytes]]) })
+      return digest
+    },
     openSealed: (task) =>
       task.spec.mcpServers === null ? undefined : seal.open(task.spec.mcpServers, mcpPlace(task.id)),
     tasks: {
@@ -107,7 +121,9 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
           chat: false,
         }
         const limits = { ...(maxPrice !== null && { maxPrice }), ...(tokenBudget !== undefined && { tokenBudget }) }
-        const maker = { accountId: caller.accountId, asker: parent.asker, parentTaskId, rights }
+        // What somebody set for the whole is the bound of its parts too.
+        const payerId = parent.budget === null ? parent.payerId : parent.id
+        const maker = { accountId: caller.accountId, asker: parent.asker, parentTaskId, payerId, rights }
         const { id } = await tasks.createBy({ ...asked, ...limits }, maker, `delegate ${key}`)
         return delegated((await store.get(id))!)
       },
@@ -134,7 +150,8 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
 
   /** The agent's own shortage is the agent's affair, and asked for there. */
   async function askForTokens({ task, agent }: Run, wanted: number): Promise<string | undefined> {
-    if (task.budget === null) return undefined
+    // What pays for it is another's budget, which a person has set.
+    if (task.budget === null || task.payerId !== null) return undefined
     const tokens = Math.max(1, Math.ceil(Math.max(wanted, task.budget / 2) / microPerToken))
     const reason = `The task ${task.id} has used up its budget`
     const request = await tokenRequests
@@ -203,6 +220,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     attachments,
     seal,
     hasCome,
+    passOver: tokenRequests.passOver,
     withdrawApproval: (approvalId) => approvals.withdraw(approvalId, 'platform'),
     letGo: (taskId) => void toolbox.forget(taskId),
     onSettled: agents.purseArchived,

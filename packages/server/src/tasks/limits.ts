@@ -13,6 +13,8 @@ export const taskLimits = {
   files: 50,
   /** Of one file that comes with a task; larger ones are uploaded to the agent's computer. */
   fileBytes: 1_000_000,
+  /** Of one that is being removed it is waited for the end; a server that died over it is waited for no longer than `removalMs`. */
+  attachments: { removalPollMs: 100, removalPolls: 100, removalMs: 10 * minute },
   fallbackModels: 5,
   mcpServers: 8,
   timeLimitMs: { max: 30 * 24 * hour, default: 24 * hour },

@@ -36,6 +36,23 @@ testDatabases('the loop', (open) => {
     return { world, server, agent, ...world }
   }
 
+  test('the result of a chat that waits is what it has said last, and of one that has said nothing yet none', async () => {
+    const { world, server, agent } = await start()
+    world.peer.script(say('Hello.'), callTool('slow', { text: 'x' }), say('And again.'))
+    const { id } = await give(server, agent.id, { chat: true })
+    expect(await server.tasks.result(id, anna)).toMatchObject({ text: null })
+    await until(async () => (await world.record(id)).state === 'waiting')
+    expect(await server.tasks.result(id, anna)).toMatchObject({ state: 'waiting', text: 'Hello.', value: null })
+    await server.tasks.message(id, { text: 'More', interrupt: false }, anna)
+    await until(() => world.ran.length === 1)
+    expect(await server.tasks.result(id, anna)).toMatchObject({ state: 'working', text: 'Hello.' })
+    world.gateOf('x').open()
+    await until(async () => (await world.record(id)).state === 'waiting')
+    expect(await server.tasks.result(id, anna)).toMatchObject({ state: 'waiting', text: 'And again.' })
+    await server.tasks.cancel(id, anna)
+    expect(await server.tasks.result(id, anna)).toMatchObject({ state: 'canceled' })
+  })
+
   describe.each(peerNames)('with %s', (name) => {
     const on = (peers: Record<ScriptedPeer['name'], ScriptedPeer>) => peers[name]
     const model = modelOf[name]

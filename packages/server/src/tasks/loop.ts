@@ -179,6 +179,9 @@ export function createLoop(deps: LoopDeps) {
   async function advance(run: Run): Promise<Next> {
     // The server that asked the model died before the answer was on disk: it was charged, and is asked again.
     if (run.step?.state === 'calling') {
+      const lost = await budgets.spentSince(run.task, run.step.startedAt)
+      const { cost, estimated } = run.task
+      run.carried.changes = { ...run.carried.changes, cost: cost + lost, estimated: estimated || lost > 0 }
       endStep(run, 'cut')
       if (await isLostAgain(run)) return lostAgain
     }
@@ -466,7 +469,10 @@ export function createLoop(deps: LoopDeps) {
   }
 
   async function outOfTokens(run: Run, wanted: number): Promise<Rest> {
-    const message = run.task.budget === null ? 'Its agent is out of tokens' : 'Its own tokens are used up'
+    const { budget, payerId } = run.task
+    const out =
+      payerId === null ? 'Its agent is out of tokens' : `The budget of ${payerId}, which pays for it, is used up`
+    const message = budget === null ? out : 'Its own tokens are used up'
     const requestId = await askForTokens(run, wanted)
     const waitsFor = [{ kind: 'tokens' as const, ...(requestId !== undefined && { requestId }) }]
     return { state: 'suspended', message, waitsFor }

@@ -121,4 +121,28 @@ export const taskMigrations: Migration[] = [
       'create table task_owners (owner text primary key, seen_at bigint not null)',
     ],
   },
+  {
+    name: 'tasks-2',
+    up: () => [
+      // The task above it whose budget it spends.
+      'alter table tasks add column payer_id text',
+      'create index tasks_paid_by on tasks (payer_id) where open = 1',
+      // Blobs of tasks, each with how often it is used; `ours`: it was stored for them, and is no layer of a workspace.
+      `create table attachments (
+        digest text primary key,
+        uses bigint not null,
+        ours integer not null,
+        state text not null check (state in ('kept', 'removing')),
+        changed_at bigint not null
+      )`,
+      `create table attachment_uses (
+        use_id text not null,
+        digest text not null,
+        account_id text not null,
+        bytes bigint not null,
+        primary key (use_id, digest)
+      )`,
+      'create index attachment_uses_of_account on attachment_uses (account_id, digest)',
+    ],
+  },
 ]

@@ -43,6 +43,8 @@ export interface TaskRecord {
   spec: TaskSpec
   /** Micro-tokens of its own; null: it spends its agent's. */
   budget: number | null
+  /** The task above it whose budget it spends: from that come its own tokens, and without any it is paid from that. */
+  payerId: string | null
   /** What follows its end is done: its own purse is archived, what it asked for is withdrawn, whoever waited for it knows. */
   isSettled: boolean
   asker: Asker

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { inheritable, type KnownCaller, type Right } from '../access/callers/door.ts'
 import type { Message, ReplyPart, Stop, TextPart, ToolCallPart, Usage, UserPart } from '../models/door.ts'
 import { taskLimits } from './limits.ts'
 import type { CallRecord, StoredMessage, TaskRecord } from './record.ts'
@@ -128,9 +129,13 @@ export function unanswered(messages: readonly StoredMessage[]): ToolCallPart[] {
   return last?.role === 'assistant' ? last.parts.filter((part) => part.type === 'tool_call') : []
 }
 
-/** Whether it stands still for want of tokens of its own, and not with its agent. */
-export function isShortItself({ budget, waitsFor }: Pick<TaskRecord, 'budget' | 'waitsFor'>): boolean {
-  return budget !== null && waitsFor.some(({ kind }) => kind === 'tokens')
+/** Whether it stands still for want of tokens of its own or of the task that pays for it, and not with its agent. */
+export function isShortItself({
+  budget,
+  payerId,
+  waitsFor,
+}: Pick<TaskRecord, 'budget' | 'payerId' | 'waitsFor'>): boolean {
+  return (budget !== null || payerId !== null) && waitsFor.some(({ kind }) => kind === 'tokens')
 }
 
 /** What is remembered of a call that has ended, to see whether the next is the same again. */
@@ -186,4 +191,9 @@ export const noUsage: Usage = { input: 0, cacheRead: 0, cacheWrite: 0, cacheWrit
 /** What whoever watches is shown of a text that may be long. */
 export function shown(text: string, chars = 4_000): string {
   return text.length <= chars ? text : `${text.slice(0, chars)}… (${text.length - chars} more characters)`
+}
+
+/** An agent's token, which may be narrower than its agent, gets nobody more than it has. Null, all that the agent may: people and their keys give tasks to agents that may more than a key says; that is what the right to do so is. */
+export function handedOn({ principal }: Pick<KnownCaller, 'principal'>): readonly Right[] | null {
+  return principal.kind === 'agent' ? inheritable(principal) : null
 }

@@ -167,6 +167,9 @@ export const taskSchema = z
     maxSteps: z.int(),
     lastEvent: z.int().openapi({ description: 'The number of its latest event' }),
     tokenBudget: z.number().nullable(),
+    paidBy: z.string().nullable().openapi({
+      description: 'The task that delegated it and has a budget, from which it is paid; null: its agent',
+    }),
     usage: taskUsageSchema,
     untrusted: z.boolean().openapi({ description: 'It has read what came from outside' }),
     metadata: z.record(z.string(), z.string()),

@@ -1,5 +1,5 @@
 import type { KnownCaller } from '../access/callers/door.ts'
-import { decide, inheritable, narrow, type Right } from '../access/callers/door.ts'
+import { decide, narrow, type Right } from '../access/callers/door.ts'
 import { isOver, type Known, mayChange, mayKnow, mayWork, refusalOf } from '../agents/door.ts'
 import type { Agents } from '../agents/service.ts'
 import { askerOf, type Asker } from '../approvals/door.ts'
@@ -13,8 +13,8 @@ import { isId, newId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Metrics } from '../kernel/metrics.ts'
 import { parseTokens, shownTokens } from '../ledger/door.ts'
-import type { Message, ToolCallPart, UserPart } from '../models/door.ts'
-import type { Attachments } from './attachments.ts'
+import type { ImagePart, Message, ToolCallPart, UserPart } from '../models/door.ts'
+import { attach, type Attached, type Attachments } from './attachments.ts'
 import type { Budgets } from './budget.ts'
 import { noStep, snapshotOf, type TaskComputer } from './computer.ts'
 import { type Control, createControl } from './control.ts'
@@ -25,7 +25,7 @@ import type { Hub } from './hub.ts'
 import { taskLimits } from './limits.ts'
 import type { Loop } from './loop.ts'
 import type { StoredMessage, TaskEvent, TaskRecord, TaskSpec } from './record.ts'
-import { isShortItself, noUsage, unanswered } from './rules.ts'
+import { handedOn, isShortItself, noUsage, unanswered } from './rules.ts'
 import type { CreateTask, ForkTask, TaskListQuery, TaskMessage, TaskResult, TaskView, UndoTask } from './schema.ts'
 import { isOpen, mayBecome, needsDecision } from './states.ts'
 import type { Additions, TaskStore } from './store.ts'
@@ -49,6 +49,8 @@ export interface TasksDeps {
   /** What a task waits for has come, or can not come any more. */
   hasCome(task: TaskRecord): Promise<boolean>
   withdrawApproval(approvalId: string): Promise<void>
+  /** A request that no main agent hears of is a person's to decide. */
+  passOver(requestId: string): Promise<void>
   /** What was opened for the work on it, such as connections to its servers: nothing is kept of what stands still. */
   letGo(taskId: string): void
   /** A task of the agent has given its tokens back: an agent that is being archived waits for that. */
@@ -78,8 +80,10 @@ export interface TaskMaker {
   accountId: string
   asker: Asker
   parentTaskId?: string | undefined
+  /** The task whose budget it spends. @default none: its agent's tokens */
+  payerId?: string | null | undefined
   /** At most these, of what its agent has. @default all of it */
-  rights?: readonly Right[] | undefined
+  rights?: readonly Right[] | null
 }
 
 const hour = 3_600_000
@@ -176,10 +180,12 @@ export function createTasks(deps: TasksDeps) {
     refuse(mayWork(known.agent, { computer: true }))
     await refuseMany(accountId)
     const id = newId('tsk')
-    const spec = { ...(await specOf(id, wish, accountId)), rights: maker.rights ?? null }
-    const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
-    const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
     const budget = wish.tokenBudget === undefined ? null : parseTokens(wish.tokenBudget, { field: 'tokenBudget' })
+    const attached = attach(wish.images, wish.files)
+    const spec = { ...(await specOf(id, wish, { accountId, attached })), rights: maker.rights ?? null }
+    const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...attached.images]
+    // Before the task: one whose files were never stored could not be begun.
+    await attachments.keep({ useId: id, accountId }, attached)
     const now = clock.now()
     const begins = working.size < taskLimits.working && !crowded().includes(accountId) && !stopping.signal.aborted
     const task: TaskRecord = {
@@ -188,6 +194,7 @@ export function createTasks(deps: TasksDeps) {
       accountId,
       agentId: wish.agent,
       parentTaskId: maker.parentTaskId ?? null,
+      payerId: maker.payerId ?? null,
       state: begins ? 'working' : 'queued',
       owner: begins ? owner : null,
       startedAt: begins ? now : null,
@@ -203,6 +210,7 @@ export function createTasks(deps: TasksDeps) {
       if (
         !(await store.insert(task, { request, messages: [first], step: stepZero(spec.model, now), events: [told] }))
       ) {
+        await attachments.release(id)
         const other = request && (await madeBefore(accountId, request))
         if (other) return other
         throw new DeltaError('idempotency_in_progress', 'The first request with this key is still being worked on')
@@ -236,6 +244,7 @@ export function createTasks(deps: TasksDeps) {
       if (error instanceof DeltaError && error.status < 500) {
         await budgets.close(task)
         await store.remove(task.id)
+        await attachments.release(task.id)
       } else pump()
       throw error
     }
@@ -251,7 +260,11 @@ export function createTasks(deps: TasksDeps) {
     return task && viewOf(task)
   }
 
-  async function specOf(id: string, wish: CreateTask, accountId: string): Promise<Omit<TaskSpec, 'rights'>> {
+  async function specOf(
+    id: string,
+    wish: CreateTask,
+    { accountId, attached: { files } }: { accountId: string; attached: Attached },
+  ): Promise<Omit<TaskSpec, 'rights'>> {
     const { model } = await resolveModel(wish.model, accountId)
     const fallbackModels: string[] = []
     for (const one of wish.fallbackModels ?? []) fallbackModels.push((await resolveModel(one, accountId)).model)
@@ -259,11 +272,6 @@ export function createTasks(deps: TasksDeps) {
     for (const name of Object.keys(wish.tools ?? {})) {
       if (name === '*' || name.startsWith('mcp__') || deps.toolNames.has(name)) continue
       throw invalid(`body.tools.${name}`, `is no tool; there are ${[...deps.toolNames].join(', ')}`)
-    }
-    const files: { path: string; digest: string; size: number }[] = []
-    for (const { path, content, encoding } of wish.files ?? []) {
-      const bytes = Buffer.from(content, encoding)
-      files.push({ path, digest: await attachments.save(bytes), size: bytes.length })
     }
     const servers = wish.mcpServers ?? []
     return {
@@ -348,7 +356,15 @@ export function createTasks(deps: TasksDeps) {
     const parent = task.parentTaskId === null ? undefined : await store.get(task.parentTaskId)
     const isAwaited = parent?.waitsFor.some((one) => one.kind === 'task' && one.taskId === task.id)
     if (parent?.state === 'waiting' && isAwaited) await requeue(parent)
-    if (!task.isSettled && (await budgets.close(task))) await store.settle(task.id)
+    if (!task.isSettled && (await closeBudget(task))) await store.settle(task.id)
+    const payer = task.payerId === null ? undefined : await store.get(task.payerId)
+    if (payer && !payer.isSettled && !isOpen(payer.state) && (await closeBudget(payer))) await store.settle(payer.id)
+  }
+
+  /** Not while something that it delegated spends its tokens. */
+  async function closeBudget(task: TaskRecord): Promise<boolean> {
+    if (task.budget !== null && (await store.paidBy(task.id)).length > 0) return false
+    return budgets.close(task)
   }
 
   /** Takes what is queued, as long as there is room. */
@@ -499,20 +515,38 @@ export function createTasks(deps: TasksDeps) {
   ): Promise<TaskView> {
     const task = await recordFor(id, caller)
     if (!isOpen(task.state)) throw isEnded(task)
-    const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
-    const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
+    const attached = attach(wish.images)
     const key = idempotencyKey === undefined ? undefined : `${caller.actorId} ${idempotencyKey}`
     if (key !== undefined && (await store.inboxOf(id, key)) !== undefined) return viewOf((await store.get(id)) ?? task)
-    if (await answered(task, wish.text, { caller, key })) {
-      if (images.length > 0) await tell(id, { parts: images, by: caller.actorId }, undefined)
-    } else {
-      const seq = await tell(id, { parts, by: caller.actorId }, key)
-      const now = await store.get(id)
-      // It has ended meanwhile, and nobody will read that.
-      if (now && !isOpen(now.state) && now.lastInbox < seq) throw isEnded(now)
+    await refuseUnread(task)
+    const useId = newId('req')
+    await attachments.keep({ useId, accountId: task.accountId }, attached)
+    try {
+      await hand(task, { text: wish.text, images: attached.images }, { caller, key })
+    } catch (error) {
+      // A failure of the server may come after it was told.
+      if (error instanceof DeltaError && error.status < 500) await attachments.release(useId)
+      throw error
     }
     if (wish.interrupt) await interruptNow(id)
     return viewOf((await store.get(id)) ?? task)
+  }
+
+  async function hand(
+    task: TaskRecord,
+    { text, images }: { text: string; images: readonly ImagePart[] },
+    { caller, key }: { caller: KnownCaller; key: string | undefined },
+  ): Promise<void> {
+    const { id } = task
+    if (await answered(task, text, { caller, key })) {
+      if (images.length > 0) await tell(id, { parts: images, by: caller.actorId }, undefined)
+      return
+    }
+    const parts: UserPart[] = [{ type: 'text', text }, ...images]
+    const seq = await tell(id, { parts, by: caller.actorId }, key)
+    const now = await store.get(id)
+    // It has ended meanwhile, and nobody will read that.
+    if (now && !isOpen(now.state) && now.lastInbox < seq) throw isEnded(now)
   }
 
   async function tell(
@@ -521,13 +555,16 @@ export function createTasks(deps: TasksDeps) {
     key: string | undefined,
   ): Promise<number> {
     const task = await store.get(id)
-    if (task && (await store.lastOfInbox(id)) - task.lastInbox >= taskLimits.inbox) {
-      throw conflict(task, `it has not read the last ${taskLimits.inbox} messages`)
-    }
+    if (task) await refuseUnread(task)
     const seq = await store.addToInbox(id, { parts, by, createdAt: clock.now() }, key)
     const now = await store.get(id)
     if (now?.state === 'waiting' && (await hasCome(now))) await requeue(now)
     return seq
+  }
+
+  async function refuseUnread(task: TaskRecord): Promise<void> {
+    if ((await store.lastOfInbox(task.id)) - task.lastInbox < taskLimits.inbox) return
+    throw conflict(task, `it has not read the last ${taskLimits.inbox} messages`)
   }
 
   /** A message to a task that asked something is the answer. */
@@ -646,6 +683,11 @@ export function createTasks(deps: TasksDeps) {
     // What an agent may spend on a task is not its own to say.
     if (known) refuse(mayChange(caller.principal, { id: task.agentId, line: known.line }))
     if (!isOpen(task.state)) throw isEnded(task)
+    // What it spends is that of the task above it.
+    if (task.budget === null && task.payerId !== null) {
+      await giveTokens(task.payerId, wished, caller, { idempotencyKey })
+      return viewOf((await store.get(id)) ?? task)
+    }
     if (task.budget === null) throw conflict(task, 'it has no budget of its own, and spends its agent’s tokens')
     await budgets.give(task, amount, `given ${caller.actorId} ${idempotencyKey}`)
     await tokensCame(id)
@@ -657,6 +699,10 @@ export function createTasks(deps: TasksDeps) {
     working.get(id)?.control.tokensCame()
     const task = await store.get(id)
     if (task?.state === 'suspended' && isShortItself(task)) await requeue(task)
+    for (const paid of await store.paidBy(id)) {
+      working.get(paid.id)?.control.tokensCame()
+      if (paid.budget === null && paid.state === 'suspended' && isShortItself(paid)) await requeue(paid)
+    }
   }
 
   // ── going back ──
@@ -885,7 +931,8 @@ export function createTasks(deps: TasksDeps) {
 
   async function result(id: string, caller: KnownCaller): Promise<TaskResult> {
     const task = await recordFor(id, caller, 'read:tasks')
-    return resultView(task, await store.calls(id))
+    const said = isOpen(task.state) ? await store.messages(id) : []
+    return resultView(task, { calls: await store.calls(id), said })
   }
 
   async function transcript(id: string, caller: KnownCaller): Promise<{ json: Transcript; markdown: () => string }> {
@@ -952,12 +999,13 @@ export function createTasks(deps: TasksDeps) {
 
   /** Somebody below an agent asks it for something: the task that is concerned with that reads it before its next step. */
   async function askedFor({ agentId, belowId, requestId, text }: AskedFor): Promise<void> {
-    const parents = (await store.openOf(belowId)).flatMap(({ parentTaskId }) =>
-      parentTaskId === null ? [] : [parentTaskId],
-    )
-    const open = (await store.openOf(agentId)).toSorted((a, b) => b.changedAt - a.changedAt)
+    const asking = await store.openOf(belowId)
+    const parents = asking.flatMap(({ parentTaskId }) => (parentTaskId === null ? [] : [parentTaskId]))
     const isListening = ({ state }: TaskRecord) => state === 'working' || state === 'queued' || state === 'waiting'
-    const task = open.find(({ id }) => parents.includes(id)) ?? open.find(isListening)
+    const open = (await store.openOf(agentId)).filter(isListening).toSorted((a, b) => b.changedAt - a.changedAt)
+    const task = open.find(({ id }) => parents.includes(id)) ?? open[0]
+    // One that is led by a program of yours decides by its own token; where the loop leads them nobody would.
+    if (!task && asking.length > 0) return deps.passOver(requestId)
     if (task) await tell(task.id, { parts: [{ type: 'text', text }], by: requestId }, `request ${requestId}`)
   }
 
@@ -1113,6 +1161,7 @@ function emptyTask(now: number): Omit<TaskRecord, 'id' | 'accountId' | 'agentId'
     message: null,
     waitsFor: [],
     budget: null,
+    payerId: null,
     isSettled: false,
     wish: null,
     owner: null,
@@ -1158,13 +1207,8 @@ function lastingAsker(caller: KnownCaller): Asker {
   return { ...asker, ties: asker.ties.filter((id) => !isId('ses', id) && !isId('tok', id)) }
 }
 
-/** An agent's token, which may be narrower than its agent, gets nobody more than it has. People and their keys give tasks to agents that may more than a key says: that is what the right to do so is. */
-function handedOn({ principal }: KnownCaller): readonly Right[] | undefined {
-  return principal.kind === 'agent' ? inheritable(principal) : undefined
-}
-
-function narrowed(own: readonly Right[] | null, wanted: readonly Right[] | undefined): readonly Right[] | null {
-  if (own === null) return wanted ?? null
+function narrowed(own: readonly Right[] | null, wanted: readonly Right[] | null): readonly Right[] | null {
+  if (own === null) return wanted
   return wanted ? narrow(own, wanted) : own
 }
 

@@ -38,6 +38,7 @@ function record(changes: Partial<TaskRecord> = {}): TaskRecord {
       files: [],
     },
     budget: null,
+    payerId: null,
     isSettled: false,
     asker: { actorId: 'usr_a', userId: 'usr_a', ties: ['usr_a'], line: 'usr_a', root: 'usr_a' },
     wish: null,

@@ -30,6 +30,7 @@ interface TasksTable {
   waits_for: string
   spec: string
   budget: number | null
+  payer_id: string | null
   settled: number
   asker: string
   wish: string | null
@@ -440,6 +441,12 @@ export function createTaskStore(
       return (await db.all(query.compile())).map(recordOf)
     },
 
+    /** Those that spend its tokens and have not ended. */
+    async paidBy(taskId: string): Promise<TaskRecord[]> {
+      const query = sql.selectFrom('tasks').selectAll().where('payer_id', '=', taskId).where('open', '=', 1)
+      return (await db.all(query.compile())).map(recordOf)
+    },
+
     /** Its number; that of the first where the same key had added one before. */
     async addToInbox(taskId: string, message: Omit<InboxMessage, 'seq'>, key: string | undefined): Promise<number> {
       for (let tries = 1; ; tries += 1) {
@@ -609,6 +616,7 @@ function rowOf(record: TaskRecord): TasksTable {
     waits_for: JSON.stringify(record.waitsFor),
     spec: JSON.stringify(record.spec),
     budget: record.budget,
+    payer_id: record.payerId,
     settled: Number(record.isSettled),
     asker: JSON.stringify(record.asker),
     wish: record.wish,
@@ -668,6 +676,7 @@ function recordOf(row: TasksTable): TaskRecord {
     waitsFor: JSON.parse(row.waits_for) as TaskRecord['waitsFor'],
     spec: JSON.parse(row.spec) as TaskSpec,
     budget: row.budget,
+    payerId: row.payer_id,
     isSettled: row.settled === 1,
     asker: JSON.parse(row.asker) as TaskRecord['asker'],
     wish: row.wish as Wish | null,

@@ -39,6 +39,8 @@ import { toolCallApproval } from './approval.ts'
 import { openTasks } from './feature.ts'
 import { taskMigrations } from './migrations.ts'
 import { webhookMigrations } from './webhooks/migrations.ts'
+import { createAttachmentStore } from './attachment-store.ts'
+import { createAttachments } from './attachments.ts'
 import type { CallRecord, TaskEvent, TaskRecord } from './record.ts'
 import { createTaskSchema, type TaskView } from './schema.ts'
 import { createTaskStore } from './store.ts'
@@ -164,6 +166,8 @@ export interface WorldOptions {
   grant?: number
   log?: Logger
   tools?: readonly Tool[]
+  /** Throws for an account that keeps more than it pays for. @default never */
+  mayKeepMore?: (accountId: string) => Promise<void>
 }
 
 const input = z.strictObject({ text: z.string() })
@@ -325,7 +329,13 @@ export async function newWorld(database: Database, options: WorldOptions = {}) {
     const requests = openTokenRequests({ ...parts, agents, agentStore: directory.store, approvals, ledger, record })
     const opened = openTasks({
       ...parts,
-      blobs: storage.blobs,
+      attachments: createAttachments({
+        store: createAttachmentStore(parts.database),
+        blobs: storage.blobs,
+        mayKeepMore: options.mayKeepMore ?? (async () => undefined),
+        clock,
+        log,
+      }),
       agents,
       directory,
       ledger,

@@ -319,6 +319,108 @@ testDatabases('tasks', (open) => {
       expect(world.peer.requests().at(-1)!.results[0]!.text).toContain('balance_too_low')
     })
 
+    describe('of a task with a budget', () => {
+      /** A bot that has tokens of its own. */
+      async function startBudget(tokenBudget: number, more = ['delegate']) {
+        const started = await start({ grant: 1_000 })
+        const rights = ['read:*', 'write:*', 'request', ...more]
+        const rich = await newAgent(started.server, {
+          name: 'Rich',
+          kind: 'bot',
+          task: 'Helps',
+          parentAgent: started.agent.id,
+          tokenBudget: 20,
+          rights,
+        })
+        const childOf = async (id: string) => {
+          const { data } = await started.server.tasks.list(taskListQuerySchema.parse({}), anna)
+          return data.find(({ parentTaskId }) => parentTaskId === id)!
+        }
+        return { ...started, rich, childOf, wish: { tokenBudget } }
+      }
+
+      test('are paid from that, whatever their agent has, and what is left goes back at the end of all', async () => {
+        const { world, server, agent, rich, childOf, tokensOf, wish } = await startBudget(5, [])
+        world.peer.otherwise(({ tools, replies }) => {
+          if (!tools.includes('delegate')) return replies === 0 ? callTool('slow', { text: 'x' }) : say('I helped.')
+          if (replies > 0) return say('ok')
+          return callTool('delegate', { agentId: rich.id, task: 'Help me', background: true })
+        })
+        const before = await tokensOf(agent.id)
+        const { id } = await give(server, agent.id, wish)
+        await until(async () => (await world.record(id)).state === 'finished' && world.ran.length === 1)
+        const child = await childOf(id)
+        expect(child.paidBy).toBe(id)
+        expect((await world.record(id)).isSettled).toBe(false)
+        world.gateOf('x').open()
+        await atRest(world, child.id)
+        await until(async () => (await world.record(id)).isSettled)
+        expect(await tokensOf(rich.id)).toBe(20)
+        const costs = (await world.record(id)).cost + (await world.record(child.id)).cost
+        expect(before - (await tokensOf(agent.id))).toBeCloseTo(costs / microPerToken, 6)
+      })
+
+      test('stand still when it is used up, and go on when a person gives it more', async () => {
+        const { world, server, agent, rich, childOf, tokensOf, wish } = await startBudget(1)
+        world.peer.script(
+          callTool('delegate', { agentId: rich.id, task: 'Help me' }),
+          callTool('echo', { text: 'x'.repeat(300_000) }),
+          say('I helped.'),
+          say('ok'),
+        )
+        const { id } = await give(server, agent.id, wish)
+        await until(async () => (await childOf(id))?.state === 'suspended')
+        const child = await childOf(id)
+        expect(child.message).toContain(id)
+        await server.tasks.giveTokens(child.id, 60, anna)
+        await until(async () => (await world.record(id)).state === 'finished')
+        expect((await world.record(child.id)).state).toBe('finished')
+        expect(await tokensOf(rich.id)).toBe(20)
+      })
+
+      test('that are given some of it have no more than there is', async () => {
+        const { world, server, agent, rich, childOf, tokensOf, wish } = await startBudget(5)
+        world.peer.script(
+          callTool('delegate', { agentId: rich.id, task: 'Help me', tokenBudget: 10 }),
+          callTool('delegate', { agentId: rich.id, task: 'Help me', tokenBudget: 2 }),
+          say('I helped.'),
+          say('ok'),
+        )
+        const { id } = await give(server, agent.id, wish)
+        await until(async () => (await world.record(id)).state === 'finished')
+        expect(JSON.stringify(await world.calls(id))).toContain('balance_too_low')
+        const child = await childOf(id)
+        expect(child).toMatchObject({ tokenBudget: 2, paidBy: id, state: 'finished' })
+        await until(async () => (await world.record(id)).isSettled)
+        expect(await tokensOf(rich.id)).toBe(20)
+      })
+
+      test('hand the bound on to what they delegate themselves', async () => {
+        const { world, server, agent, rich, childOf, tokensOf, wish } = await startBudget(5)
+        const second = await newAgent(server, {
+          name: 'Second',
+          kind: 'bot',
+          task: 'Helps',
+          parentAgent: rich.id,
+          tokenBudget: 5,
+        })
+        world.peer.script(
+          callTool('delegate', { agentId: rich.id, task: 'Help me' }),
+          callTool('delegate', { agentId: second.id, task: 'Help me' }),
+          say('I helped.'),
+          say('I helped.'),
+          say('ok'),
+        )
+        const { id } = await give(server, agent.id, wish)
+        await until(async () => (await world.record(id)).state === 'finished')
+        const child = await childOf(id)
+        expect((await childOf(child.id)).paidBy).toBe(id)
+        await until(async () => (await world.record(id)).isSettled)
+        expect(await tokensOf(second.id)).toBe(5)
+        expect(await tokensOf(rich.id)).toBe(15)
+      })
+    })
+
     test('end with whoever gave them the task', async () => {
       const { world, server, agent } = await start()
       world.peer.script(callTool('delegate', bot(10)), callTool('slow', { text: 'x' }))
@@ -329,6 +431,28 @@ testDatabases('tasks', (open) => {
       const { data } = await server.tasks.list(taskListQuerySchema.parse({}), anna)
       const child = data.find(({ parentTaskId }) => parentTaskId === id)!
       expect(await atRest(world, child.id)).toMatchObject({ state: 'canceled' })
+    })
+
+    test('a request of theirs comes to a person at once where their main agent has nothing under way that hears it', async () => {
+      const { world, server, agent } = await start()
+      const helper = await newAgent(server, {
+        name: 'Helper',
+        kind: 'bot',
+        task: 'Helps',
+        parentAgent: agent.id,
+        tokenBudget: 10,
+        rights: ['read:*', 'write:*', 'request'],
+      })
+      world.peer.otherwise(({ replies }) =>
+        replies === 0 ? callTool('request_tokens', { tokens: 5, reason: 'Forty more' }) : say('ok'),
+      )
+      const { id } = await give(server, helper.id)
+      const pending = async () => (await server.requests.list({ limit: 10 }, bert)).data[0]
+      await until(async () => (await pending())?.state === 'pending_user' && (await pending())?.approvalId !== null)
+      expect((await world.record(id)).state).toBe('waiting')
+      const { id: requestId, tokens } = (await pending())!
+      await server.requests.approve(requestId, tokens, bert)
+      await until(async () => (await world.record(id)).state === 'finished')
     })
 
     test.each([

@@ -24,6 +24,7 @@ export function viewOf(task: TaskRecord): TaskView {
     maxSteps: spec.maxSteps,
     lastEvent: task.lastEvent,
     tokenBudget: task.budget === null ? null : shownTokens(task.budget),
+    paidBy: task.payerId,
     usage: {
       input: usage.input,
       cacheRead: usage.cacheRead,
@@ -44,7 +45,11 @@ export function viewOf(task: TaskRecord): TaskView {
 
 const writers = new Set(['write_file', 'edit_file'])
 
-export function resultView(task: TaskRecord, calls: readonly CallRecord[]): TaskResult {
+/** `said`: of one that goes on, whose last words are its text as far as it is. */
+export function resultView(
+  task: TaskRecord,
+  { calls, said }: { calls: readonly CallRecord[]; said: readonly StoredMessage[] },
+): TaskResult {
   const paths = new Set<string>()
   for (const { tool, input, outcome } of calls) {
     if (!writers.has(tool) || !outcome || outcome.isError) continue
@@ -52,8 +57,13 @@ export function resultView(task: TaskRecord, calls: readonly CallRecord[]): Task
     if (path !== undefined) paths.add(path.startsWith('/') ? path : `/workspace/${path}`)
   }
   const { state, reason, result } = task
-  const { text = null, value = null } = result ?? {}
-  return { state, reason, text, value, files: [...paths].map((path) => ({ path })) }
+  const { value = null } = result ?? {}
+  return { state, reason, text: result?.text ?? lastWords(said), value, files: [...paths].map((path) => ({ path })) }
+}
+
+function lastWords(said: readonly StoredMessage[]): string | null {
+  const texts = said.map(({ message }) => (message.role === 'assistant' ? textOf(message.parts) : ''))
+  return texts.findLast((text) => text !== '') ?? null
 }
 
 function pathIn(input: string): string | undefined {

@@ -26,6 +26,8 @@ export interface StorageChargesDeps {
   log: Logger
   /** Layers lie in a bucket, which has a price of its own. */
   isBucket: boolean
+  /** What lies in storage beside layers. @default nothing */
+  others?: { accounts(): Promise<string[]>; bytesOf(accountId: string): Promise<number> } | undefined
 }
 
 interface Tables {
@@ -51,18 +53,19 @@ export type StorageCharges = ReturnType<typeof createStorageCharges>
  * Charges accounts for what they keep, once for each day of UTC in which the server runs: the key of the charge is the day, so that it happens once whatever
  * crashes. What the reserve can not pay is owed; as long as it is, nothing new is started or made, and nothing is removed.
  */
-export function createStorageCharges({ database, ledger, clock, log, isBucket }: StorageChargesDeps) {
+export function createStorageCharges({ database, ledger, clock, log, isBucket, others }: StorageChargesDeps) {
   const db = database.of<Tables>()
   const sql = db.sql
   const counts = { committed: 0, owed: 0 }
   const daily = createLoop({ name: 'storage_charges', clock, log, work: chargeAll })
 
   async function accounts(): Promise<string[]> {
-    const [snapshots, volumes] = await Promise.all([
+    const [snapshots, volumes, more = []] = await Promise.all([
       db.all(sql.selectFrom('snapshots').select('account_id').distinct().compile()),
       db.all(sql.selectFrom('volumes').select('account_id').distinct().compile()),
+      others?.accounts(),
     ])
-    return Array.from(new Set([...snapshots, ...volumes].map((row) => row.account_id))).toSorted()
+    return Array.from(new Set([...[...snapshots, ...volumes].map((row) => row.account_id), ...more])).toSorted()
   }
 
   async function bytesOf(accountId: string) {
@@ -106,11 +109,14 @@ export function createStorageCharges({ database, ledger, clock, log, isBucket }:
   }
 
   async function charge(accountId: string, day: string): Promise<void> {
-    const { poolBytes, layerBytes } = await bytesOf(accountId)
+    const [{ poolBytes, layerBytes }, otherBytes = 0] = await Promise.all([
+      bytesOf(accountId),
+      others?.bytesOf(accountId),
+    ])
     const layerMeter = isBucket ? 'storage_s3_mb_days' : 'storage_mb_days'
     const lines = [
       { meter: 'storage_mb_days', quantity: poolBytes / megabyte },
-      { meter: layerMeter, quantity: layerBytes / megabyte },
+      { meter: layerMeter, quantity: (layerBytes + otherBytes) / megabyte },
     ]
       .filter(({ quantity }) => quantity > 0)
       .map((line) => ({ ...line, cost: ledger.price(line.meter, line.quantity) }))

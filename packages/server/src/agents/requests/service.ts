@@ -558,6 +558,11 @@ export function createTokenRequests({ database, agents, approvals, ledger, recor
     tokensCame,
     agentEnded,
     mainHalted,
+    /** Its main agent has nothing under way that could hear of it: a person decides at once. */
+    async passOver(requestId: string): Promise<void> {
+      const request = await store.get(requestId)
+      if (request?.state === 'pending_main') await pass(request)
+    },
     events,
     sweep,
     follow: (caller: KnownCaller, from?: number) => following.follow(caller, from),

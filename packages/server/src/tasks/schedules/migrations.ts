@@ -49,4 +49,8 @@ export const scheduleMigrations: Migration[] = [
       'create index schedule_runs_old on schedule_runs (due_at)',
     ],
   },
+  {
+    name: 'schedules-2',
+    up: () => ['alter table schedules add column rights text'],
+  },
 ]

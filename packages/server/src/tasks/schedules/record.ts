@@ -1,3 +1,4 @@
+import type { Right } from '../../access/callers/door.ts'
 import type { Asker } from '../../approvals/door.ts'
 
 /** `done`: a schedule for one time that has passed. `disabled`: the server ended it, for its `reason`. */
@@ -44,6 +45,8 @@ export interface ScheduleRecord extends Timing {
   nextAt: number | null
   /** Whose rights it has: whoever made or changed it last. */
   asker: Asker
+  /** At most these, of what its agent has: those of the agent's token that made or changed it last. Null: all of it. */
+  rights: readonly Right[] | null
   /** Counts the changes that people make. */
   revision: number
   createdAt: number

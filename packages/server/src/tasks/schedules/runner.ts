@@ -1,5 +1,5 @@
 import type { RecordAudit } from '../../access/audit/service.ts'
-import { allows, type FindAgent } from '../../access/callers/door.ts'
+import { allows, type FindAgent, type Right } from '../../access/callers/door.ts'
 import type { Asker } from '../../approvals/door.ts'
 import { createAlarm } from '../../kernel/alarm.ts'
 import type { Clock } from '../../kernel/clock.ts'
@@ -19,10 +19,17 @@ export interface ScheduledBy extends Asker {
   accountId: string
 }
 
+export interface ScheduledWork {
+  wish: CreateTask
+  by: ScheduledBy
+  /** At most these, of what its agent has. Null: all of it. */
+  rights: readonly Right[] | null
+}
+
 export interface RunnerDeps {
   store: ScheduleStore
   /** Once for each key, whoever asks again. A refusal is a `DeltaError` below 500. */
-  createTask(wish: CreateTask, by: ScheduledBy, key: string): Promise<{ id: string }>
+  createTask(work: ScheduledWork, key: string): Promise<{ id: string }>
   /** Undefined where there is none (any more). */
   taskState(accountId: string, taskId: string): Promise<TaskState | undefined>
   findAgent: FindAgent
@@ -146,9 +153,10 @@ export function createRunner(deps: RunnerDeps) {
       if (run.manual) await store.settle(run, { state: 'failed', failure_code: reason })
       return disable(schedule, reason)
     }
-    const { accountId, agentId, asker } = schedule
+    const { accountId, agentId, asker, rights } = schedule
     try {
-      const made = await createTask({ agent: agentId, ...task }, { accountId, ...asker }, run.key)
+      const work = { wish: { agent: agentId, ...task }, by: { accountId, ...asker }, rights }
+      const made = await createTask(work, run.key)
       await store.started(run, made.id, clock.now())
       const details = { taskId: made.id, dueAt: new Date(run.dueAt).toISOString() }
       const entry = { accountId, actorId: asker.actorId, target: schedule.id, outcome: 'done' as const }

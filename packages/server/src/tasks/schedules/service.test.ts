@@ -10,10 +10,10 @@ import type { Database } from '../../kernel/db/database.ts'
 import { guardWrites, testDatabases } from '../../kernel/db/testing.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { silentLogger } from '../../kernel/log.ts'
-import type { CreateTask, TaskState } from '../schema.ts'
+import type { TaskState } from '../schema.ts'
 import { scheduleLimits } from './limits.ts'
 import { scheduleMigrations } from './migrations.ts'
-import type { ScheduledBy } from './runner.ts'
+import type { ScheduledWork } from './runner.ts'
 import {
   createScheduleSchema,
   scheduleListQuerySchema,
@@ -104,7 +104,7 @@ testDatabases('schedules', (open) => {
     const clock = manualClock(begin)
     const audit: AuditEntry[] = []
     /** What the task feature has: one task for each key. */
-    const tasks = new Map<string, { id: string; wish: CreateTask; by: ScheduledBy; state: TaskState }>()
+    const tasks = new Map<string, ScheduledWork & { id: string; state: TaskState }>()
     const world = {
       agentState: 'active',
       agentRights: ['read:tasks', 'write:tasks'],
@@ -112,10 +112,10 @@ testDatabases('schedules', (open) => {
       asked: 0,
       refuse: undefined as unknown,
     }
-    const createTask: SchedulesDeps['createTask'] = async (wanted, by, key) => {
+    const createTask: SchedulesDeps['createTask'] = async (work, key) => {
       world.asked += 1
       if (world.refuse) throw world.refuse
-      const known = tasks.get(key) ?? { id: `tsk_${tasks.size}`, wish: wanted, by, state: 'working' as const }
+      const known = tasks.get(key) ?? { ...work, id: `tsk_${tasks.size}`, state: 'working' as const }
       tasks.set(key, known)
       return { id: known.id }
     }
@@ -159,6 +159,24 @@ testDatabases('schedules', (open) => {
   }
 
   describe('runs', () => {
+    test('have no more rights than the token of an agent that made or changed the schedule last', async () => {
+      const { schedules, tasks, goTo, end } = await start()
+      const narrow = ['read:tasks', 'write:tasks', 'read:files']
+      const { id } = await schedules.create(wish(), asAgent('agt_a', narrow))
+      const rightsAt = async (time: string) => {
+        end()
+        await goTo(time)
+        return [...tasks.values()].at(-1)!.rights
+      }
+      expect(await rightsAt('23T10:00:00')).toEqual(narrow.map(right))
+      await schedules.update(id, { overlap: 'queue' }, asAgent('agt_a'))
+      expect(await rightsAt('23T11:00:00')).toEqual(['read:tasks', 'write:tasks'].map(right))
+      await schedules.pause(id, anna)
+      await schedules.resume(id, anna)
+      expect(await rightsAt('23T12:00:00')).toBeNull()
+      expect(tasks.size).toBe(3)
+    })
+
     test('come at their times, once each, with the task and the rights of who made it', async () => {
       const { schedules, tasks, shown, goTo, end, audit } = await start()
       const made = await schedules.create(wish({ task: { text: 'Read the news', maxSteps: 3 } }), anna)

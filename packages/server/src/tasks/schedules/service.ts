@@ -7,6 +7,7 @@ import { pageOf, readCursor } from '../../kernel/http/cursors.ts'
 import { isId, newId } from '../../kernel/ids.ts'
 import { createTurns } from '../../kernel/turns.ts'
 import { parseTokens } from '../../ledger/door.ts'
+import { handedOn } from '../rules.ts'
 import { scheduleLimits } from './limits.ts'
 import type { RunRecord, ScheduleRecord, SkipReason, Timing } from './record.ts'
 import { mayChange, maySee, sightOf } from './rules.ts'
@@ -72,6 +73,7 @@ export function createSchedules({ database, box, ...deps }: SchedulesDeps) {
       reason: null,
       nextAt: wish.enabled ? nextAt : null,
       asker: askerOf(caller),
+      rights: handedOn(caller),
       revision: 1,
       createdAt: now,
       changedAt: now,
@@ -110,7 +112,7 @@ export function createSchedules({ database, box, ...deps }: SchedulesDeps) {
       const now = clock.now()
       const next = to(seen, now)
       if (next === seen) return seen
-      const changed = { ...next, asker: askerOf(caller), changedAt: now }
+      const changed = { ...next, asker: askerOf(caller), rights: handedOn(caller), changedAt: now }
       if (!(await store.change(seen, changed, skip))) continue
       runner.ring()
       return changed

@@ -1,3 +1,4 @@
+import type { Right } from '../../access/callers/door.ts'
 import type { Asker } from '../../approvals/door.ts'
 import type { BatchStep, Database } from '../../kernel/db/database.ts'
 import type { Place } from '../../kernel/http/cursors.ts'
@@ -28,6 +29,7 @@ interface ScheduleRow {
   reason: DisabledReason | null
   next_at: number | null
   asker: string
+  rights: string | null
   revision: number
   lease_until: number
   created_at: number
@@ -343,6 +345,7 @@ function fromSchedule(record: ScheduleRecord): Omit<ScheduleRow, 'lease_until'> 
     reason: record.reason,
     next_at: record.nextAt,
     asker: JSON.stringify(record.asker),
+    rights: record.rights && JSON.stringify(record.rights),
     revision: record.revision,
     created_at: record.createdAt,
     changed_at: record.changedAt,
@@ -365,6 +368,7 @@ function toSchedule(row: ScheduleRow): ScheduleRecord {
     reason: row.reason,
     nextAt: row.next_at,
     asker: JSON.parse(row.asker) as Asker,
+    rights: row.rights === null ? null : (JSON.parse(row.rights) as Right[]),
     revision: row.revision,
     createdAt: row.created_at,
     changedAt: row.changed_at,

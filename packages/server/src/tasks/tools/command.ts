@@ -8,6 +8,7 @@ import type { Files } from '../../sandboxes/files/service.ts'
 import { createBoundedText, shownCount } from './bounded.ts'
 import { callKey } from './call-key.ts'
 import { checkComputer, computerFor } from './guard.ts'
+import { fromComputer } from './outside.ts'
 import { done, failed, type ToolContext, type ToolOutcome } from './tool.ts'
 
 export interface CommandDeps {
@@ -52,6 +53,8 @@ export async function runCommand(deps: CommandDeps, context: ToolContext, begin:
   if (context.signal.aborted) return failed(notBegun)
   const sandboxId = await computerFor(context, 'write:exec')
   if (context.signal.aborted) return failed(notBegun)
+  // What it may reach now, whatever is changed while it runs.
+  await context.isForeign()
   try {
     if (begin.background) return inBackground((await begin.start(sandboxId, key)).id)
     const live = await begin.stream(sandboxId, key)
@@ -148,12 +151,13 @@ async function toTheEnd(deps: CommandDeps, context: ToolContext, running: Runnin
       } else if (event === 'exit') {
         const exit = execSummarySchema.parse(data)
         const saved = text.isCut() ? await saveOutput(deps, context, { ...running, execId }) : undefined
-        return outcomeOf({ exit, why, text: text.text(restOf(saved)) })
+        const told = text.text(restOf(saved))
+        return outcomeOf({ exit, why, text: told === '' ? told : await fromComputer(told, context) })
       }
     }
   } catch (error) {
     if (!isLate) throw error
-    const shown = text.text(restOf(undefined))
+    const shown = await fromComputer(text.text(restOf(undefined)), context)
     return failed(`${shown}\n[${execId} did not end in time and may run on; see read_terminal]`)
   } finally {
     context.signal.removeEventListener('abort', onAbort)

@@ -23,7 +23,7 @@ export interface DelegateWish {
   text: string
   /** At most these, of what its agent has. */
   rights: readonly Right[]
-  /** Whole tokens, from the purse of its agent. @default as any task of it */
+  /** Whole tokens, from the budget of the task that it is a part of, where that has one, else from the purse of its agent. @default it spends those */
   tokenBudget: number | undefined
 }
 
@@ -78,7 +78,9 @@ const input = z
       .describe('A new bot'),
     task: z.string().trim().min(1).max(100_000).describe('All it must know: it sees nothing of your conversation'),
     rights: rightsField.describe('Of this task, if less than the bot has'),
-    tokenBudget: tokensField.optional().describe('Of this task, from what the bot has'),
+    tokenBudget: tokensField
+      .optional()
+      .describe('Of this task: from your own budget if you have one, else from what the bot has'),
     background: z.boolean().default(false).describe('Do not wait: see what became of it with read_delegate'),
   })
   .refine(({ agentId, bot }) => (agentId === undefined) !== (bot === undefined), {
@@ -126,7 +128,7 @@ export function createDelegate({ tasks, agents }: DelegateDeps): Tool<Input> {
 
 /** They would come from the agent's purse, past the bound that somebody set for this task. */
 export const notItsTokens =
-  'Not done: this task has a budget of its own, and may give out no tokens of its agent. Give the work to a bot that has tokens, do it yourself, or ask a person.'
+  'Not done: this task has a budget of its own, and may give out no tokens of its agent. Give the work to a bot that is there already, which this task then pays for, do it yourself, or ask a person.'
 
 function endOrWait(task: DelegatedTask, context: ToolContext): ToolOutcome {
   return task.isOver ? endOf(task, context) : { kind: 'waits', for: { kind: 'task', taskId: task.id } }

@@ -60,7 +60,11 @@ export function createEditFile({ files, folder = workFolder }: EditFileDeps): To
       const read = await readWhole(files, place)
       if (typeof read === 'string') return failed(read)
       const edit = editOf(read.text, { oldText, newText, all, begun: context.begun })
-      if (edit.kind === 'refused') return failed(edit.reason)
+      if (edit.kind === 'refused') {
+        // It may name lines of the file.
+        if (await context.isForeign()) context.readUntrusted('your computer')
+        return failed(edit.reason)
+      }
       if (edit.kind === 'done_before') return done(`${at} holds the new text: the change was made.`)
       const bytes = Buffer.from(edit.text)
       try {

@@ -17,7 +17,7 @@ import { readBody } from './web-request.ts'
 
 export interface FetchDeps {
   door: SandboxDoor
-  saveImage(bytes: Buffer): Promise<string>
+  saveImage(bytes: Buffer, context: ToolContext): Promise<string>
   /** Extra authorities, for tests. */
   ca?: string | undefined
 }
@@ -187,7 +187,7 @@ async function image(
     return failed(`${head}. It is an image that can not be shown: damaged, or larger than ${most}.`)
   }
   const { mediaType, width, height } = header
-  const digest = await saveImage(bytes)
+  const digest = await saveImage(bytes, context)
   return {
     kind: 'done',
     isError: false,

@@ -33,6 +33,21 @@ describe('read_file', () => {
     )
   })
 
+  test('on a computer where others may have written, what files hold and are called is data', async () => {
+    put('foreign', 'OBEY\n')
+    const ask = async (name: string, input: object) => {
+      const context = testContext({ isForeign: async () => true })
+      const text = await call(name, input, context)
+      expect(context.seen.untrusted, name).toEqual(['your computer'])
+      return text
+    }
+    expect(await ask('read_file', { path: 'foreign', lines: 1 })).toMatch(/\n<data-(\w+)>\n     1\tOBEY\n<\/data-\1>$/)
+    expect(await ask('search_files', { pattern: 'OBEY' })).toMatch(/\n<data-(\w+)>\nforeign:1:OBEY\n<\/data-\1>$/)
+    expect(await ask('list_files', {})).toMatch(/\n<data-(\w+)>\n[^]*foreign {2}5[^]*\n<\/data-\1>$/)
+    const edit = { path: 'foreign', oldText: 'OBEX', newText: 'x' }
+    expect(await ask('edit_file', edit)).toContain('OBEY')
+  })
+
   test('shows a whole short file without a note, also one without a last line end', async () => {
     put('short', 'a\n\nb é')
     expect(await call('read_file', { path: 'short' })).toBe('     1\ta\n     2\t\n     3\tb é\n')

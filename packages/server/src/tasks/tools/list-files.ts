@@ -3,6 +3,7 @@ import type { FileEntry } from '../../sandboxes/files/schema.ts'
 import type { Files } from '../../sandboxes/files/service.ts'
 import { resultChars, shownCount } from './bounded.ts'
 import { computerFor } from './guard.ts'
+import { fromComputer } from './outside.ts'
 import { absolute, pathSchema, workFolder } from './paths.ts'
 import { done, type Tool } from './tool.ts'
 
@@ -48,7 +49,7 @@ export function createListFiles({ files, folder = workFolder }: ListFilesDeps): 
           continue
         }
         const more = nextCursor === null ? '' : `\n[${shownCount(data.length)} shown; go on with cursor: ${nextCursor}]`
-        return done(text.slice(0, resultChars) + more)
+        return done((await fromComputer(text.slice(0, resultChars), context)) + more)
       }
     },
   }

@@ -3,6 +3,7 @@ import type { Transport } from '@modelcontextprotocol/sdk/shared/transport.js'
 import type { JsonSchemaValidatorResult, jsonSchemaValidator } from '@modelcontextprotocol/sdk/validation/index.js'
 import { z } from 'zod'
 import { type KnownCaller, mayReach } from '../../access/callers/door.ts'
+import { fetchBy } from '../../kernel/http/fetch-by.ts'
 import { type Connect, targetOf } from '../../kernel/http/request-once.ts'
 import { shortened, shownCount } from './bounded.ts'
 import { guarded, lacks } from './guard.ts'
@@ -10,7 +11,6 @@ import { readImageHeader } from '../../models/door.ts'
 import { imageLimits } from './images.ts'
 import { fenced } from './outside.ts'
 import { failed, type Tool, type ToolContext, type ToolOutcome } from './tool.ts'
-import { fetchBy } from './web-request.ts'
 
 export const mcpLimits = {
   servers: 8,
@@ -54,7 +54,7 @@ export type McpServer = z.output<typeof mcpServerSchema>
 export interface McpDeps {
   /** Judged as connections of sandboxes are: no private address that the operator does not list. */
   connect: Connect
-  saveImage(bytes: Buffer): Promise<string>
+  saveImage(bytes: Buffer, context: ToolContext): Promise<string>
   /** Extra authorities, for tests. */
   ca?: string | undefined
 }
@@ -318,7 +318,7 @@ async function outcomeOf(called: Called, { peer, context, deps }: Telling): Prom
     if ('text' in part.data) texts.push(part.data.text)
     else if ('resource' in part.data) texts.push(`${part.data.resource.uri}:\n${part.data.resource.text}`)
     else if ('data' in part.data && images.length < mcpLimits.images) {
-      const image = await imageOf(part.data.data, deps)
+      const image = await imageOf(part.data.data, { deps, context })
       if (image) images.push(image)
       else texts.push('[an image that can not be shown]')
     } else texts.push(`[a part of the kind ${shortened(part.data.type, 40)} is not shown]`)
@@ -332,10 +332,10 @@ async function outcomeOf(called: Called, { peer, context, deps }: Telling): Prom
   return { kind: 'done', isError: called.isError === true, content: [{ type: 'text', text }, ...images] }
 }
 
-async function imageOf(data: string, { saveImage }: McpDeps) {
+async function imageOf(data: string, { deps, context }: Pick<Telling, 'deps' | 'context'>) {
   if (data.length > (imageLimits.bytes / 3) * 4 + 4) return undefined
   const bytes = Buffer.from(data, 'base64')
   const header = readImageHeader(bytes)
   if (!header || Math.max(header.width, header.height) > imageLimits.sidePixels) return undefined
-  return { type: 'image' as const, digest: await saveImage(bytes), ...header }
+  return { type: 'image' as const, digest: await deps.saveImage(bytes, context), ...header }
 }

@@ -5,6 +5,7 @@ import type { Execs, LiveExec } from '../../sandboxes/execs/service.ts'
 import { type BoundedText, createBoundedText, shownCount } from './bounded.ts'
 import { type CommandDeps, commandLimits, endOf, gapSchema, interrupt, pieceSchema } from './command.ts'
 import { computerFor } from './guard.ts'
+import { fromComputer } from './outside.ts'
 import { done, failed, type Tool } from './tool.ts'
 
 export interface ReadTerminalDeps extends Pick<CommandDeps, 'clock'> {
@@ -58,7 +59,8 @@ export function createReadTerminal({ execs, clock }: ReadTerminalDeps): Tool<Inp
         const { position, exit } = await readUntil(live, { text, known, waitsMs, clock, signal })
         const rest = (leftOut: number): string => `${shownCount(leftOut)} characters left out here`
         const state = exit ? endOf(exit) : `running; for what follows use from: ${position}`
-        const shown = text.text(rest)
+        const said = text.text(rest)
+        const shown = said === '' ? said : await fromComputer(said, context)
         const gap = shown === '' || shown.endsWith('\n') ? '' : '\n'
         return done(`${shown === '' ? '[no new output]\n' : shown}${gap}[${state}]`)
       } finally {

@@ -4,6 +4,7 @@ import type { LiveExec } from '../../sandboxes/execs/service.ts'
 import { resultChars, shortened } from './bounded.ts'
 import { type CommandDeps, pieceSchema, startSchema } from './command.ts'
 import { computerFor } from './guard.ts'
+import { fromComputer } from './outside.ts'
 import { absolute, pathSchema, workFolder } from './paths.ts'
 import { done, failed, type Tool, type ToolContext } from './tool.ts'
 
@@ -100,7 +101,7 @@ interface Reading {
 
 async function matchesOf({ events }: LiveExec, { limit, folder, context, stop }: Reading) {
   let execId = ''
-  let lines: string[] = []
+  const lines: string[] = []
   let waiting = ''
   let errors = ''
   let chars = 0
@@ -141,24 +142,32 @@ async function matchesOf({ events }: LiveExec, { limit, folder, context, stop }:
       const why = context.signal.aborted
         ? 'interrupted'
         : `the first ${lines.length} matches; narrow the pattern, path or include to see others`
-      return done([...lines, `[${why}]`].join('\n'))
+      return done([...(await found(lines, context)), `[${why}]`].join('\n'))
     }
     if (event !== 'exit') continue
     const { exitCode, timedOut } = execSummarySchema.parse(data)
     if (waiting !== '') keep(waiting)
     if (timedOut) {
       return failed(
-        [...lines, `[not all was searched within ${searchLimits.timeoutMs / 1_000} s: narrow path or include]`].join(
-          '\n',
-        ),
+        [
+          ...(await found(lines, context)),
+          `[not all was searched within ${searchLimits.timeoutMs / 1_000} s: narrow path or include]`,
+        ].join('\n'),
       )
     }
-    if (isFull) lines = [...lines, `[the first ${lines.length} matches]`]
     if (lines.length === 0 && exitCode === 1) return done('No line fits.')
     if (lines.length === 0) return failed(`The search failed: ${errors.trim() || `grep ended with ${exitCode}`}`)
     // A file that may not be read does not spoil what was found elsewhere.
     return done(
-      [...lines, ...(errors === '' ? [] : [`[not all could be read: ${shortened(errors.trim(), 300)}]`])].join('\n'),
+      [
+        ...(await found(lines, context)),
+        ...(isFull ? [`[the first ${lines.length} matches]`] : []),
+        ...(errors === '' ? [] : [`[not all could be read: ${shortened(errors.trim(), 300)}]`]),
+      ].join('\n'),
     )
   }
+}
+
+async function found(lines: readonly string[], context: ToolContext): Promise<string[]> {
+  return lines.length === 0 ? [] : [await fromComputer(lines.join('\n'), context)]
 }

@@ -49,6 +49,7 @@ export function testContext(changes: Partial<ToolContext> = {}): TestContext {
     signal: abort.signal,
     computer: async () => 'sbx_test',
     presentComputer: async () => 'sbx_test',
+    isForeign: async () => false,
     onOutput: (_stream, text) => void (seen.output += text),
     readUntrusted: (source) => void seen.untrusted.push(source),
     seen,

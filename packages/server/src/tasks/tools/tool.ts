@@ -20,7 +20,7 @@ export interface ToolContext {
   taskId: string
   /** Of this call; the same after a crash and when it is run again after it has waited. Fits an `Idempotency-Key`. */
   callId: string
-  /** Whether the task has tokens of its own: then it gives out none of its agent's. */
+  /** Whether the task has tokens of its own, or is paid by one that has: then it gives out none of its agent's. */
   hasOwnTokens: boolean
   /** The agent as it is now, with what is left of its rights for this task. */
   caller: KnownCaller
@@ -38,6 +38,8 @@ export interface ToolContext {
   presentComputer(): Promise<string | undefined>
   /** What whoever watches sees while it runs. */
   onOutput(stream: 'stdout' | 'stderr', text: string): void
+  /** Whether its computer may hold, or its programs may say, what neither this task nor its template wrote. Once it was so in a call it stays so. */
+  isForeign(): Promise<boolean>
   /** Words that came from outside and are data, not instructions, were brought in. */
   readUntrusted(source: string): void
 }

@@ -2,7 +2,7 @@ import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { afterEach, expect, test } from 'vitest'
 import { systemClock } from '../../kernel/clock.ts'
-import { fetchBy } from '../tools/web-request.ts'
+import { fetchBy } from '../../kernel/http/fetch-by.ts'
 import { post } from './post.ts'
 import { testNetwork } from './testing.ts'
 

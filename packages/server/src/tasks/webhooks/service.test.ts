@@ -111,6 +111,7 @@ function taskView(id: string): TaskView {
     step: 1,
     maxSteps: 200,
     tokenBudget: null,
+    paidBy: null,
     usage: { input: 1, cacheRead: 0, cacheWrite: 0, output: 1, tokens: 1, estimated: false },
     untrusted: false,
     metadata: {},
