@@ -60,6 +60,8 @@ import type { Database } from './kernel/db/database.ts'
 import { openDatabase } from './kernel/db/open.ts'
 import type { ApiContext, Feature, StopMode } from './kernel/http/api.ts'
 import { createEvents } from './kernel/events.ts'
+import { createBodyHash } from './kernel/http/body-hash.ts'
+import type { HashBody } from './kernel/http/body-hash.ts'
 import { createClientAddress } from './kernel/http/client-address.ts'
 import type { ClientAddress } from './kernel/http/client-address.ts'
 import { createHostCheck } from './kernel/http/host-check.ts'
@@ -191,7 +193,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const secrets = createSecrets(config)
   await checkSecretKey({ database, secrets, log, isLost: config.secretKeyLost })
   const mayKeepMore = storageCharges.refuseOwing
-  const volumes = createVolumes({ database, driver, clock, log, mayKeepMore })
+  const hashBody = createBodyHash(secrets.deriveKey('bodies of repeatable requests'))
+  const volumes = createVolumes({ database, driver, hashBody, clock, log, mayKeepMore })
   const held = createHeldBytes({ accounts: config.maxSandboxes })
   const resolveTemplate: ResolveTemplate = (name, caller) => templates.resolve(name, caller)
   const blobs = await openStorage({ config: config.storage, clock, log })
@@ -202,6 +205,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     clock,
     log,
     blobs,
+    hashBody,
     resolveTemplate,
     settle: (sandboxId) => sandboxes.settleFiles(sandboxId),
     folder: join(config.dataDir, 'layers'),
@@ -264,6 +268,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const sandboxes = createSandboxes({
     database,
     driver,
+    hashBody,
     clock,
     log,
     egress,
@@ -304,6 +309,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     tokens: accessTokens,
     access: frontAccess,
     findSandbox: sandboxes.get,
+    count: rateLimits.count,
     clientAddress,
     settings: config,
     serverPort: () => serverPort,
@@ -316,7 +322,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const execs = createExecs({ door, newExecId })
   const room = () => driver.room().state
   const terminals = createTerminals({ execs })
-  const templates = buildTemplates({ config, database, driver, log, workspaces, sandboxes, execs })
+  const templates = buildTemplates({ config, database, driver, log, workspaces, sandboxes, execs, hashBody })
   const agents = createAgents({
     database,
     directory,
@@ -324,6 +330,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     revocations,
     sandboxes,
     workspaces,
+    hashBody,
     clock,
     log,
   })
@@ -341,6 +348,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     approvals,
     ledger,
     record: audit.record,
+    hashBody,
     clock,
     log,
   })
@@ -349,6 +357,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
     access: frontAccess,
     tokens: accessTokens,
     computerOf: (agentId, caller) => agents.computerOf(agentId, caller),
+    count: rateLimits.count,
+    clientAddress,
     clock,
     log,
     ...pagesOf(config),
@@ -371,6 +381,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     tokenRequests: requests.tokenRequests,
     sandboxes,
     workspaces,
+    hashBody,
     tools: {
       execs,
       files,
@@ -692,9 +703,19 @@ interface TemplateParts extends Pick<AppParts, 'config' | 'database' | 'driver' 
   workspaces: Workspaces
   sandboxes: Sandboxes
   execs: Execs
+  hashBody: HashBody
 }
 
-function buildTemplates({ config, database, driver, log, workspaces, sandboxes, execs }: TemplateParts): Templates {
+function buildTemplates({
+  config,
+  database,
+  driver,
+  log,
+  workspaces,
+  sandboxes,
+  execs,
+  hashBody,
+}: TemplateParts): Templates {
   const { hosts } = config.egress
   const owner = 'registries'
   const outward = outwardOf(config, connectPlainly)
@@ -722,6 +743,7 @@ function buildTemplates({ config, database, driver, log, workspaces, sandboxes, 
       for (const { id } of data) await sandboxes.kill(id, caller)
     },
     registry,
+    hashBody,
     clock,
     log,
     settings: { folder: config.dataDir, platform: `linux/${process.arch === 'x64' ? 'amd64' : process.arch}` },

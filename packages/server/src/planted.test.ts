@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { afterEach, expect, test } from 'vitest'
-import { testDoor } from './access/testing.ts'
+import { testDoor, uncounted } from './access/testing.ts'
 import { auditRequests } from './access/audit/requests.ts'
 import { createAudit } from './access/audit/service.ts'
 import { createApp } from './app.ts'
@@ -11,6 +11,8 @@ import { DeltaError } from './kernel/errors.ts'
 import { openInSharedThread } from './kernel/db/testing-threads.ts'
 import { keyOf, readAll } from './kernel/db/testing-rows.ts'
 import { testDatabases } from './kernel/db/testing.ts'
+import { createClientAddress } from './kernel/http/client-address.ts'
+import { testHashBody } from './kernel/http/testing-body-hash.ts'
 import { newId } from './kernel/ids.ts'
 import { createLogger } from './kernel/log.ts'
 import { createMetrics } from './kernel/metrics.ts'
@@ -54,7 +56,7 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
     const documents = createBlobStore({ objects: await openFolder({ path: blobs }) })
     const audit = createAudit({ ...parts, documents, seed: Buffer.alloc(32) })
     ends.push(audit.stop)
-    const sandboxes = createSandboxes({ ...parts, driver, seal: testSeal })
+    const sandboxes = createSandboxes({ hashBody: testHashBody, ...parts, driver, seal: testSeal })
     await (
       await sandboxes.start()
     ).reconciled
@@ -68,6 +70,8 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
       terminals,
       access,
       tokens: { verify: () => null, hold: () => () => {} },
+      count: uncounted,
+      clientAddress: createClientAddress([]),
       goesBy: () => true,
       anyOrigin: false,
       clock: systemClock,

@@ -25,6 +25,7 @@ import { openInSharedThread } from '../kernel/db/testing-threads.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Api, Feature } from '../kernel/http/api.ts'
 import { createClientAddress } from '../kernel/http/client-address.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { newId } from '../kernel/ids.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { createMetrics } from '../kernel/metrics.ts'
@@ -107,7 +108,7 @@ import { openRevocations } from './revocations.ts'
 import { right } from './rights.ts'
 import { accessFeature } from './routes.ts'
 import { createSecrets } from './secrets.ts'
-import { testCaller, testDoor, testKeyPrincipal } from './testing.ts'
+import { testCaller, testDoor, testKeyPrincipal, uncounted } from './testing.ts'
 
 // Every route × every kind of caller × its own thing, somebody else's and one that never was. What is expected is written here by hand and does not
 // look at rights.ts: a change there that nobody meant turns this red.
@@ -589,7 +590,13 @@ beforeAll(async () => {
   })
   ends.push(opened.close)
   database = counted(opened)
-  const shared = { database, clock: systemClock, log: silentLogger, driver: createModelDriver() }
+  const shared = {
+    database,
+    hashBody: testHashBody,
+    clock: systemClock,
+    log: silentLogger,
+    driver: createModelDriver(),
+  }
   const blobs = createBlobStore({ objects: await openFolder({ path: join(folder, 'blobs') }) })
   const volumes = createVolumes(shared)
   const workspaces = createWorkspaces({ ...shared, blobs, folder: join(folder, 'layers') })
@@ -633,6 +640,7 @@ beforeAll(async () => {
     tokens,
     access,
     findSandbox: sandboxes.get,
+    count: uncounted,
     clientAddress: createClientAddress([]),
     settings: { host: '127.0.0.1', hosts: [], portsDomain: 'localhost' },
     serverPort: () => 8_000,
@@ -644,6 +652,8 @@ beforeAll(async () => {
     terminals,
     access,
     tokens,
+    count: uncounted,
+    clientAddress: createClientAddress([]),
     goesBy: () => true,
     anyOrigin: false,
     clock: systemClock,

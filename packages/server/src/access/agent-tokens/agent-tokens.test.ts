@@ -17,7 +17,7 @@ import { createAgentTokens } from './service.ts'
 const minute = 60_000
 const keyPair = generateKeyPairSync('ed25519')
 
-function start(changes: Partial<KeyPrincipal> = {}) {
+function start(changes: Partial<KeyPrincipal> = {}, signing = keyPair) {
   const clock = manualClock(1_789_000_000_000)
   const news = new Map<string, number>()
   const listeners: ((id: string) => void)[] = []
@@ -41,7 +41,7 @@ function start(changes: Partial<KeyPrincipal> = {}) {
   roots.set('key_root', root)
   const agents = new Map<string, KnownAgent>()
   const tokens = createAgentTokens({
-    signing: keyPair,
+    signing,
     findRoot: (id) => roots.get(id) ?? null,
     findAgent: (id, accountId) => (accountId === 'acc_a' ? agents.get(id) : undefined),
     revocations,
@@ -280,6 +280,38 @@ test('whoever makes one is written down with whom it is for', async () => {
   })
   expect(answer.status).toBe(201)
   expect(seen).toEqual([{ made: expect.stringMatching(/^tok_/), told: { agentId: 'agt_b', agentKind: 'bot' } }])
+})
+
+describe('the signature', () => {
+  const unfit = { privateKey: keyPair.privateKey, publicKey: generateKeyPairSync('ed25519').publicKey }
+
+  // A server whose two keys do not fit checks none of its own by the public one, or it would know nobody.
+  test('of a token made here is not checked', async () => {
+    const { make, as, clock } = start({}, unfit)
+    const { token } = await make()
+    expect(await as(token)).not.toBeNull()
+    await clock.advance(minute)
+    expect(await as(token)).not.toBeNull()
+  })
+
+  test('of a token of another server is', async () => {
+    const [here, there] = [start({}, unfit), start()]
+    const { token } = await there.make()
+    await here.make()
+    expect(await here.as(token)).toBeNull()
+  })
+
+  test('that was checked is not checked again, and all above the token is', async () => {
+    const [here, there] = [start(), start()]
+    const { token } = await there.make()
+    here.add('agt_a', 'main')
+    expect(await here.as(token)).not.toBeNull()
+    await here.clock.advance(minute)
+    expect(await here.as(token)).not.toBeNull()
+    await here.clock.advance(minute)
+    here.agents.get('agt_a')!.mayAct = false
+    expect(await here.as(token)).toBeNull()
+  })
 })
 
 describe('narrowing', () => {

@@ -47,6 +47,23 @@ export function signAgentToken(claims: Omit<AgentClaims, 'iss' | 'aud'>, private
 
 /** Undefined for whatever this installation did not sign as a token for an agent, and for what is over. */
 export function readAgentToken(text: string, publicKey: KeyObject, now: number): AgentClaims | undefined {
+  const read = readUnchecked(text, now)
+  return read && verify(null, Buffer.from(read.signed), publicKey, read.signature) ? read.claims : undefined
+}
+
+/** The same of a text whose signature this process has made, or checked before. */
+export function readSignedToken(text: string, now: number): AgentClaims | undefined {
+  return readUnchecked(text, now)?.claims
+}
+
+interface Unchecked {
+  claims: AgentClaims
+  signed: string
+  signature: Buffer
+}
+
+/** All but the signature. */
+function readUnchecked(text: string, now: number): Unchecked | undefined {
   const [, head, payload, signature] = (isAgentToken(text) && shape.exec(text.slice(prefix.length))) || []
   if (head !== header || payload === undefined || signature === undefined) return undefined
   const bytes = Buffer.from(signature, 'base64url')
@@ -57,7 +74,7 @@ export function readAgentToken(text: string, publicKey: KeyObject, now: number):
   const { iat, exp } = claims.data
   const isOurs = iat * second <= now + skewMs && (exp - iat) * second <= agentTokenLimits.ttlMs.max
   if (!isOurs || exp * second <= now) return undefined
-  return verify(null, Buffer.from(`${head}.${payload}`), publicKey, bytes) ? claims.data : undefined
+  return { claims: claims.data, signed: `${head}.${payload}`, signature: bytes }
 }
 
 function parsed(payload: string): unknown {

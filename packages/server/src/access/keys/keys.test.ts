@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { manualClock } from '../../kernel/clock.ts'
 import { rawQuery } from '../../kernel/db/compile.ts'
 import type { Database } from '../../kernel/db/database.ts'
+import { migrate } from '../../kernel/db/migrate.ts'
 import { testDatabases } from '../../kernel/db/testing.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { silentLogger } from '../../kernel/log.ts'
@@ -18,6 +19,7 @@ import { createKeyReader } from './reader.ts'
 import { createKeySchema, rotateKeySchema } from './schema.ts'
 import { createKeys, type MadeKey } from './service.ts'
 import { createKeyStore } from './store.ts'
+import { keyHash, newKeyText } from './text.ts'
 
 const minute = 60_000
 const person = (userId: string, role: Role, accountId = 'acc_a'): UserPrincipal => ({
@@ -203,6 +205,45 @@ testDatabases('keys', (open) => {
         'invalid_request',
       )
     })
+  })
+
+  test('a key from before the table was in the order of hashes is found by its text, by the one before, and by its id', async () => {
+    const before = [...accessMigrations, ...peopleMigrations, ...keyMigrations.slice(0, 1)]
+    const database = await open(before)
+    await addPeople(database)
+    const made = Array.from({ length: 100 }, (_, at) => ({ id: `key_${at}`, now: newKeyText(), old: newKeyText() }))
+    await database.batch(
+      made.map(({ id, now, old }, at) => {
+        const previous = at % 2 === 0 ? 'null' : `'${keyHash(old)}'`
+        return {
+          query: rawQuery(
+            `insert into api_keys (id, account_id, user_id, made_by, ancestors, name, hint, hash, previous_hash, rights, created_at)
+             values ('${id}', 'acc_a', 'usr_owner', 'usr_owner', '[]', 'ci', '', '${keyHash(now)}', ${previous}, '[]', 1)`,
+          ),
+        }
+      }),
+    )
+    const all = [...before, ...keyMigrations.slice(1)]
+    await migrate(database.of(), { migrations: all, log: silentLogger })
+    const store = createKeyStore(database)
+    for (const [at, { id, now, old }] of made.entries()) {
+      expect(await store.byHash(keyHash(now))).toMatchObject({ id, hash: keyHash(now), role: 'owner' })
+      expect((await store.byHash(keyHash(old)))?.id).toBe(at % 2 === 0 ? undefined : id)
+      expect((await store.byId(id))?.hash).toBe(keyHash(now))
+    }
+  })
+
+  test('of hashes that begin alike each finds its own key or none', async () => {
+    const { store, keys } = await start()
+    const { id, key } = await keys.create(wish(['read:sandboxes']), owner)
+    const own = keyHash(key)
+    const alike = `${own.slice(0, 13)}${'0'.repeat(51)}`
+    expect(await store.byHash(alike)).toBeUndefined()
+    const record = (await store.byHash(own))!
+    await expect(store.insert({ ...record, id: 'key_alike', hash: alike })).rejects.toMatchObject({
+      code: 'database_constraint',
+    })
+    expect(await store.byHash(own)).toMatchObject({ id })
   })
 
   describe('who sees which', () => {

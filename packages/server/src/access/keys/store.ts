@@ -4,8 +4,11 @@ import type { BatchStep, Database } from '../../kernel/db/database.ts'
 import type { Place } from '../../kernel/http/cursors.ts'
 import type { Role } from '../principal.ts'
 import type { FoundKey, KeyRecord } from './record.ts'
+import { keyPlace } from './text.ts'
 
 interface Row {
+  /** `keyPlace` of the hash: what the table is in the order of. */
+  place: number
   id: string
   account_id: string
   user_id: string | null
@@ -67,10 +70,11 @@ export function createKeyStore(database: Database) {
     .selectAll('api_keys')
     .select('memberships.role')
   const withId = compiledOnce<FoundRow>((id) => withRole.where('api_keys.id', '=', id))
-  /** Each in an index of its own, the second only where the first has none. The limit is a literal: one that is a parameter makes SQLite prepare the statement anew each time. */
-  const withHash = compiledOnce<FoundRow>((hash) => {
+  /** By its place, and only where there is none by an index. The limit is a literal: one that is a parameter makes SQLite prepare the statement anew each time. */
+  const withHash = compiledOnce<FoundRow>((hash, place) => {
     const before = withRole.where('api_keys.previous_hash', '=', hash)
-    return withRole.where('api_keys.hash', '=', hash).unionAll(before).limit(text.lit(1))
+    const now = withRole.where('api_keys.place', '=', place).where('api_keys.hash', '=', hash)
+    return now.unionAll(before).limit(text.lit(1))
   })
 
   return {
@@ -91,7 +95,7 @@ export function createKeyStore(database: Database) {
 
     /** By the text's hash, or by that of the text before the last rotation. */
     async byHash(hash: string): Promise<FoundKey | undefined> {
-      const [row] = await db.lookUp(withHash(hash))
+      const [row] = await db.lookUp(withHash(hash, keyPlace(hash)))
       return row && toFound(row)
     },
 
@@ -157,6 +161,7 @@ export function createKeyStore(database: Database) {
       const query = sql
         .updateTable('api_keys')
         .set({
+          place: keyPlace(next.hash),
           hash: next.hash,
           hint: next.hint,
           previous_hash: hash,
@@ -179,6 +184,7 @@ export function createKeyStore(database: Database) {
 
 function toRow(record: KeyRecord): Row {
   return {
+    place: keyPlace(record.hash),
     id: record.id,
     account_id: record.accountId,
     user_id: record.userId,

@@ -26,13 +26,19 @@ export function rawQuery(text: string, parameters: SqlValue[] = []): CompiledQue
   return Compiled.raw(text, parameters)
 }
 
-/** What stands for the value in a query that is compiled once. As it holds a NUL, no value is like it. */
-const anyValue = 'any\0value'
+/** What stands for the values in a query that is compiled once. As the text holds a NUL and the number is none, no value is like them. */
+const anyText = 'any\0value'
+const anyNumber = Number.NaN
 
-/** For what requests wait for: a query is compiled once, not each time. What `build` makes must be the same whatever the value. */
-export function compiledOnce<Row>(build: (value: string) => Compilable<Row>): (value: string) => CompiledQuery<Row> {
-  const query = build(anyValue).compile()
-  return (value) => ({ ...query, parameters: query.parameters.map((one) => (one === anyValue ? value : one)) })
+/** For what requests wait for: a query is compiled once, not each time. What `build` makes must be the same whatever the values. */
+export function compiledOnce<Row>(
+  build: (text: string, number: number) => Compilable<Row>,
+): (text: string, number?: number) => CompiledQuery<Row> {
+  const query = build(anyText, anyNumber).compile()
+  return (text, number) => ({
+    ...query,
+    parameters: query.parameters.map((one) => (one === anyText ? text : Number.isNaN(one) ? number : one)),
+  })
 }
 
 /** Whether a query can run outside a write transaction. When in doubt it can not. */

@@ -68,19 +68,21 @@ testDatabases('database', (open) => {
     const { database, insert } = await start()
     await database.batch([{ query: insert('a', 1, { note: 'b' }) }, { query: insert('b', 2) }])
     let built = 0
-    const named = compiledOnce((name) => {
+    const named = compiledOnce((name, least) => {
       built += 1
       const noted = database.sql.selectFrom('accounts').select(['id', 'balance']).where('note', '=', name)
       const own = database.sql.selectFrom('accounts').select(['id', 'balance']).where('id', '=', name)
-      return own.where('balance', '>', 0).unionAll(noted).orderBy('id').limit(5)
+      return own.where('balance', '>=', least).unionAll(noted).orderBy('id').limit(5)
     })
-    const [a, b] = [named('a'), named('b')]
+    const [a, b, none] = [named('a', 1), named('b', 1), named('a', 2)]
     expect(await database.all(b)).toEqual([
       { id: 'a', balance: 1 },
       { id: 'b', balance: 2 },
     ])
     expect(await database.all(a)).toEqual([{ id: 'a', balance: 1 }])
-    expect(await database.all(named("' or 1 = 1 --"))).toEqual([])
+    expect(await database.all(none)).toEqual([])
+    expect(await database.all(named("' or 1 = 1 --", 1))).toEqual([])
+    await expect(async () => database.all(named('a'))).rejects.toThrow('is undefined')
     expect(built).toBe(1)
   })
 
