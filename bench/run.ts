@@ -20,7 +20,7 @@ import { portRequests } from './ports.ts'
 import { idleServer } from './server.ts'
 import { ledgerGrowth, ledgerHolds, ledgerOnPostgres } from './ledger.ts'
 import { packing, storageMemory } from './storage.ts'
-import { tasksHeld, tasksWorked } from './tasks.ts'
+import { tasksAtOnce, tasksCalling, taskSteps, tasksWaiting, tasksWatched } from './tasks.ts'
 import { terminals } from './terminal.ts'
 import { saving, savingMemory, snapshots } from './workspaces.ts'
 
@@ -53,8 +53,11 @@ const all: Record<string, (bench: Bench) => Promise<Figure[]>> = {
   ledger: ledgerHolds,
   'ledger-growth': ledgerGrowth,
   'ledger-postgres': ledgerOnPostgres,
-  tasks: tasksWorked,
-  'tasks-held': tasksHeld,
+  'tasks-steps': taskSteps,
+  'tasks-watched': tasksWatched,
+  'tasks-at-once': tasksAtOnce,
+  'tasks-calling': tasksCalling,
+  'tasks-waiting': tasksWaiting,
   create: createToFirstExec,
   'pool-crun': (bench) => warmCreate(bench, 'crun'),
   'pool-runc': (bench) => warmCreate(bench, 'runc'),

@@ -1,3 +1,4 @@
+import { get } from 'node:http'
 import { startAnthropicPeer } from '../packages/server/src/models/testing/anthropic-peer.ts'
 import { callTool, type PeerRequest, say, type ScriptedPeer } from '../packages/server/src/models/testing/peer.ts'
 import { type Client, timed } from './client.ts'
@@ -15,6 +16,8 @@ const viewerSteps = 60
 const viewerBar = 1.1
 const crowd = 1_000
 const crowdSteps = 3
+/** What has not finished by then is lost. */
+const crowdMs = 180_000
 const waiting = 10_000
 const waitingBarMb = 50
 const restMs = 30_000
@@ -114,7 +117,8 @@ async function watched({ client, peer, target }: Opened): Promise<Figure> {
       const streams = way === 'watched' ? Array.from({ length: viewers }, () => view(target, id)) : []
       await ended(client, id)
       const seen = await Promise.all(streams)
-      if (seen.some((last) => last !== 'end')) throw new Error('A viewer did not see the end')
+      if (seen.some(({ last, chars }) => last !== 'end' || chars !== seen[0]!.chars))
+        throw new Error(`Not every viewer saw everything: ${JSON.stringify(seen)}`)
       samples[way].push(...found)
     }
   }
@@ -128,42 +132,58 @@ async function watched({ client, peer, target }: Opened): Promise<Figure> {
   })
 }
 
-/** What it saw last. It reads in the process that measures, so that the figure is rather too strict. */
-async function view({ client }: Target, id: string): Promise<string> {
+/** How much it was sent, and the name of what came last. It reads in the process that measures: no more than it must. */
+function view({ client }: Target, id: string): Promise<{ chars: number; last: string | undefined }> {
   const { hostname, port, key } = client
   const headers = { authorization: `Bearer ${key}` }
-  const answer = await fetch(`http://${hostname}:${port}/v1/tasks/${id}/events`, { headers })
-  let last = ''
-  let rest = ''
-  const decoder = new TextDecoder()
-  for await (const chunk of answer.body!) {
-    rest += decoder.decode(chunk, { stream: true })
-    // A chunk may end in the middle of a line.
-    const whole = rest.lastIndexOf('\n') + 1
-    for (const [, name] of rest.slice(0, whole).matchAll(/^event: (\w+)$/gm)) last = name!
-    rest = rest.slice(whole)
-  }
-  return last
+  const { promise, resolve, reject } = Promise.withResolvers<{ chars: number; last: string | undefined }>()
+  const asked = get({ hostname, port, path: `/v1/tasks/${id}/events`, headers, agent: false }, (answer) => {
+    let chars = 0
+    let tail = ''
+    answer.setEncoding('latin1')
+    answer.on('data', (text: string) => {
+      chars += text.length
+      tail = (tail + text).slice(-2_000)
+    })
+    answer.on('end', () =>
+      resolve({ chars, last: Array.from(tail.matchAll(/^event: (\w+)$/gm), ([, name]) => name).at(-1) }),
+    )
+    answer.on('error', reject)
+  })
+  asked.on('error', reject)
+  return promise
 }
 
 async function manyAtOnce({ client, peer }: Opened): Promise<Figure> {
   const agent = await makeAgent(client, 'Crowd')
-  let asked = 0
-  peer.otherwise(({ replies }) => {
-    asked += 1
+  const asked = new Map<string, number>()
+  peer.otherwise(({ body, replies }) => {
+    const name = /Task \d+/.exec(JSON.stringify((body['messages'] as unknown[])[0]))?.[0] ?? ''
+    asked.set(name, (asked.get(name) ?? 0) + 1)
     return replies < crowdSteps - 1 ? callTool('list_files', { path: `/tmp`, depth: replies + 1 }) : say('Done.')
   })
   const startedAt = performance.now()
-  const ids = await Promise.all(Array.from({ length: crowd }, () => give(client, agent)))
-  for (const id of ids) await ended(client, id)
+  const names = Array.from({ length: crowd }, (_, number) => `Task ${number}`)
+  const ids = await Promise.all(names.map((text) => give(client, agent, { text })))
+  let finished = 0
+  for (const id of ids) if (await finishes(client, id, startedAt + crowdMs)) finished += 1
   const seconds = (performance.now() - startedAt) / 1000
   return figure({
     name: `tasks, ${crowd.toLocaleString('en')} at once, each of ${crowdSteps} steps`,
     unit: 'tasks/s',
-    samples: [ids.length / seconds],
+    samples: [finished / seconds],
     bar: 'none is lost, none asked twice',
-    holds: () => asked === crowd * crowdSteps,
+    holds: () => finished === crowd && names.every((name) => asked.get(name) === crowdSteps),
   })
+}
+
+async function finishes(client: Client, id: string, untilMs: number): Promise<boolean> {
+  for (;;) {
+    const { state } = await client.call<Task>('GET', `/v1/tasks/${id}`)
+    if (state === 'finished') return true
+    if (state === 'failed' || state === 'canceled' || performance.now() > untilMs) return false
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
 }
 
 /** Memory of the server once it has given back what it can. */
@@ -249,20 +269,18 @@ async function manyCalling({ client, peer, target }: Opened): Promise<Figure> {
   })
 }
 
-export async function tasksWorked(bench: Bench): Promise<Figure[]> {
+/** Each on a platform of its own, with a model that says what is scripted. */
+const onItsOwn = (measure: (opened: Opened) => Promise<Figure[]>) => async (bench: Bench) => {
   const opened = await open(bench)
   try {
-    return [await stepTime(opened), await watched(opened), await manyAtOnce(opened)]
+    return await measure(opened)
   } finally {
     await opened.peer.close()
   }
 }
 
-export async function tasksHeld(bench: Bench): Promise<Figure[]> {
-  const opened = await open(bench)
-  try {
-    return [await manyCalling(opened), ...(await manyWaiting(opened))]
-  } finally {
-    await opened.peer.close()
-  }
-}
+export const taskSteps = onItsOwn(async (opened) => [await stepTime(opened)])
+export const tasksWatched = onItsOwn(async (opened) => [await watched(opened)])
+export const tasksAtOnce = onItsOwn(async (opened) => [await manyAtOnce(opened)])
+export const tasksCalling = onItsOwn(async (opened) => [await manyCalling(opened)])
+export const tasksWaiting = onItsOwn(manyWaiting)

@@ -23,8 +23,14 @@ export interface ModelPlatform {
   end(): Promise<void>
 }
 
-export async function startModelPlatform(firstUid: number): Promise<ModelPlatform> {
-  const peer = await startAnthropicPeer()
+export async function startModelPlatform(
+  firstUid: number,
+  {
+    env = {},
+    kept = 1_000,
+  }: { env?: NodeJS.ProcessEnv; /** Requests to the peer that can be looked at. */ kept?: number } = {},
+): Promise<ModelPlatform> {
+  const peer = await startAnthropicPeer({ kept })
   const dataDir = newDataDir()
   const options: PlatformOptions = {
     dataDir,
@@ -34,6 +40,7 @@ export async function startModelPlatform(firstUid: number): Promise<ModelPlatfor
       ANTHROPIC_API_KEY: peer.key,
       ANTHROPIC_BASE_URL: peer.url,
       DELTA_MODEL: 'anthropic/claude-haiku-4-5',
+      ...env,
     },
   }
   let platform = await startPlatform(options)

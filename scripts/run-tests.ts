@@ -103,6 +103,7 @@ async function longForm() {
   // Each waits most of the time, for what was killed or for the network.
   const lanes = [
     ['kill points', 'e2e/kill-points'],
+    ['kill points of tasks', 'e2e/task-kill-points'],
     ['kill points of workspaces, history', 'workspace-kill-points', 'e2e/history'],
     ['debian', 'debian'],
   ] as const

@@ -53,6 +53,7 @@ import { createOciDriver } from './drivers/oci/oci.ts'
 import type { OciDriver } from './drivers/oci/oci.ts'
 import { connectGuest } from './guest/client.ts'
 import type { Secrets } from './access/secrets.ts'
+import { giveBackWhenCalm } from './kernel/calm-memory.ts'
 import { systemClock } from './kernel/clock.ts'
 import { describeProcessSettings, readProcessConfig, unknownProcessSettings } from './kernel/config.ts'
 import type { Config } from './kernel/config.ts'
@@ -533,18 +534,13 @@ async function serve(config: Config, log: Logger): Promise<void> {
   serverPort = server.port
   log.info('listening', { port: server.port, host: config.host, startMs: Math.round(process.uptime() * 1000) })
   await inviteOwner(people)
-  giveBackMemory()
+  giveBackWhenCalm()
   const startedMs = clock.monotonic()
   void reconciled.then(() => {
     log.info('reconciled', { durationMs: Math.round(clock.monotonic() - startedMs) })
     sandboxes.warmUp().catch((error: unknown) => log.error('pool_not_started', { error }))
   })
   stopWhenAsked({ app, server, features, database, driver, log, onStopping: sandboxes.rest })
-}
-
-/** What only the start needed: 3 MB of 119, which V8 would not look for before there is work. */
-function giveBackMemory(): void {
-  setTimeout(() => void globalThis.gc?.({ type: 'major', execution: 'async', flavor: 'last-resort' }), 1_000).unref()
 }
 
 function agentLedger(ledger: Ledger): AgentLedger {

@@ -53,3 +53,36 @@ test('only the latest are kept, and viewers hear of news', async () => {
   await heard
   hub.stop()
 })
+
+test('viewers that are equally far get the same list, until there is more', () => {
+  const hub = createHub()
+  hub.listen('tsk_a', () => {})
+  hub.told('tsk_a', events(1, 2, 3))
+  const first = hub.after('tsk_a', 1, 9)
+  expect(hub.after('tsk_a', 1, 9)).toBe(first)
+  expect(seqs(hub.after('tsk_a', 1, 1))).toEqual([2])
+  expect(seqs(hub.after('tsk_a', 2, 9))).toEqual([3])
+  hub.told('tsk_a', events(4))
+  expect(seqs(hub.after('tsk_a', 1, 9))).toEqual([2, 3, 4])
+  hub.left('tsk_a')
+  expect(hub.after('tsk_a', 1, 9)).toBeUndefined()
+  hub.stop()
+})
+
+test('each of many viewers hears of news once, but those that have left meanwhile', async () => {
+  const hub = createHub()
+  const heard = new Map<number, number>()
+  const leaves = Array.from({ length: 100 }, (_, viewer) =>
+    hub.listen('tsk_a', () => {
+      heard.set(viewer, (heard.get(viewer) ?? 0) + 1)
+      // The last one goes while the first are being told.
+      if (viewer === 0) leaves[99]!()
+    }),
+  )
+  hub.told('tsk_a', events(1))
+  await expect.poll(() => heard.size).toBe(99)
+  hub.told('tsk_a', events(2))
+  await expect.poll(() => [...heard.values()].every((times) => times === 2)).toBe(true)
+  expect(heard.has(99)).toBe(false)
+  hub.stop()
+})

@@ -4,9 +4,13 @@ import type { TaskEvent } from './record.ts'
 const keptEvents = 512
 /** Viewers hear of news no more often than this: of many viewers of a busy task each is written to ten times a second at most. */
 const pauseMs = 100
+/** Of many viewers so many are written to at a time: what else the server does comes in between. */
+const toldAtOnce = 16
 
 interface Kept {
   events: TaskEvent[]
+  /** What was asked for of these: viewers that are equally far get the same list. */
+  pages: Map<string, readonly TaskEvent[]>
   listeners: Set<() => void>
   timer: NodeJS.Timeout | undefined
 }
@@ -20,8 +24,14 @@ export function createHub() {
   function tell(kept: Kept): void {
     kept.timer ??= setTimeout(() => {
       kept.timer = undefined
-      for (const listener of Array.from(kept.listeners)) listener()
+      tellSome(kept, Array.from(kept.listeners))
     }, pauseMs)
+  }
+
+  function tellSome(kept: Kept, listeners: readonly (() => void)[]): void {
+    for (const listener of listeners.slice(0, toldAtOnce)) if (kept.listeners.has(listener)) listener()
+    const later = listeners.slice(toldAtOnce)
+    if (later.length > 0) setImmediate(tellSome, kept, later)
   }
 
   return {
@@ -34,20 +44,24 @@ export function createHub() {
       if (kept.events.at(-1)?.seq !== first.seq - 1) kept.events = []
       kept.events.push(...events)
       if (kept.events.length > keptEvents) kept.events.splice(0, kept.events.length - keptEvents)
+      kept.pages.clear()
       tell(kept)
     },
 
-    /** Those after `seq`, where all of them are here. */
+    /** Those after `seq`, where all of them are here; the same list for whoever asks for the same. */
     after(taskId: string, seq: number, limit: number): readonly TaskEvent[] | undefined {
-      const events = tasks.get(taskId)?.events
-      const first = events?.[0]
-      if (!events || !first || first.seq > seq + 1) return undefined
+      const { events = [], pages } = tasks.get(taskId) ?? {}
+      const first = events[0]
+      if (!pages || !first || first.seq > seq + 1) return undefined
+      const name = `${seq} ${limit}`
       const from = seq + 1 - first.seq
-      return events.slice(from, from + limit)
+      const page = pages.get(name) ?? events.slice(from, from + limit)
+      pages.set(name, page)
+      return page
     },
 
     listen(taskId: string, listener: () => void): () => void {
-      const kept = tasks.get(taskId) ?? { events: [], listeners: new Set(), timer: undefined }
+      const kept = tasks.get(taskId) ?? { events: [], pages: new Map(), listeners: new Set(), timer: undefined }
       tasks.set(taskId, kept)
       kept.listeners.add(listener)
       return () => {
@@ -63,6 +77,7 @@ export function createHub() {
       const kept = tasks.get(taskId)
       if (!kept) return
       kept.events = []
+      kept.pages.clear()
       tell(kept)
     },
 

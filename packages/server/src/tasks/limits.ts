@@ -52,6 +52,8 @@ export const taskLimits = {
   streams: { perAccount: 2_048, perGroup: 512 },
   /** Events that a stream reads at once. */
   events: 256,
+  /** Of these, what is written to a viewer at once; one that is larger goes alone. */
+  pieceChars: 32_768,
   pollMs: 2 * second,
   /** Said to a task that it has not read. */
   inbox: 1_000,

@@ -628,9 +628,10 @@ testDatabases('tasks', (open) => {
     const { id } = await give(server, agent.id)
     const read = async (from?: number) => {
       const { events } = await server.tasks.follow(id, anna, from)
-      const seen: string[] = []
-      for (let step = await events.next(); !step.done; step = await events.next()) seen.push(step.value.id!)
-      return seen.map(Number)
+      let text = ''
+      for (let step = await events.next(); !step.done; step = await events.next())
+        text += String(Buffer.from(step.value))
+      return Array.from(text.matchAll(/^id: (\d+)$/gm), ([, seq]) => Number(seq))
     }
     const live = await read()
     await atRest(world, id)

@@ -23,9 +23,21 @@ test('events come in order, then the end', async () => {
     ]),
     cancel,
   ))
-    texts.push(text)
+    texts.push(String(text))
   expect(texts).toEqual(['event: a\ndata: 1\n\n', 'event: b\ndata: 2\n\n'])
   expect(cancel).not.toHaveBeenCalled()
+})
+
+test('what is formatted already goes out as it is', async () => {
+  const ready = Buffer.from('event: a\ndata: 1\n\nevent: b\ndata: 2\n\n')
+  async function* source() {
+    yield ready
+    yield { event: 'c', data: 3 }
+  }
+  const stream = eventStream(source(), () => {})
+  expect((await stream.next()).value).toBe(ready)
+  expect((await stream.next()).value).toBe('event: c\ndata: 3\n\n')
+  expect((await stream.next()).done).toBe(true)
 })
 
 test('a silent source is asked once and keepalives fill the time; nothing is lost after them', async () => {

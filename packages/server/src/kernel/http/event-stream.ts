@@ -20,17 +20,20 @@ export function formatEvent({ event, data, id }: ServerSentEvent): string {
   return `event: ${event}\n${id === undefined ? '' : `id: ${id}\n`}data: ${JSON.stringify(data)}\n\n`
 }
 
+/** Events that are formatted already, so that what many read is formatted once. */
+export type FormattedEvents = Uint8Array
+
 /**
  * The text of an event stream: what `source` yields, and a comment whenever it is silent. It takes the next event only when it is asked,
  * so a slow viewer holds back the source, not memory. `cancel` is called once when the reader leaves before the end; the source must
  * then end soon.
  */
 export function eventStream(
-  source: AsyncIterator<ServerSentEvent>,
+  source: AsyncIterator<ServerSentEvent | FormattedEvents>,
   cancel: () => void,
   keepaliveMs = KEEPALIVE_MS,
-): AsyncIterableIterator<string> {
-  type Answer = IteratorResult<string>
+): AsyncIterableIterator<string | FormattedEvents> {
+  type Answer = IteratorResult<string | FormattedEvents>
   let waiter: { resolve(answer: Answer): void; reject(error: unknown): void; timer: NodeJS.Timeout } | undefined
   let arrived: Answer | { error: unknown } | undefined
   let asked = false
@@ -54,7 +57,7 @@ export function eventStream(
     source.next().then(
       (step) => {
         over ||= step.done === true
-        deliver(step.done === true ? { done: true, value: undefined } : { done: false, value: formatEvent(step.value) })
+        deliver(step.done === true ? { done: true, value: undefined } : { done: false, value: textOf(step.value) })
       },
       (error: unknown) => {
         over = true
@@ -90,4 +93,8 @@ export function eventStream(
       return Promise.resolve({ done: true, value: undefined })
     },
   }
+}
+
+function textOf(event: ServerSentEvent | FormattedEvents): string | FormattedEvents {
+  return event instanceof Uint8Array ? event : formatEvent(event)
 }

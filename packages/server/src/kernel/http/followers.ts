@@ -2,8 +2,8 @@ import type { Clock } from '../clock.ts'
 import { DeltaError } from '../errors.ts'
 import type { ServerSentEvent } from './event-stream.ts'
 
-export interface LiveEvents {
-  events: AsyncIterator<ServerSentEvent>
+export interface LiveEvents<One = ServerSentEvent> {
+  events: AsyncIterator<One>
   /** Ends them. To be called when nobody reads any more. */
   leave(): void
 }
@@ -16,18 +16,18 @@ export interface Place {
   limit: number
 }
 
-export interface FollowPage {
-  events: readonly ServerSentEvent[]
+export interface FollowPage<One = ServerSentEvent> {
+  events: Iterable<One>
   /** Whether there may be more already; else the next page is asked for when there is news. */
   more: boolean
 }
 
-export interface Following {
+export interface Following<One = ServerSentEvent> {
   places: readonly Place[]
   /** Calls back at news of what is followed; returns how to stop listening. */
   listen(onNews: () => void): () => void
   /** Looks where it begins, and gives the way to each next page. */
-  begin(): Promise<() => Promise<FollowPage>>
+  begin(): Promise<() => Promise<FollowPage<One>>>
 }
 
 export type Followers = ReturnType<typeof createFollowers>
@@ -58,7 +58,7 @@ export function createFollowers({ clock, pollMs, what }: { clock: Clock; pollMs:
     }
   }
 
-  async function follow({ places, listen, begin }: Following): Promise<LiveEvents> {
+  async function follow<One>({ places, listen, begin }: Following<One>): Promise<LiveEvents<One>> {
     const leavePlaces = takePlaces(places)
     const reader = { left: false }
     let news = false
@@ -77,7 +77,7 @@ export function createFollowers({ clock, pollMs, what }: { clock: Clock; pollMs:
     }
     leaves.add(leave)
 
-    async function* pages(next: () => Promise<FollowPage>): AsyncGenerator<ServerSentEvent, void, undefined> {
+    async function* pages(next: () => Promise<FollowPage<One>>): AsyncGenerator<One, void, undefined> {
       try {
         while (!reader.left) {
           news = false
