@@ -366,6 +366,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     tokenRequests: requests.tokenRequests,
     sandboxes,
     workspaces,
+    execs,
     tools: {
       execs,
       files,

@@ -759,6 +759,7 @@ beforeAll(async () => {
     tokenRequests: requests.tokenRequests,
     sandboxes,
     workspaces,
+    execs,
     tools: {
       execs,
       files,

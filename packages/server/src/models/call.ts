@@ -1,5 +1,6 @@
 import type { Span } from '../kernel/traces.ts'
 import type { Message, ReplyPart, ToolDescription } from './conversation.ts'
+import type { Passage } from './passage.ts'
 import type { FailureKind, ProviderEvent, Stop, ThinkingLevel, Usage } from './provider.ts'
 
 /** One question to a model: what the loop of a task asks `models.service` for. */
@@ -19,6 +20,8 @@ export interface ModelCall {
   /** @default what the model allows, at most 32,000; 8,000 where nobody knows it */
   maxOutputTokens?: number | undefined
   thinking?: ThinkingLevel | undefined
+  /** Asked instead, by one of the models that speak its format: `system`, `messages` and `tools` are then empty. */
+  passage?: Passage | undefined
   /** Ends it: what had come is charged as cut. */
   signal: AbortSignal
   /** As it comes, and again from the beginning when `onAttempt` was called again. */

@@ -18,6 +18,7 @@ import type { Attachments } from './attachments.ts'
 import type { Budgets } from './budget.ts'
 import { noStep, snapshotOf, type TaskComputer } from './computer.ts'
 import { type Control, createControl } from './control.ts'
+import { unfit } from './engine/rules.ts'
 import type { TaskEvents } from './events.ts'
 import { createFinish } from './finish.ts'
 import { createTaskFollowing } from './following.ts'
@@ -176,7 +177,7 @@ export function createTasks(deps: TasksDeps) {
     refuse(mayWork(known.agent, { computer: true }))
     await refuseMany(accountId)
     const id = newId('tsk')
-    const spec = { ...(await specOf(id, wish, accountId)), rights: maker.rights ?? null }
+    const spec = { ...(await specOf(id, wish, known)), rights: maker.rights ?? null }
     const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
     const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
     const budget = wish.tokenBudget === undefined ? null : parseTokens(wish.tokenBudget, { field: 'tokenBudget' })
@@ -251,13 +252,16 @@ export function createTasks(deps: TasksDeps) {
     return task && viewOf(task)
   }
 
-  async function specOf(id: string, wish: CreateTask, accountId: string): Promise<Omit<TaskSpec, 'rights'>> {
+  async function specOf(id: string, wish: CreateTask, { agent }: Known): Promise<Omit<TaskSpec, 'rights'>> {
+    const { accountId } = agent
     const { model } = await resolveModel(wish.model, accountId)
+    const fault = unfit(wish, { model, agentKind: agent.kind })
+    if (fault) throw invalid(fault.field, fault.rule)
     const fallbackModels: string[] = []
     for (const one of wish.fallbackModels ?? []) fallbackModels.push((await resolveModel(one, accountId)).model)
     if (wish.resultSchema) checkSchema(wish.resultSchema)
     for (const name of Object.keys(wish.tools ?? {})) {
-      if (name === '*' || name.startsWith('mcp__') || deps.toolNames.has(name)) continue
+      if (wish.engine !== 'delta' || name === '*' || name.startsWith('mcp__') || deps.toolNames.has(name)) continue
       throw invalid(`body.tools.${name}`, `is no tool; there are ${[...deps.toolNames].join(', ')}`)
     }
     const files: { path: string; digest: string; size: number }[] = []
@@ -268,6 +272,7 @@ export function createTasks(deps: TasksDeps) {
     const servers = wish.mcpServers ?? []
     return {
       text: wish.text,
+      engine: wish.engine,
       model,
       fallbackModels,
       maxPrice: wish.maxPrice ?? null,
