@@ -177,7 +177,7 @@ export function createTasks(deps: TasksDeps) {
     refuse(mayWork(known.agent, { computer: true }))
     await refuseMany(accountId)
     const id = newId('tsk')
-    const spec = { ...(await specOf(id, wish, known)), rights: maker.rights ?? null }
+    const spec = { ...(await specOf(id, wish, accountId)), rights: maker.rights ?? null }
     const images = await Promise.all((wish.images ?? []).map((image, at) => attachments.saveImage(image, at)))
     const parts: UserPart[] = [{ type: 'text', text: wish.text }, ...images]
     const budget = wish.tokenBudget === undefined ? null : parseTokens(wish.tokenBudget, { field: 'tokenBudget' })
@@ -252,10 +252,9 @@ export function createTasks(deps: TasksDeps) {
     return task && viewOf(task)
   }
 
-  async function specOf(id: string, wish: CreateTask, { agent }: Known): Promise<Omit<TaskSpec, 'rights'>> {
-    const { accountId } = agent
+  async function specOf(id: string, wish: CreateTask, accountId: string): Promise<Omit<TaskSpec, 'rights'>> {
     const { model } = await resolveModel(wish.model, accountId)
-    const fault = unfit(wish, { model, agentKind: agent.kind })
+    const fault = unfit(wish, model)
     if (fault) throw invalid(fault.field, fault.rule)
     const fallbackModels: string[] = []
     for (const one of wish.fallbackModels ?? []) fallbackModels.push((await resolveModel(one, accountId)).model)

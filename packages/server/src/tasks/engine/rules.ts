@@ -10,10 +10,9 @@ export interface Unfit {
 }
 
 /** What a task by another engine can not have, for now or for good. */
-export function unfit(wish: CreateTask, { model, agentKind }: { model: string; agentKind: string }): Unfit | undefined {
+export function unfit(wish: CreateTask, model: string): Unfit | undefined {
   if (wish.engine === 'delta') return undefined
   const why = (field: string, rule: string): Unfit => ({ field: `body.${field}`, rule })
-  if (agentKind === 'messenger') return why('engine', 'a messenger has no computer that it could run in')
   if (!model.startsWith('anthropic/')) return why('model', `is ${model}: this engine asks models of Anthropic alone`)
   if (wish.fallbackModels?.length) return why('fallbackModels', 'is nothing that this engine knows')
   if (wish.mcpServers?.length) return why('mcpServers', 'is nothing that this engine is given')

@@ -223,7 +223,9 @@ function createSession(
       await Promise.all(serving)
     }
     if (fault !== undefined && !isOfSandbox(fault)) throw fault
-    if (end) return end
+    // Whoever says what is never said is not believed before that either.
+    const isLie = fault instanceof DeltaError && fault.code === 'guest_protocol_error'
+    if (end && !isLie) return end
     if (fault instanceof DeltaError) return { kind: 'failed', message: `${fault.code}: ${fault.message}` }
     const said = stderr.trim() === '' ? '' : `: ${stderr.trim().slice(-1_000)}`
     return { kind: 'failed', message: `The engine ended without a result, ${exit ? endOf(exit) : 'unheard'}${said}` }

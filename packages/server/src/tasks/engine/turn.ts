@@ -49,6 +49,8 @@ export function createEngine(deps: EngineDeps) {
     const caller = callerOf(run)
     const missing = missingRight({ needs: ['write:exec'] }, caller)
     if (missing !== undefined) return { kind: 'failed', reason: 'engine_failed', message: lacks(missing) }
+    // What it was told belongs to this turn, also where that asks no model.
+    await deps.write(run, {})
     await deps.snapshots.before(run)
     const sandboxId = await deps.computerOf(run)
     checkComputer({ caller }, 'write:exec', sandboxId)
@@ -194,7 +196,7 @@ function createWork(deps: EngineDeps, run: Run, begin: Begin) {
       return `The task has taken its ${task.spec.maxSteps} steps`
     }
     const known = await deps.findAgent(task.agentId, task.accountId)
-    if (!known || !mayWork(known.agent, { computer: true }).ok) {
+    if (!known || !mayWork(known.agent, { computer: false }).ok) {
       carry(note('Your agent was stopped in the middle of this turn: look how far you came, and go on.'))
       stop({ kind: 'over' })
       return 'The agent may not work now'
