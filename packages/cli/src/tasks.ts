@@ -12,6 +12,7 @@ import type {
   TaskResult,
   TaskState,
   TaskToolMode,
+  TaskEngine,
   ThinkingLevel,
 } from '@delta-agents/sdk'
 import { type Command, Option } from 'commander'
@@ -51,6 +52,7 @@ interface CreateFlags {
   model?: string
   fallback?: string[]
   thinking?: ThinkingLevel
+  engine?: TaskEngine
   instructions?: string
   file?: string[]
   image?: string[]
@@ -78,6 +80,7 @@ function addGiving({ io, leaf, delta, print, exitWith }: TaskCommandsDeps): void
     .option('--model <name>', 'like anthropic/claude-sonnet-5-5 (default: DELTA_MODEL of the server)')
     .option('--fallback <name>', 'asked where the model can not be reached; may be repeated', collect)
     .addOption(new Option('--thinking <level>').choices(['off', 'low', 'medium', 'high']))
+    .addOption(new Option('--engine <name>', 'who works on it (default: delta)').choices(['delta', 'claude-agent-sdk']))
     .option('--instructions <text>', 'how it should go about it')
     .option('-f, --file <path[:name]>', 'put on its computer, in /workspace; may be repeated', collect)
     .option('--image <path>', 'shown to the model; may be repeated', collect)
@@ -279,6 +282,7 @@ async function createOptions(flags: CreateFlags): Promise<Omit<CreateTaskOptions
     ...(flags.model !== undefined && { model: flags.model }),
     ...(flags.fallback && { fallbackModels: flags.fallback }),
     ...(flags.thinking && { thinking: flags.thinking }),
+    ...(flags.engine && { engine: flags.engine }),
     ...(flags.instructions !== undefined && { instructions: flags.instructions }),
     ...(files && { files }),
     ...(images && { images }),
@@ -374,6 +378,7 @@ function describeTask(info: TaskInfo): string {
     ['budget', info.tokenBudget === null ? 'its agent’s tokens' : `${info.tokenBudget} tokens of its own`],
     ['created', `${info.createdAt} by ${visible(info.createdBy)}`],
   ]
+  if (info.engine !== 'delta') rows.push(['engine', visible(info.engine)])
   if (info.parentTaskId !== null) rows.push(['part of', info.parentTaskId])
   if (info.forkedFrom) rows.push(['fork of', `${info.forkedFrom.taskId}, after step ${info.forkedFrom.step}`])
   if (info.endedAt !== null) rows.push(['ended', info.endedAt])

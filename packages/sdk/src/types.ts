@@ -91,6 +91,7 @@ export type TaskSettings = api.CreateTask
 /** Used as the agent likes, each call confirmed by a person, or not there. */
 export type TaskToolMode = NonNullable<TaskSettings['tools']>[string]
 export type ThinkingLevel = NonNullable<TaskSettings['thinking']>
+export type TaskEngine = NonNullable<TaskSettings['engine']>
 export type ModelInfo = api.Model
 export type ModelList = api.ModelList
 /** A provider's key of the account, without its text. */
