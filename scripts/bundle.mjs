@@ -22,6 +22,7 @@ await build({
     main: 'packages/server/src/main.ts',
     'db-worker': 'packages/server/src/kernel/db/sqlite-worker.ts',
     'ledger-program': 'packages/server/src/ledger/program.ts',
+    'engine-runner': 'packages/server/src/tasks/engine/runner.ts',
     'compress-worker': 'packages/server/src/storage/compress-worker.ts',
   },
   outdir,

@@ -106,6 +106,7 @@ async function longForm() {
     ['kill points of tasks', 'e2e/task-kill-points'],
     ['kill points of workspaces, history', 'workspace-kill-points', 'e2e/history'],
     ['debian', 'debian'],
+    ['the Claude Agent SDK', 'e2e/engine'],
   ] as const
   await Promise.all(
     lanes.map(([name, ...files], at) =>

@@ -1,6 +1,15 @@
 import { readFile } from 'node:fs/promises'
 import { basename, extname } from 'node:path'
-import type { Agent, Delta, TaskFile, TaskImage, TaskOptions, TaskToolMode, ThinkingLevel } from '@delta-agents/sdk'
+import type {
+  Agent,
+  Delta,
+  TaskEngine,
+  TaskFile,
+  TaskImage,
+  TaskOptions,
+  TaskToolMode,
+  ThinkingLevel,
+} from '@delta-agents/sdk'
 import { type Command, Option } from 'commander'
 import { findAgent } from './agents.ts'
 import { collect } from './egress.ts'
@@ -25,6 +34,7 @@ export interface TaskFlags {
   model?: string
   fallback?: string[]
   thinking?: ThinkingLevel
+  engine?: TaskEngine
   instructions?: string
   file?: string[]
   image?: string[]
@@ -44,6 +54,7 @@ export function withTaskOptions(command: Command): Command {
     .option('--model <name>', 'like anthropic/claude-sonnet-5-5 (default: DELTA_MODEL of the server)')
     .option('--fallback <name>', 'asked where the model can not be reached; may be repeated', collect)
     .addOption(new Option('--thinking <level>').choices(['off', 'low', 'medium', 'high']))
+    .addOption(new Option('--engine <name>', 'who works on it (default: delta)').choices(['delta', 'claude-agent-sdk']))
     .option('--instructions <text>', 'how it should go about it')
     .option('-f, --file <path[:name]>', 'put on its computer, in /workspace; may be repeated', collect)
     .option('--image <path>', 'shown to the model; may be repeated', collect)
@@ -98,6 +109,7 @@ export async function taskOptionsOf(flags: TaskFlags): Promise<TaskOptions> {
     ...(flags.model !== undefined && { model: flags.model }),
     ...(flags.fallback && { fallbackModels: flags.fallback }),
     ...(flags.thinking && { thinking: flags.thinking }),
+    ...(flags.engine && { engine: flags.engine }),
     ...(flags.instructions !== undefined && { instructions: flags.instructions }),
     ...(files && { files }),
     ...(images && { images }),

@@ -218,7 +218,7 @@ test('all that a task can be given is sent', async () => {
   writeFileSync(data, 'a,b\n')
   writeFileSync(image, 'png')
   const flags =
-    `create -d -a Worker --model a/b --fallback c/d --thinking low --budget 5 --time-limit 1h --max-steps 9 --chat -m k=v --tool run_terminal=ask --tool *=off --schema ${schema} -f ${data} -f ${data}:in/x.csv --image ${image} --instructions Short`.split(
+    `create -d -a Worker --model a/b --fallback c/d --thinking low --engine claude-agent-sdk --budget 5 --time-limit 1h --max-steps 9 --chat -m k=v --tool run_terminal=ask --tool *=off --schema ${schema} -f ${data} -f ${data}:in/x.csv --image ${image} --instructions Short`.split(
       ' ',
     )
   expect(await delta(flags, { stdin: ['From ', 'stdin\n'] })).toMatchObject({ exitCode: 0, stdout: `${id}\n` })
@@ -229,6 +229,7 @@ test('all that a task can be given is sent', async () => {
       model: 'a/b',
       fallbackModels: ['c/d'],
       thinking: 'low',
+      engine: 'claude-agent-sdk',
       instructions: 'Short',
       tokenBudget: 5,
       timeLimitMs: 3_600_000,

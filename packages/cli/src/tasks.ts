@@ -227,6 +227,7 @@ function describeTask(info: TaskInfo): string {
     ['budget', budgetOf(info)],
     ['created', `${info.createdAt} by ${visible(info.createdBy)}`],
   ]
+  if (info.engine !== 'delta') rows.push(['engine', visible(info.engine)])
   if (info.parentTaskId !== null) rows.push(['part of', info.parentTaskId])
   if (info.forkedFrom) rows.push(['fork of', `${info.forkedFrom.taskId}, after step ${info.forkedFrom.step}`])
   if (info.endedAt !== null) rows.push(['ended', info.endedAt])

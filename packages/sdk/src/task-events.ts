@@ -19,9 +19,9 @@ interface TaskNews {
   step: { step: number; turn: number }
   /** The model is asked once more for the same step: pieces of it begin again. */
   attempt: { model: string; state: string; failure?: { kind: string; message: string }; waitMs?: number }
-  /** A piece of what the model is writing. */
-  text: { text: string }
-  thinking: { text: string }
+  /** A piece of what the model is writing; `step` where several are asked side by side. */
+  text: { text: string; step?: number }
+  thinking: { text: string; step?: number }
   /** All that it has written, `text` among it. */
   reply: {
     model: string

@@ -12,6 +12,7 @@ import type {
   TaskState,
   TaskToolMode,
   TaskTranscript,
+  TaskEngine,
   ThinkingLevel,
 } from './types.ts'
 
@@ -35,6 +36,8 @@ export interface TaskOptions {
   maxPrice?: number
   /** @default "off" */
   thinking?: ThinkingLevel
+  /** The Claude Agent SDK instead, where it is installed on the agent's computer. It has its own tools, and asks models of Anthropic alone. @default "delta" */
+  engine?: TaskEngine
   /** How it should go about it. */
   instructions?: string
   /** Written to its computer before the first step. */

@@ -103,6 +103,7 @@ export type WebhookEvent = WebhookInfo['events'][number]
 export type WebhookWithSecret = api.WebhookWithSecret
 export type WebhookDelivery = api.WebhookDelivery
 export type DeliveryState = WebhookDelivery['state']
+export type TaskEngine = NonNullable<TaskSettings['engine']>
 export type ModelInfo = api.Model
 export type ModelList = api.ModelList
 /** A provider's key of the account, without its text. */

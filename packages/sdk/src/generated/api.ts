@@ -397,6 +397,8 @@ export type CreateTask = {
   /** No fall-back dearer than so many tokens for a million output tokens */
   maxPrice?: number
   thinking?: 'off' | 'low' | 'medium' | 'high'
+  /** Who works on it: DELTA’s own loop, or the Claude Agent SDK in the agent’s computer, where you have installed it. That one has its own tools and asks models of Anthropic alone */
+  engine?: 'delta' | 'claude-agent-sdk'
   /** How it should go about it */
   instructions?: string
   /** It spends no more: set aside from the agent’s balance, what is left goes back at its end. Without it: the agent’s balance */
@@ -1712,6 +1714,8 @@ export type ScheduledTask = {
   /** No fall-back dearer than so many tokens for a million output tokens */
   maxPrice?: number
   thinking?: 'off' | 'low' | 'medium' | 'high'
+  /** Who works on it: DELTA’s own loop, or the Claude Agent SDK in the agent’s computer, where you have installed it. That one has its own tools and asks models of Anthropic alone */
+  engine?: 'delta' | 'claude-agent-sdk'
   /** How it should go about it */
   instructions?: string
   /** It spends no more: set aside from the agent’s balance, what is left goes back at its end. Without it: the agent’s balance */
@@ -1905,6 +1909,7 @@ export type Task = {
     | 'model_refused'
     | 'model_failed'
     | 'conversation_too_long'
+    | 'engine_failed'
     | 'internal'
     | null
   /** The reason, or why it stands still, in words */
@@ -1913,6 +1918,7 @@ export type Task = {
   waitsFor: TaskWaitsFor[]
   text: string
   model: string
+  engine: 'delta' | 'claude-agent-sdk'
   chat: boolean
   turn: number
   /** Steps begun: one call of the model each, with its tool calls */
@@ -1963,6 +1969,7 @@ export type TaskResult = {
     | 'model_refused'
     | 'model_failed'
     | 'conversation_too_long'
+    | 'engine_failed'
     | 'internal'
     | null
   /** Its last words */

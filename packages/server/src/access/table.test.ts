@@ -777,6 +777,7 @@ beforeAll(async () => {
     tokenRequests: requests.tokenRequests,
     sandboxes,
     workspaces,
+    execs,
     tools: {
       execs,
       files,

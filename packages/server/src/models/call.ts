@@ -1,5 +1,6 @@
 import type { Span } from '../kernel/traces.ts'
 import type { Message, ReplyPart, ToolDescription } from './conversation.ts'
+import type { Passage } from './passage.ts'
 import type { FailureKind, ProviderEvent, Stop, ThinkingLevel, Usage } from './provider.ts'
 
 /** One question to a model: what the loop of a task asks `models.service` for. */
@@ -19,10 +20,14 @@ export interface ModelCall {
   /** @default what the model allows, at most 32,000; 8,000 where nobody knows it */
   maxOutputTokens?: number | undefined
   thinking?: ThinkingLevel | undefined
+  /** Asked instead, by one of the models that speak its format: `system`, `messages` and `tools` are then empty. */
+  passage?: Passage | undefined
   /** Ends it: what had come is charged as cut. */
   signal: AbortSignal
   /** What has to be on disk before the first request leaves: written in one breath with its hold. Called once at most; what it rejects with is what the call rejects with. */
   begin?(): Promise<void>
+  /** Whoever asks calls the reply's `pay`, in one breath with what they write of it. @default false, it is paid for by then */
+  paysLater?: boolean | undefined
   /** As it comes, and again from the beginning when `onAttempt` was called again. */
   onEvent(event: Exclude<ProviderEvent, { type: 'end' }>): void
   /** Before each HTTP request leaves and after it is over: for the row of the step. Must not throw. */
@@ -61,7 +66,7 @@ export interface ModelReply {
   attempts: readonly Attempt[]
   /** The model that the provider says has answered, such as a dated one of a name without a date. */
   answeredBy?: string
-  /** Writes down what the last attempt used, in one breath with whatever is written beside it. Must be called, may be called again, and does not reject. */
+  /** Writes down what the last attempt used, once. Does not reject. */
   pay(): Promise<void>
 }
 

@@ -68,6 +68,14 @@ testDatabases('model calls', (open) => {
     await vi.waitFor(async () => expect(await balance()).toMatchObject({ held: 0, used: before!.used }))
   })
 
+  test('is paid for later by whoever says so, once', async () => {
+    const { models, balance } = await start(() => answering(used(10, 5)))
+    const reply = await models.call(testCall({ paysLater: true }))
+    expect(await balance()).toMatchObject({ used: 0 })
+    await Promise.all([reply.pay(), reply.pay()])
+    expect(await balance()).toMatchObject({ held: 0, used: reply.cost })
+  })
+
   test('an answer costs what its provider says it used, each kind at its own price', async () => {
     const usage = used(10, 5, { cacheRead: 100, cacheWrite: 20, cacheWriteHour: 7 })
     const { models, balance, usage: booked, sum, holds } = await start(() => answering(usage))

@@ -171,6 +171,7 @@ export function createModelCalls(deps: ModelCallsDeps): ModelCalls {
     }
     const ended = await metered.end()
     if (answer && ended) {
+      if (!wish.paysLater) await ended.pay()
       tell(run, { ...base, state: 'ended', ...ended.settled })
       return { reply: replyOf(run, { model, answer, lowered: metered.lowered(), pay: ended.pay }) }
     }
@@ -202,9 +203,16 @@ export function createModelCalls(deps: ModelCallsDeps): ModelCalls {
     const request: ProviderRequest = { model: name, system, messages, tools, maxOutputTokens, thinking, image }
     const parts: ReplyPart[] = []
     let hasBegun = false
-    for await (const event of by.stream(request, { endpoint, fetch, signal })) {
+    const { passage } = wish
+    if (passage && !by.pass) throw new DeltaError('model_not_found', `Models of ${by.name} take no such request`)
+    const options = { endpoint, fetch, signal }
+    const events = passage
+      ? by.pass!({ ...passage, model: name, maxOutputTokens }, options)
+      : by.stream(request, options)
+    for await (const event of events) {
       if (event.type === 'end') return { parts, stop: event.stop, answeredBy: event.model }
-      if (!hasBegun) run.withOutput += 1
+      // What was passed on can not be taken back.
+      if (!hasBegun) run.withOutput += passage ? modelLimits.triesAfterOutput + 1 : 1
       hasBegun = true
       if (event.type === 'part') parts.push(event.part)
       try {
@@ -341,7 +349,7 @@ const codes = {
   too_long: 'model_too_long',
 } as const satisfies Record<FailureKind, string>
 
-function errorOf(model: Usable, failure: ProviderFailure): DeltaError {
+export function errorOf(model: Pick<Usable, 'model'>, failure: ProviderFailure): DeltaError {
   const { kind, status, message, retryAfterMs } = failure
   if (kind === 'limited' || kind === 'unavailable') return unavailable(model, failure, retryAfterMs)
   const code = kind === 'request' && status === 404 ? 'model_not_found' : codes[kind]
@@ -351,7 +359,7 @@ function errorOf(model: Usable, failure: ProviderFailure): DeltaError {
 }
 
 function unavailable(
-  { model }: Usable,
+  { model }: Pick<Usable, 'model'>,
   { message, status }: ProviderFailure,
   retryAfterMs: number | undefined,
 ): DeltaError {

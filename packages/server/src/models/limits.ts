@@ -8,6 +8,8 @@ export const modelLimits = {
   leastOutputTokens: 256,
   /** Until the first byte of an answer: a model may think long before it says anything. */
   firstByteMs: 300_000,
+  /** Until the tokens of a request are counted. */
+  countMs: 30_000,
   /** Between two pieces of an answer; providers send pings. */
   idleMs: 120_000,
   /** Of an answer, whatever it holds. */

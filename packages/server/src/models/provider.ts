@@ -1,4 +1,5 @@
 import type { Message, ReplyPart, ToolDescription } from './conversation.ts'
+import type { CountTokens, Pass } from './passage.ts'
 
 /** Who answers: a provider with its own wire format. Adding one is a folder, a line in the table of providers and its run of the shared conformance suite. */
 export const providerNames = ['anthropic', 'google', 'openai', 'recording'] as const
@@ -51,6 +52,9 @@ export interface Provider {
    * closes the connection.
    */
   stream(request: ProviderRequest, options: StreamOptions): AsyncIterable<ProviderEvent>
+  /** The same for a request that another program has made, in this provider's own format. @default none is taken */
+  pass?: Pass
+  countTokens?: CountTokens
   /** Pure readers of what goes over the wire. */
   wire: Wire
 }

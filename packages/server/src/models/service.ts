@@ -8,14 +8,16 @@ import type { Traces } from '../kernel/traces.ts'
 import { shownTokens } from '../ledger/door.ts'
 import type { Ledger } from '../ledger/service.ts'
 import type { CallModel } from './call.ts'
-import { createModelCalls } from './calls.ts'
+import { createModelCalls, errorOf } from './calls.ts'
 import type { CallCounts, Usable } from './calls.ts'
 import { knownModel } from './catalogue.ts'
+import { modelLimits } from './limits.ts'
 import { createEndpoints } from './endpoints.ts'
 import type { KnownEndpoint, ModelKeys, Seal } from './endpoints.ts'
+import type { Passage } from './passage.ts'
 import { dearestOutput, readModelPrices } from './prices.ts'
 import type { ModelRates } from './prices.ts'
-import { providerNames } from './provider.ts'
+import { ProviderFailure, providerNames } from './provider.ts'
 import type { Provider, ProviderName } from './provider.ts'
 import { parseModel } from './names.ts'
 import type { ModelName, ModelSettings, OwnKeyProvider } from './names.ts'
@@ -48,6 +50,13 @@ export interface ModelsDeps {
   traces?: Traces
 }
 
+export interface CountWish extends Pick<Passage, 'body' | 'headers'> {
+  accountId: string
+  /** `<provider>/<name>` */
+  model: string
+  signal: AbortSignal
+}
+
 /** A model that can be used now. */
 export interface ResolvedModel extends ModelName {
   /** `<provider>/<name>` */
@@ -63,6 +72,8 @@ export interface ResolvedModel extends ModelName {
 
 export interface Models {
   call: CallModel
+  /** How many tokens the request of another program would come to, as its provider counts them. */
+  countTokens(wish: CountWish): Promise<number>
   /** What a task would use. Without a name: the default one. Throws why it can not be used. */
   resolve(model: string | undefined, accountId: string): Promise<ResolvedModel>
   /** All that the server knows of, with why some can not be used now. */
@@ -134,6 +145,19 @@ export function createModels(deps: ModelsDeps): Models {
 
   return {
     call: deps.traces ? traceCalls(calls.call, deps.traces) : calls.call,
+    async countTokens({ accountId, model, body, headers, signal }) {
+      const used = await usable(model, accountId)
+      const { name, by, endpoint } = used
+      if (!by.countTokens) throw new DeltaError('model_not_found', `Models of ${by.name} count nothing beforehand`)
+      const inTime = AbortSignal.any([signal, AbortSignal.timeout(modelLimits.countMs)])
+      try {
+        return await by.countTokens({ model: name, body, headers }, { endpoint, fetch, signal: inTime })
+      } catch (error) {
+        if (error instanceof ProviderFailure) throw errorOf(used, error)
+        if (signal.aborted) throw new DeltaError('canceled', 'The call was given up', { cause: error })
+        throw errorOf(used, new ProviderFailure('unavailable', 'It did not answer', { cause: error }))
+      }
+    },
     async resolve(wanted = settings.defaultModel, accountId) {
       if (wanted === undefined) {
         const context = { variable: 'DELTA_MODEL' }

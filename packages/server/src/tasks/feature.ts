@@ -11,6 +11,7 @@ import { microPerToken } from '../ledger/door.ts'
 import type { TokenRequestView } from '../agents/requests/schema.ts'
 import type { CallModel } from '../models/door.ts'
 import { type Attachments, digestOf } from './attachments.ts'
+import { createEngine, type EngineDeps } from './engine/turn.ts'
 import { createBudgets, type TaskLedger } from './budget.ts'
 import { callerOf, createActing } from './calls.ts'
 import { createTaskComputer, type TaskComputerDeps } from './computer.ts'
@@ -32,7 +33,7 @@ export interface OpenTasksDeps {
   agents: Agents
   directory: Pick<Directory, 'find'>
   ledger: TaskLedger
-  models: { call: CallModel; resolve: TasksDeps['resolveModel'] }
+  models: { call: CallModel; countTokens: EngineDeps['countTokens']; resolve: TasksDeps['resolveModel'] }
   approvals: Pick<Approvals, 'askFor' | 'find' | 'withdraw' | 'get' | 'events'>
   tokenRequests: ToolboxDeps['tokenRequests'] & {
     /** For a task of the agent that has used up its own; undefined where the agent waits for another one. */
@@ -45,6 +46,8 @@ export interface OpenTasksDeps {
     events: { on(name: 'token_request.changed', listener: (news: { requestId: string }) => void): unknown }
   }
   sandboxes: TaskComputerDeps['sandboxes'] & { door: SandboxDoor }
+  /** For engines that run in the agent's computer. */
+  execs: EngineDeps['execs']
   workspaces: TaskComputerDeps['workspaces']
   tools: Omit<
     ToolboxDeps,
@@ -113,6 +116,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
         const asked = {
           agent,
           text,
+          engine: 'delta' as const,
           model,
           fallbackModels: [...fallbackModels],
           thinking,
@@ -194,6 +198,19 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     tasks.askedFor({ agentId, belowId, requestId, text })
   }
 
+  const engine = createEngine({
+    callModel: deps.models.call,
+    countTokens: deps.models.countTokens,
+    execs: deps.execs,
+    findAgent,
+    payerOf: budgets.payerOf,
+    computerOf: (run) => computer.of(run, callerOf(run)),
+    snapshots: computer.snapshots,
+    readBlob: attachments.read,
+    write,
+    clock,
+    log,
+  })
   const loop = createLoop({
     store,
     callModel: deps.models.call,
@@ -204,6 +221,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     computer,
     write,
     askForTokens,
+    engine,
     traces,
     clock,
     log,

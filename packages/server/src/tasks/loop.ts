@@ -16,6 +16,7 @@ import type {
 import { type Budgets, isCode } from './budget.ts'
 import { type Acting, blocking, toolResult } from './calls.ts'
 import type { Control, Halt } from './control.ts'
+import type { Engine } from './engine/turn.ts'
 import { createFinish, finishName } from './finish.ts'
 import { taskLimits } from './limits.ts'
 import { summaryRequest, systemPrompt } from './prompt.ts'
@@ -64,6 +65,8 @@ export interface LoopDeps {
   write: Write
   /** A person is to give tokens to a task whose own are used up; the id of the request. */
   askForTokens(run: Run, wanted: number): Promise<string | undefined>
+  /** Of tasks that are not worked on here. */
+  engine: Engine
   traces: Traces
   clock: Clock
   log: Logger
@@ -177,6 +180,8 @@ export function createLoop(deps: LoopDeps) {
   }
 
   async function advance(run: Run): Promise<Next> {
+    const isOthers = (run.task.spec.engine ?? 'delta') !== 'delta'
+    if (isOthers && (await endOpenSteps(run)) && (await isLostAgain(run))) return lostAgain
     // The server that asked the model died before the answer was on disk: it was charged, and is asked again.
     if (run.step?.state === 'calling') {
       const lost = await budgets.spentSince(run.task, run.step.startedAt)
@@ -203,7 +208,30 @@ export function createLoop(deps: LoopDeps) {
       endActing(run)
       if (isGiven) return { state: 'finished', reason: 'done', message: 'It is done' }
     }
-    return (await boundary(run)) ?? ask(run)
+    return (await boundary(run)) ?? (isOthers ? turnOf(run) : ask(run))
+  }
+
+  /** Of another engine whose turn broke off with its server: it is begun anew. Requests side by side were so many open steps. */
+  async function endOpenSteps(run: Run): Promise<boolean> {
+    const open = (await store.steps(run.task.id)).filter(({ state }) => state === 'calling' || state === 'acting')
+    run.step = undefined
+    if (open.length === 0) return false
+    carryMessage(run, { role: 'user', parts: [brokenOff] })
+    for (const step of open) await write(run, {}, { step: { ...step, state: 'cut', endedAt: clock.now() } })
+    return true
+  }
+
+  async function turnOf(run: Run): Promise<Next> {
+    const turn = run.carried.changes.turn ?? run.task.turn
+    if (run.notes.turn !== turn) run.notes = { turn, text: await computer.notesOf(run) }
+    try {
+      const ended = await deps.engine.turn(run, systemOf(run, [{ name: '', description: '', inputSchema: {} }]))
+      if (ended.kind === 'short') return await outOfTokens(run, ended.wanted)
+      return ended.kind === 'failed' ? { state: 'failed', reason: ended.reason, message: ended.message } : 'go on'
+    } catch (error) {
+      if (error instanceof DeltaError && blocking.has(error.code)) return { state: 'suspended', message: error.message }
+      throw error
+    }
   }
 
   /** Of a task at which servers die: it would be asked, and paid for, for ever. */
@@ -410,6 +438,7 @@ export function createLoop(deps: LoopDeps) {
         thinking: task.spec.thinking,
         signal: AbortSignal.any([control.begin(), control.left]),
         begin,
+        paysLater: true,
         onEvent(event) {
           if (event.type === 'delta') pieces.add(event.of, {}, event.text)
         },
@@ -643,6 +672,10 @@ function hasCarried({ carried: { changes, messages, calls, step, events } }: Wri
 function note(text: string): UserPart {
   return { type: 'text', text: `[DELTA] ${text}` }
 }
+
+const brokenOff = note(
+  'The server was started anew in the middle of this turn. What was under way may have been done in part: look how far you came, and go on.',
+)
 
 const nudge = note('The task is not over before you have called `finish` with its value.')
 

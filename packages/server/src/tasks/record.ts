@@ -1,11 +1,14 @@
 import type { Right } from '../access/callers/door.ts'
 import type { Asker } from '../approvals/door.ts'
 import type { Attempt, ImagePart, Message, TextPart, ThinkingLevel, Usage } from '../models/door.ts'
+import type { EngineName } from './engine/names.ts'
 import type { EndReason, TaskEventKind, TaskState, TaskWaitsFor, ToolMode } from './schema.ts'
 
 /** What was asked for, as it stays. */
 export interface TaskSpec {
   text: string
+  /** Who works on it; of tasks from before there was more than one, nothing is said. */
+  engine?: EngineName
   model: string
   fallbackModels: readonly string[]
   maxPrice: number | null

@@ -2,6 +2,7 @@ import { z } from '@hono/zod-openapi'
 import { idempotencyHeader, pageQuery } from '../kernel/http/request-shapes.ts'
 import { tokensSchema } from '../ledger/door.ts'
 import { imageTypes, thinkingLevels } from '../models/door.ts'
+import { engines } from './engine/names.ts'
 import { taskLimits } from './limits.ts'
 import { mcpServerSchema } from './tools/mcp.ts'
 
@@ -29,6 +30,7 @@ export const endReasons = [
   'model_refused',
   'model_failed',
   'conversation_too_long',
+  'engine_failed',
   'internal',
 ] as const
 export type EndReason = (typeof endReasons)[number]
@@ -86,6 +88,10 @@ export const createTaskSchema = z
       .optional()
       .openapi({ description: 'No fall-back dearer than so many tokens for a million output tokens' }),
     thinking: z.enum(thinkingLevels).default('off'),
+    engine: z.enum(engines).default('delta').openapi({
+      description:
+        'Who works on it: DELTA’s own loop, or the Claude Agent SDK in the agent’s computer, where you have installed it. That one has its own tools and asks models of Anthropic alone',
+    }),
     instructions: textSchema.optional().openapi({ description: 'How it should go about it' }),
     tokenBudget: tokensSchema(
       'It spends no more: set aside from the agent’s balance, what is left goes back at its end. Without it: the agent’s balance',
@@ -161,6 +167,7 @@ export const taskSchema = z
     waitsFor: z.array(waitsForSchema).openapi({ description: 'What has to come before it goes on' }),
     text: z.string(),
     model: z.string(),
+    engine: z.enum(engines),
     chat: z.boolean(),
     turn: z.int(),
     step: z.int().openapi({ description: 'Steps begun: one call of the model each, with its tool calls' }),

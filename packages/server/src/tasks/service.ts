@@ -18,6 +18,7 @@ import { attach, type Attached, type Attachments } from './attachments.ts'
 import type { Budgets } from './budget.ts'
 import { noStep, snapshotOf, type TaskComputer } from './computer.ts'
 import { type Control, createControl } from './control.ts'
+import { unfit } from './engine/rules.ts'
 import type { TaskEvents } from './events.ts'
 import { createFinish } from './finish.ts'
 import { createTaskFollowing } from './following.ts'
@@ -267,16 +268,19 @@ export function createTasks(deps: TasksDeps) {
     { accountId, attached: { files } }: { accountId: string; attached: Attached },
   ): Promise<Omit<TaskSpec, 'rights'>> {
     const { model } = await resolveModel(wish.model, accountId)
+    const fault = unfit(wish, model)
+    if (fault) throw invalid(fault.field, fault.rule)
     const fallbackModels: string[] = []
     for (const one of wish.fallbackModels ?? []) fallbackModels.push((await resolveModel(one, accountId)).model)
     if (wish.resultSchema) checkSchema(wish.resultSchema)
     for (const name of Object.keys(wish.tools ?? {})) {
-      if (name === '*' || name.startsWith('mcp__') || deps.toolNames.has(name)) continue
+      if (wish.engine !== 'delta' || name === '*' || name.startsWith('mcp__') || deps.toolNames.has(name)) continue
       throw invalid(`body.tools.${name}`, `is no tool; there are ${[...deps.toolNames].join(', ')}`)
     }
     const servers = wish.mcpServers ?? []
     return {
       text: wish.text,
+      engine: wish.engine,
       model,
       fallbackModels,
       maxPrice: wish.maxPrice ?? null,

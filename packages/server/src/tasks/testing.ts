@@ -37,7 +37,7 @@ import { openTestStorage } from '../workspaces/testing.ts'
 import { workspaceMigrations } from '../workspaces/migrations.ts'
 import { createWorkspaces } from '../workspaces/service.ts'
 import { toolCallApproval } from './approval.ts'
-import { openTasks } from './feature.ts'
+import { openTasks, type OpenTasksDeps } from './feature.ts'
 import { taskMigrations } from './migrations.ts'
 import { webhookMigrations } from './webhooks/migrations.ts'
 import { createAttachmentStore } from './attachment-store.ts'
@@ -169,6 +169,19 @@ export interface WorldOptions {
   tools?: readonly Tool[]
   /** Throws for an account that keeps more than it pays for. @default never */
   mayKeepMore?: (accountId: string) => Promise<void>
+  /** For engines that run in a computer. @default there are none */
+  execs?: OpenTasksDeps['execs']
+}
+
+const noExec = async (): Promise<never> => {
+  throw new Error('This test has no execs')
+}
+const noExecs: OpenTasksDeps['execs'] = {
+  run: noExec,
+  list: noExec,
+  inspect: noExec,
+  attach: noExec,
+  signal: noExec,
 }
 
 const input = z.strictObject({ text: z.string() })
@@ -345,6 +358,7 @@ export async function newWorld(database: Database, options: WorldOptions = {}) {
       tokenRequests: requests.tokenRequests,
       sandboxes,
       workspaces,
+      execs: options.execs ?? noExecs,
       tools: {
         ...testDeps({}),
         connect: () => Promise.reject(new Error('This test has no outside')),

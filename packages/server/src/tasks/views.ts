@@ -18,6 +18,7 @@ export function viewOf(task: TaskRecord): TaskView {
     waitsFor: [...task.waitsFor],
     text: spec.text,
     model: spec.model,
+    engine: spec.engine ?? 'delta',
     chat: spec.chat,
     turn: task.turn,
     step: task.step,

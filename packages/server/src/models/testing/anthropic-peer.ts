@@ -67,7 +67,7 @@ function errorOf({ status, type, message }: PeerRefusal): object {
 // Requests
 
 const topFields = new Set(
-  'model messages max_tokens system tools tool_choice thinking output_config stream temperature top_k top_p stop_sequences metadata service_tier container mcp_servers'.split(
+  'model messages max_tokens system tools tool_choice thinking output_config context_management stream temperature top_k top_p stop_sequences metadata service_tier container mcp_servers'.split(
     ' ',
   ),
 )

@@ -13,7 +13,7 @@ import type { Ledger } from '../../ledger/service.ts'
 import type { Attempt, ModelCall } from '../call.ts'
 import { modelMigrations } from '../migrations.ts'
 import { createModels } from '../service.ts'
-import type { Models, ModelsDeps, ModelSettings } from '../service.ts'
+import type { ModelsDeps, ModelSettings } from '../service.ts'
 import { plainProvider } from './plain.ts'
 
 export const modelTestMigrations: readonly Migration[] = [...ledgerMigrations, ...modelMigrations]
@@ -74,19 +74,7 @@ export function startModels(database: Database, url: string, options: TestModels
     random: () => 0,
     ...options.deps,
   })
-  return { ledger, models: paidAtOnce(models), begin }
-}
-
-/** For tests of what a call comes to: whoever asks writes nothing beside it. */
-function paidAtOnce(models: Models): Models {
-  return {
-    ...models,
-    async call(wish) {
-      const reply = await models.call(wish)
-      await reply.pay()
-      return reply
-    },
-  }
+  return { ledger, models, begin }
 }
 
 /** A call of one short message. */

@@ -72,7 +72,7 @@ export async function computerFor(context: ToolContext, right: RightName): Promi
   return sandboxId
 }
 
-export function checkComputer({ caller }: ToolContext, right: RightName, sandboxId: string): void {
+export function checkComputer({ caller }: Pick<ToolContext, 'caller'>, right: RightName, sandboxId: string): void {
   const decision = decide(caller.principal, { right, resource: 'sandbox', id: sandboxId })
   if (decision.allowed) return
   if (decision.reason === 'hidden') throw new DeltaError('sandbox_not_found', `There is no sandbox ${sandboxId}`)

@@ -106,6 +106,7 @@ function taskView(id: string): TaskView {
     waitsFor: [],
     text: 'Read the news — naïve ✓',
     model: 'anthropic/claude-sonnet-4-5',
+    engine: 'delta',
     chat: false,
     turn: 1,
     step: 1,

@@ -1,8 +1,9 @@
 import type { LanguageModelV4CallOptions, LanguageModelV4Prompt } from '@ai-sdk/provider'
-import type { ProviderRequest, ThinkingLevel } from '../../provider.ts'
+import type { Provider, ProviderRequest, ThinkingLevel } from '../../provider.ts'
 import type { PromptStyle } from '../prompt.ts'
 import { isRecord, recordsIn } from '../reading.ts'
 import { createProvider, noKey } from '../stream.ts'
+import { countTokens, passMessages } from './pass.ts'
 import { anthropicWire } from './wire.ts'
 
 const style: PromptStyle = {
@@ -18,7 +19,7 @@ const budgetShares: Record<Exclude<ThinkingLevel, 'off'>, number> = { low: 0.1, 
 
 const mark = { anthropic: { cacheControl: { type: 'ephemeral' } } }
 
-export const anthropic = createProvider('anthropic', {
+const spoken = createProvider('anthropic', {
   style: () => style,
   async open(model, baseUrl, fetch) {
     const { createAnthropic } = await import('@ai-sdk/anthropic')
@@ -40,6 +41,8 @@ export const anthropic = createProvider('anthropic', {
   },
   wire: anthropicWire,
 })
+
+export const anthropic: Provider = { ...spoken, pass: passMessages, countTokens }
 
 /**
  * Prompt caching (https://docs.claude.com/en/docs/build-with-claude/prompt-caching): four marks may be set. At the tools and at the system prompt, which change seldom, and at the last two messages of
