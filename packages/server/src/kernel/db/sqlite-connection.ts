@@ -21,8 +21,9 @@ import type {
 
 // A page is written for the row, its indexes and their parents.
 const walBytesPerStep = 4 * 4096
-// Rows that a group writes with one statement lie side by side more often than not.
-const walBytesPerRow = 1024
+// Rows that a group writes with one statement lie side by side more often than not: a page, and so much for each column of each row.
+const walBytesPerStatement = 4096
+const walBytesPerValue = 64
 
 interface LoadedProgram extends ProgramModule {
   memory: ReturnType<typeof createProgramMemory>
@@ -191,7 +192,7 @@ export function serveDatabase(port: MessagePort, settings: WorkerSettings): void
     }
     forgetTablesOf(sqlite, by)
     for (const row of rows) statement.run(...row)
-    walBytes += rows.length * walBytesPerRow
+    walBytes += walBytesPerStatement + rows.length * rows[0]!.length * walBytesPerValue
     return []
   }
 
