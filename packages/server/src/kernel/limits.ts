@@ -34,6 +34,8 @@ export const limits = {
   databaseGroup: 512,
   /** Statements kept prepared per connection. */
   databaseStatements: 256,
+  /** Rows that a program keeps in the memory of SQLite's worker; for moments twice as many. */
+  databaseRemembered: 10_000,
   /** Waiting for another process's lock (SQLite), a connection or a statement (PostgreSQL). */
   databaseWaitMs: 2_000,
   /** The same for one migration at the start, which may rewrite a large table. */

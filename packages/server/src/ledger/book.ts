@@ -13,24 +13,30 @@ export interface Tenant {
   purses: number
 }
 
-export interface Account {
-  id: string
-  accountId: string
-  kind: PurseKind | SideKind
-  parentId: string | null
-  state: 'open' | 'closing' | 'archived'
+/** What nearly every operation changes: a table of its own, whose rows are so short that those of many purses lie in one page. */
+export interface Balances {
   granted: number
   bought: number
   /** In open holds that it pays. */
   held: number
   /** What it has paid, less what was given back. */
   used: number
+}
+
+export interface Account extends Balances {
+  id: string
+  accountId: string
+  kind: PurseKind | SideKind
+  parentId: string | null
+  state: 'open' | 'closing' | 'archived'
   monthly: number
   /** In order of creation within the account. */
   number: number
   /** Purses below it that are not archived. */
   children: number
   createdAt: number
+  /** The key of its balances; 0 until it is first written. */
+  place: number
 }
 
 export interface HoldRow {
@@ -144,7 +150,9 @@ export function createBook() {
   const usage = new Map<string, UsageRow>()
   const changed = {
     tenants: new Set<Tenant>(),
+    /** In anything but their balances. */
     accounts: new Set<Account>(),
+    balances: new Set<Account>(),
     holds: new Set<HoldRow>(),
   }
   const added = {

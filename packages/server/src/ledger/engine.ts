@@ -240,7 +240,7 @@ function move(entry: Entry, { kind, from, to, sort, amount }: Move): void {
   if (amount === 0) return
   for (const row of [from, to]) {
     if (!entry.before.has(row)) entry.before.set(row, row.granted + row.bought)
-    entry.book.changed.accounts.add(row)
+    entry.book.changed.balances.add(row)
   }
   from[sort] -= amount
   to[sort] += amount
@@ -318,7 +318,7 @@ function openAccount(book: Book, { accountId, at, grantTokens, period, plan }: O
   const tenant: Tenant = { accountId, period, plan, seq: 0, purses: 0 }
   book.addTenant(tenant)
   const row = { accountId, parentId: null, granted: 0, bought: 0, held: 0, used: 0, monthly: 0 }
-  const more = { state: 'open', number: 0, children: 0, createdAt: at } as const
+  const more = { state: 'open', number: 0, children: 0, createdAt: at, place: 0 } as const
   book.addAccount({ ...row, ...more, id: reserveId(accountId), kind: 'reserve' })
   for (const kind of sideKinds) book.addAccount({ ...row, ...more, id: sideId(accountId, kind), kind })
   const entry: Entry = { book, tenant, at, seq: 0, before: new Map(), reason: plan }
@@ -362,6 +362,7 @@ function openPurse(entry: Entry, { purseId, kind, parentId, monthly, at }: OpenP
     number: tenant.purses,
     children: 0,
     createdAt: at,
+    place: 0,
   })
   return done(entry, 0)
 }
@@ -603,7 +604,7 @@ function end(entry: Entry, row: HoldRow, { state, cost }: Pick<HoldRow, 'state' 
   else move(entry, { kind: 'expire', from: holding, to: side(entry, 'grant'), sort: 'granted', amount: left.granted })
   payer.held -= totalOf(row)
   payer.used += cost
-  rows.changed.accounts.add(payer)
+  rows.changed.balances.add(payer)
   Object.assign(row, { state, cost, endedAt: at })
   rows.changed.holds.add(row)
   const more = archiveWhenSettled(entry, payer)
@@ -672,7 +673,7 @@ function giveBack(entry: Entry, row: HoldRow, amount: number): number {
   else move(entry, { kind: 'refund', from: source, to: place, sort: 'granted', amount: split.granted })
   payer.used -= amount
   row.refunded += amount
-  rows.changed.accounts.add(payer)
+  rows.changed.balances.add(payer)
   rows.changed.holds.add(row)
   return isOver ? split.bought : amount
 }
@@ -700,7 +701,7 @@ function charge(entry: Entry, { payer, lines, purpose }: Charge): Answer {
   moveSplit(entry, { kind: 'charge', from: place, to: usage, split })
   move(entry, { kind: 'owe', from: side(entry, 'owed'), to: usage, sort: 'bought', amount: unpaid })
   place.used += totalOf(split)
-  entry.book.changed.accounts.add(place)
+  entry.book.changed.balances.add(place)
   bookUsage(entry, { purpose, lines, estimated: false })
   return done(entry, totalOf(split), { unpaid })
 }

@@ -38,7 +38,7 @@ testDatabases('the program', (open) => {
       // A history in which nearly everything is refused would show nothing.
       expect([...seen]).toEqual(expect.arrayContaining(['ok', 'balance_too_low', 'hold_over', 'purse_archived']))
       const rows = await database.all<{ id: string; granted: number; bought: number; held: number; used: number }>(
-        rawQuery('select id, granted, bought, held, used from ledger_accounts order by id'),
+        rawQuery('select id, granted, bought, held, used from ledger_accounts_whole order by id'),
       )
       const inMemory = [...alone.book.all()].flatMap((row) => (row ? [row] : []))
       expect(rows).toEqual(

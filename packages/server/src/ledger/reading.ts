@@ -55,7 +55,8 @@ export interface HoldRow {
 
 interface LedgerTables {
   ledger_tenants: { account_id: string; period: Period; seq: number }
-  ledger_accounts: PurseRow
+  ledger_accounts: Pick<PurseRow, 'id' | 'account_id' | 'kind' | 'parent_id'>
+  ledger_accounts_whole: PurseRow
   ledger_transfers: TransferRow
   ledger_holds: HoldRow
   ledger_usage: {
@@ -151,7 +152,7 @@ function follows(
   )
 }
 
-function availableOf(select: ExpressionBuilder<LedgerTables, 'ledger_accounts'>) {
+function availableOf(select: ExpressionBuilder<LedgerTables, 'ledger_accounts_whole'>) {
   return select(select('granted', '+', select.ref('bought')), '+', select.ref('held'))
 }
 
@@ -238,7 +239,7 @@ export function createLedgerReading(database: Database) {
     },
 
     async owed(accountId: string): Promise<number> {
-      const query = sql.selectFrom('ledger_accounts').selectAll().where('id', '=', sideId(accountId, 'owed'))
+      const query = sql.selectFrom('ledger_accounts_whole').selectAll().where('id', '=', sideId(accountId, 'owed'))
       const row = await db.first(query.compile())
       return row ? -(row.granted + row.bought) : 0
     },
@@ -274,7 +275,7 @@ export function createLedgerReading(database: Database) {
     /** In the order in which they were made, so each after the one above it; at most one more than an answer may have. */
     async purses({ accountId, below: root }: Sight, { archived }: { archived: boolean }): Promise<PurseRow[]> {
       // What is below a purse is of its account: to ask for the account too would have all of that looked through.
-      const all = sql.selectFrom('ledger_accounts').selectAll().where('kind', 'in', ['reserve', 'agent', 'task'])
+      const all = sql.selectFrom('ledger_accounts_whole').selectAll().where('kind', 'in', ['reserve', 'agent', 'task'])
       let query =
         root === undefined ? all.where('account_id', '=', accountId) : all.where('id', 'in', below(accountId, root))
       // In the words of the index.
@@ -395,7 +396,7 @@ export function createLedgerReading(database: Database) {
       const rows = await db.all(query.compile())
       if (rows.length === 0) return []
       const purses = sql
-        .selectFrom('ledger_accounts')
+        .selectFrom('ledger_accounts_whole')
         .select((select) => ['id', availableOf(select).as('available')])
         .where('account_id', '=', sight.accountId)
         .where(
@@ -415,7 +416,7 @@ export function createLedgerReading(database: Database) {
     /** What all purses within sight have, with what is held. */
     async available({ accountId, below: root }: Sight): Promise<number> {
       const all = sql
-        .selectFrom('ledger_accounts')
+        .selectFrom('ledger_accounts_whole')
         .select((select) => select.fn.sum<number | null>(availableOf(select)).as('available'))
         .where('kind', 'in', ['reserve', 'agent', 'task'])
       const query =

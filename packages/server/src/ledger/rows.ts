@@ -13,6 +13,12 @@ export interface Table<Row> {
   update(rows: readonly Row[]): ProgramQuery
 }
 
+export function selectedOf(columns: object): string {
+  return Object.keys(columns)
+    .map((column) => `${snake(column)} as "${column}"`)
+    .join(', ')
+}
+
 /** The statements of a program on a table: the same for both databases but for how many rows are given. */
 export function tableOf<Row extends object>(
   name: string,
@@ -39,7 +45,7 @@ export function tableOf<Row extends object>(
     },
   }
   return {
-    selected: names.map((column) => `${snake(column)} as "${column}"`).join(', '),
+    selected: selectedOf(columns),
     insert: (rows) => ({ ...texts.insert, rows: valuesOf(rows, names) }),
     update: (rows) => ({ ...texts.update, rows: valuesOf(rows, updated) }),
   }

@@ -16,6 +16,12 @@ import { createLedgerStore } from './store.ts'
 const accountId = 'acc_a'
 const november = Date.UTC(2026, 10, 23, 12)
 
+/** As no operation could. */
+const setBought = (bought: number, ids: readonly string[]) =>
+  rawQuery(
+    `update ledger_balances set bought = ${bought} where place in (select place from ledger_accounts where id in (${ids.map((id) => `'${id}'`).join(', ')}))`,
+  )
+
 testDatabases('ledger', (open) => {
   const start = async ({ grant = 1_000, startMs = november } = {}) => {
     const database = await open(ledgerMigrations)
@@ -34,7 +40,7 @@ testDatabases('ledger', (open) => {
     const store = createLedgerStore(database as Database)
     const reading = createLedgerReading(database as Database)
     const sum = async () =>
-      (await database.all<{ sum: number }>(rawQuery('select sum(granted + bought) as sum from ledger_accounts')))[0]!
+      (await database.all<{ sum: number }>(rawQuery('select sum(granted + bought) as sum from ledger_balances')))[0]!
         .sum
     const of = (purseId = reserveId(accountId)) => ledger.balanceOf(accountId, purseId)
     const side = async (kind: Parameters<typeof sideId>[1]) => {
@@ -147,8 +153,8 @@ testDatabases('ledger', (open) => {
     const { database, ledger, clock, store } = await start({ startMs: Date.UTC(2026, 10, 30, 23, 59) })
     await ledger.openPurse({ accountId, purseId: 'tsk_1', kind: 'task', parentId: reserveId(accountId), monthly: 0 })
     await ledger.archive({ accountId, purseId: 'tsk_1' })
-    // As no operation could: whoever added this up would find the account's rows at fault.
-    await database.run(rawQuery(`update ledger_accounts set bought = 7 where id = 'tsk_1'`))
+    // Whoever added this up would find the account's rows at fault.
+    await database.run(setBought(7, ['tsk_1']))
     await clock.advance(120_000)
     await ledger.ensure(accountId)
     expect(await store.tenant(accountId)).toMatchObject({ period: '2026-12' })
@@ -160,7 +166,7 @@ testDatabases('ledger', (open) => {
       const { holdId } = await ledger.hold({ accountId: id, amount: 10, purpose })
       await ledger.sent(holdId, id)
     }
-    await database.run(rawQuery(`update ledger_accounts set bought = -7 where id in ('acc_b:reserve', 'acc_b:hold')`))
+    await database.run(setBought(-7, ['acc_b:reserve', 'acc_b:hold']))
     await clock.advance(120_000)
     const next = begin('srv_next')
     await next.start()
@@ -211,13 +217,14 @@ testDatabases('ledger', (open) => {
       monthly: 1,
     })
     const numbers = `with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < 9999)`
-    await database.run(
-      rawQuery(
-        `insert into ledger_accounts (id, account_id, kind, parent_id, state, granted, bought, held, used, monthly, number, children, created_at)
-         ${numbers} select 'agt_' || n, account_id, kind, parent_id, state, 0, 0, 0, 0, monthly, number + n, 0, created_at
-         from ledger_accounts, numbers where id = 'agt_0'`,
-      ),
-    )
+    const made = [
+      `insert into ledger_accounts (id, account_id, kind, parent_id, state, monthly, number, children, created_at, place)
+       ${numbers} select 'agt_' || n, account_id, kind, parent_id, state, monthly, number + n, 0, created_at, 100 + n
+       from ledger_accounts, numbers where id = 'agt_0'`,
+      `insert into ledger_balances (place, granted, bought, held, used) select place, 0, 0, 0, 0 from ledger_accounts where place > 100`,
+      'update ledger_tenants set purses = 10000',
+    ]
+    await database.batch(made.map((text) => ({ query: rawQuery(text) })))
     const one = {
       accountId,
       purseId: 'agt_more',

@@ -4,7 +4,7 @@ import type { Database } from '../kernel/db/database.ts'
 import type { SqlValue } from '../kernel/db/worker-messages.ts'
 import type { Account, HoldRow, Tenant } from './book.ts'
 import { ledgerLimits } from './limits.ts'
-import { accounts, tenants } from './tables.ts'
+import { tenants, wholeAccount } from './tables.ts'
 
 export type LedgerStore = ReturnType<typeof createLedgerStore>
 
@@ -45,7 +45,7 @@ export function createLedgerStore(database: Database) {
     },
 
     async account(accountId: string, id: string): Promise<Account | undefined> {
-      const text = `select ${accounts.selected} from ledger_accounts where id = ? and account_id = ?`
+      const text = `select ${wholeAccount} from ledger_accounts_whole where id = ? and account_id = ?`
       return database.first(ask<Account>(text, [id, accountId]))
     },
 

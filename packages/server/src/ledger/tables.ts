@@ -1,5 +1,5 @@
-import type { Account, HoldRow, KeyRow, Tenant, TransferRow, UsageRow } from './book.ts'
-import { tableOf } from './rows.ts'
+import type { Account, Balances, HoldRow, KeyRow, Tenant, TransferRow, UsageRow } from './book.ts'
+import { type Columns, selectedOf, tableOf } from './rows.ts'
 
 // The ledger's tables as its program reads and writes them; `migrations.ts` makes them.
 
@@ -10,25 +10,32 @@ export const tenants = tableOf<Tenant>(
   { key: 'accountId', changing: ['period', 'seq', 'purses'] },
 )
 
-export const accounts = tableOf<Account>(
-  'ledger_accounts',
-  {
-    id: 'text',
-    accountId: 'text',
-    kind: 'text',
-    parentId: 'text',
-    state: 'text',
-    granted: 'bigint',
-    bought: 'bigint',
-    held: 'bigint',
-    used: 'bigint',
-    monthly: 'bigint',
-    number: 'bigint',
-    children: 'bigint',
-    createdAt: 'bigint',
-  },
-  { key: 'id', changing: ['state', 'granted', 'bought', 'held', 'used', 'monthly', 'children'] },
+const accountColumns: Columns<Omit<Account, keyof Balances>> = {
+  id: 'text',
+  accountId: 'text',
+  kind: 'text',
+  parentId: 'text',
+  state: 'text',
+  monthly: 'bigint',
+  number: 'bigint',
+  children: 'bigint',
+  createdAt: 'bigint',
+  place: 'bigint',
+}
+export const accounts = tableOf('ledger_accounts', accountColumns, {
+  key: 'id',
+  changing: ['state', 'monthly', 'children'],
+})
+
+const balanceColumns: Columns<Balances> = { granted: 'bigint', bought: 'bigint', held: 'bigint', used: 'bigint' }
+export const balances = tableOf<Balances & Pick<Account, 'place'>>(
+  'ledger_balances',
+  { place: 'bigint', ...balanceColumns },
+  { key: 'place', changing: ['granted', 'bought', 'held', 'used'] },
 )
+
+/** Of the view `ledger_accounts_whole`: an account with its balances. */
+export const wholeAccount = selectedOf({ ...accountColumns, ...balanceColumns })
 
 export const holds = tableOf<HoldRow>(
   'ledger_holds',

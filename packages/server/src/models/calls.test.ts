@@ -36,7 +36,7 @@ testDatabases('model calls', (open) => {
       )
     }
     const sum = async () => {
-      const query = rawQuery('select sum(granted + bought) as sum from ledger_accounts')
+      const query = rawQuery('select sum(granted + bought) as sum from ledger_balances')
       return Number((await database.first<{ sum: number }>(query))!.sum)
     }
     const holds = async () =>

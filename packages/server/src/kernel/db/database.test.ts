@@ -28,7 +28,7 @@ const migrations: Migration[] = [
   },
 ]
 
-testDatabases('database', (open) => {
+testDatabases('database', (open, openServers) => {
   const start = async () => {
     const database = await open<Tables>(migrations)
     const insert = (id: string, balance: number, more: Partial<Tables['accounts']> = {}) =>
@@ -394,6 +394,52 @@ testDatabases('database', (open) => {
       const { move, balances } = await moving()
       await expect(move({ from: 'a', to: 'b', amount: 1, fault })).rejects.toThrow(message)
       expect(await balances()).toEqual({ a: 100, b: 100 })
+    })
+
+    test('what is remembered is not looked up again, where nobody else writes', async () => {
+      const { database, move } = await moving()
+      expect(await move({ from: 'a', to: 'b', amount: 1 })).toMatchObject({ lookedUp: 2 })
+      const again = database.kind === 'sqlite' ? 0 : 2
+      expect(await move({ from: 'a', to: 'b', amount: 1 })).toMatchObject({ lookedUp: again })
+    })
+
+    test('what is remembered is what there is, whoever has written meanwhile', async () => {
+      const [database, other] = await openServers(2, { migrations, log: silentLogger })
+      const set = (balance: number) => rawQuery(`update accounts set balance = ${balance} where id = 'a' returning id`)
+      await database!.run(rawQuery(`insert into accounts (id, balance) values ('a', 100), ('b', 100)`))
+      const move = database!.program<Move, MoveAnswer>(new URL('./testing.program.ts', import.meta.url))
+      const left = async () => (await move({ from: 'a', to: 'b', amount: 1 })).left
+      expect(await left()).toBe(99)
+      await database!.run(set(50))
+      expect(await left()).toBe(49)
+      await database!.all(set(40))
+      expect(await left()).toBe(39)
+      await database!.batch([{ query: set(30) }])
+      expect(await left()).toBe(29)
+      await other!.run(set(20))
+      expect(await left()).toBe(19)
+    })
+
+    test('what was not kept is not remembered', async () => {
+      const { database, move, balances } = await moving()
+      const left = async () => (await move({ from: 'a', to: 'b', amount: 1 })).left
+      for (const fault of ['after writing', 'overdraws', 'answers nothing'] as const) {
+        await move({ from: 'a', to: 'b', amount: 1 })
+        await expect(move({ from: 'a', to: 'b', amount: 10, fault })).rejects.toThrow()
+        expect(await left()).toBe((await balances()).a)
+      }
+      await database.run(
+        rawQuery(
+          'create table later (account_id text not null references accounts (id) deferrable initially deferred)',
+        ),
+      )
+      const moved = move({ from: 'a', to: 'b', amount: 10 })
+      await Promise.resolve()
+      const results = await Promise.allSettled([moved, database.run(rawQuery(`insert into later values ('nobody')`))])
+      expect(results[1]).toMatchObject({ reason: { code: 'database_constraint' } })
+      // There they share a commit, which is what fails.
+      expect(results[0].status).toBe(database.kind === 'sqlite' ? 'rejected' : 'fulfilled')
+      expect(await left()).toBe((await balances()).a)
     })
 
     test('a module that is not there is a fault, and the database goes on', async () => {

@@ -3,7 +3,7 @@ import { limits } from '../limits.ts'
 import { postgresError } from './postgres-failure.ts'
 import { repeating, transaction } from './postgres-writer.ts'
 import { checkAnswers, checkRows, loadProgram, ProgramFault } from './program.ts'
-import type { AnyProgram, ProgramQuery, ProgramRow } from './program.ts'
+import type { AnyProgram, ProgramModule, ProgramQuery, ProgramRow } from './program.ts'
 
 interface Call {
   operation: unknown
@@ -34,7 +34,7 @@ export function createPostgresPrograms(pool: Pool, onCommit: () => void): Postgr
 function createQueue(pool: Pool, { href, onCommit }: { href: string; onCommit: () => void }) {
   const waiting: Call[] = []
   let working = false
-  let loading: Promise<AnyProgram> | undefined
+  let loading: Promise<ProgramModule> | undefined
   const work = async () => {
     working = true
     while (waiting.length > 0) await answer(waiting.splice(0, limits.databaseGroup))
@@ -42,7 +42,7 @@ function createQueue(pool: Pool, { href, onCommit }: { href: string; onCommit: (
   }
   const answer = async (group: Call[]): Promise<void> => {
     try {
-      const program = await (loading ??= loadProgram(href))
+      const { program } = await (loading ??= loadProgram(href))
       const operations = group.map(({ operation }) => operation)
       const answers = await repeating(() => transaction(pool, (client) => run(program, operations, client)))
       onCommit()

@@ -12,21 +12,35 @@ export interface ProgramQuery {
 export type ProgramRow = Record<string, SqlValue>
 
 /**
+ * What a program keeps between its groups, by ids of its own, instead of reading it again. It is empty whenever that may not be as the database has it: after a group that was not kept, and
+ * after anything else has written to a table that the program's module names in `remembers`. So whatever is put in must have been written, or be as it was read.
+ */
+export interface ProgramMemory {
+  get(id: string): unknown
+  set(id: string, value: object): void
+}
+
+/**
  * Decides and writes operations beside the data: all that came together are one group, which gives each its answer in the same order. It yields statements, receives the rows of
  * each, and has no other way to wait, so that no transaction stays open for anything but the database itself. What it was given and what it answers are structured clones.
  *
  * A group stands under a savepoint of its own. Where it throws, nothing of it is kept and each operation is tried alone, so that one that is faulty takes no other along: an
  * operation that is refused must therefore be answered so, not thrown.
+ *
+ * There is a memory only where nobody but this process writes: with SQLite.
  */
 export type Program<Operation, Answer> = (
   group: readonly Operation[],
+  memory?: ProgramMemory,
 ) => Generator<readonly ProgramQuery[], Answer[], readonly ProgramRow[][]>
 
 export type AnyProgram = Program<unknown, unknown>
 
-/** The module of a program exports it under this name. */
+/** What the module of a program exports. */
 export interface ProgramModule {
   program: AnyProgram
+  /** Tables of which it keeps rows in its memory. @default none */
+  remembers?: readonly string[]
 }
 
 /** What a program itself threw, and not the database under it. */
@@ -38,10 +52,9 @@ export class ProgramFault extends Error {
   }
 }
 
-export async function loadProgram(href: string): Promise<AnyProgram> {
+export async function loadProgram(href: string): Promise<ProgramModule> {
   try {
-    const { program } = (await import(href)) as ProgramModule
-    return program
+    return (await import(href)) as ProgramModule
   } catch (cause) {
     throw new ProgramFault(cause)
   }

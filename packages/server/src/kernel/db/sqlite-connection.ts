@@ -2,7 +2,8 @@ import { DatabaseSync } from 'node:sqlite'
 import { receiveMessageOnPort } from 'node:worker_threads'
 import type { MessagePort } from 'node:worker_threads'
 import { checkAnswers, checkRows, loadProgram } from './program.ts'
-import type { AnyProgram, ProgramQuery, ProgramRow } from './program.ts'
+import type { ProgramModule, ProgramQuery, ProgramRow } from './program.ts'
+import { createProgramMemory } from './program-memory.ts'
 import { failureOf, stopsWriting } from './sqlite-failure.ts'
 import { keepStatements } from './sqlite-statements.ts'
 import type {
@@ -20,8 +21,13 @@ import type {
 
 // A page is written for the row, its indexes and their parents.
 const walBytesPerStep = 4 * 4096
-// Rows that a group writes with one statement lie side by side more often than not.
-const walBytesPerRow = 1024
+// Rows that a group writes with one statement lie side by side more often than not: a page, and so much for each column of each row.
+const walBytesPerStatement = 4096
+const walBytesPerValue = 64
+
+interface LoadedProgram extends ProgramModule {
+  memory: ReturnType<typeof createProgramMemory>
+}
 
 /**
  * Holds the only connection that writes. `node:sqlite` is synchronous: here it blocks nobody, and all operations that arrived while
@@ -30,15 +36,19 @@ const walBytesPerRow = 1024
 export function serveDatabase(port: MessagePort, settings: WorkerSettings): void {
   const database = open(settings)
   const prepared = keepStatements(database, settings.statements)
-  const programs = new Map<string, AnyProgram>()
+  const programs = new Map<string, LoadedProgram>()
   const begin = database.prepare('BEGIN IMMEDIATE')
   const commit = database.prepare('COMMIT')
   const savepoint = database.prepare('SAVEPOINT operation')
   const release = database.prepare('RELEASE operation')
   const rollbackTo = database.prepare('ROLLBACK TO operation')
   const checkpoint = database.prepare('PRAGMA wal_checkpoint(PASSIVE)')
+  const dataVersion = database.prepare('PRAGMA data_version')
 
   let walBytes = 0
+
+  // It changes when another connection has written, as a person may who mends something while the server runs.
+  let seenVersion: unknown
 
   // After a failed fsync the kernel forgets which pages were dirty, so a second try would report success for data that is nowhere.
   let stopped: WorkerFailure | undefined
@@ -64,7 +74,7 @@ export function serveDatabase(port: MessagePort, settings: WorkerSettings): void
   async function load(href: string): Promise<void> {
     const report: LoadReport = { loaded: href }
     try {
-      programs.set(href, await loadProgram(href))
+      programs.set(href, { ...(await loadProgram(href)), memory: createProgramMemory(settings.remembered) })
     } catch (error) {
       report.failure = (error as Error).message
     }
@@ -93,6 +103,7 @@ export function serveDatabase(port: MessagePort, settings: WorkerSettings): void
       const failure = failureOf(error)
       if (stopsWriting(error)) stopped = failure
       abandon()
+      forget(() => true)
       return group.map(({ id }) => ({ id, failure }))
     }
   }
@@ -141,6 +152,7 @@ export function serveDatabase(port: MessagePort, settings: WorkerSettings): void
     const { id, kind, steps } = request
     if (kind === 'read') return answerRead(request)
     const outcome = underSavepoint(() => {
+      if (kind === 'rows') forgetTablesOf(steps[0]!.sql)
       const answer = kind === 'rows' ? { id, rows: rowsOf(steps[0]!) } : { id, ...applySteps(steps) }
       if ('applied' in answer && !answer.applied) rollbackTo.run()
       return answer
@@ -151,20 +163,25 @@ export function serveDatabase(port: MessagePort, settings: WorkerSettings): void
   function answerProgram(calls: ProgramRequest[]): WorkerAnswer[] {
     const outcome = underSavepoint(() => runProgram(calls))
     if (!('failure' in outcome)) return outcome
+    forget(() => true)
     if (calls.length === 1) return [{ id: calls[0]!.id, failure: outcome.failure }]
     return calls.flatMap((call) => answerProgram([call]))
   }
 
   function runProgram(calls: ProgramRequest[]): WorkerAnswer[] {
-    const program = programs.get(calls[0]!.program)!
-    const running = program(calls.map(({ operation }) => operation))
+    const loaded = programs.get(calls[0]!.program)!
+    forgetWhatOthersWrote()
+    const running = loaded.program(
+      calls.map(({ operation }) => operation),
+      loaded.memory,
+    )
     let step = running.next()
-    while (!step.done) step = running.next(step.value.map(runQuery))
+    while (!step.done) step = running.next(step.value.map((query) => runQuery(query, loaded)))
     checkAnswers(step.value, calls)
     return calls.map(({ id }, index) => ({ id, answer: (step.value as unknown[])[index] }))
   }
 
-  function runQuery({ sqlite, rows }: ProgramQuery): ProgramRow[] {
+  function runQuery({ sqlite, rows }: ProgramQuery, by: LoadedProgram): ProgramRow[] {
     if (rows.length === 0) return []
     checkRows(sqlite, rows)
     const statement = prepared(sqlite)
@@ -173,9 +190,25 @@ export function serveDatabase(port: MessagePort, settings: WorkerSettings): void
       for (const row of rows) found.push(...(statement.all(...row) as ProgramRow[]))
       return found
     }
+    forgetTablesOf(sqlite, by)
     for (const row of rows) statement.run(...row)
-    walBytes += rows.length * walBytesPerRow
+    walBytes += walBytesPerStatement + rows.length * rows[0]!.length * walBytesPerValue
     return []
+  }
+
+  function forget(which: (loaded: LoadedProgram) => boolean): void {
+    for (const loaded of programs.values()) if (which(loaded)) loaded.memory.forget()
+  }
+
+  function forgetWhatOthersWrote(): void {
+    const { data_version: version } = dataVersion.get()!
+    if (version !== seenVersion) forget(() => true)
+    seenVersion = version
+  }
+
+  /** Before a statement that writes: whoever remembers rows of a table that it names, other than the program that does it. */
+  function forgetTablesOf(sql: string, by?: LoadedProgram): void {
+    forget((loaded) => loaded !== by && (loaded.remembers?.some((table) => sql.includes(table)) ?? false))
   }
 
   /** Throws only when the whole transaction is gone. */
@@ -197,6 +230,7 @@ export function serveDatabase(port: MessagePort, settings: WorkerSettings): void
   function applySteps(steps: WorkerStep[]): { applied: boolean; failedStep?: number; changed: number[] } {
     const changed: number[] = []
     for (const [index, step] of steps.entries()) {
+      forgetTablesOf(step.sql)
       const changes = Number(prepared(step.sql).run(...step.parameters).changes)
       changed.push(changes)
       if (step.mustChange !== undefined && changes !== step.mustChange)

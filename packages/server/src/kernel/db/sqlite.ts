@@ -83,6 +83,7 @@ function workerSettings(path: string): WorkerSettings {
     walBytes: limits.databaseWalBytes,
     group: limits.databaseGroup,
     statements: limits.databaseStatements,
+    remembered: limits.databaseRemembered,
   }
 }
 

@@ -14,7 +14,11 @@ export interface MoveAnswer {
   left: number
   /** How many were decided together. */
   group: number
+  /** How many rows were looked up for them. */
+  lookedUp: number
 }
+
+export const remembers = ['accounts']
 
 const write = (rows: ProgramQuery['rows']): ProgramQuery => ({
   sqlite: 'update accounts set balance = ?2 where id = ?1',
@@ -23,16 +27,21 @@ const write = (rows: ProgramQuery['rows']): ProgramQuery => ({
   rows,
 })
 
-export const program: Program<Move, MoveAnswer> = function* (group) {
+export const program: Program<Move, MoveAnswer> = function* (group, memory) {
   const ids = [...new Set(group.flatMap(({ from, to }) => [from, to]))].toSorted()
+  const known = ids.flatMap((id) => {
+    const row = memory?.get(id) as { balance: number } | undefined
+    return row ? [[id, row.balance] as const] : []
+  })
+  const unknown = ids.filter((id) => !known.some(([one]) => one === id))
   const [rows] = yield [
     {
       sqlite: 'select id, balance from accounts where id = ?',
       postgres: 'select id, balance from accounts where id = any($1) order by id for update',
-      rows: ids.map((id) => [id]),
+      rows: unknown.map((id) => [id]),
     },
   ]
-  const balances = new Map(rows!.map(({ id, balance }) => [String(id), Number(balance)]))
+  const balances = new Map([...known, ...rows!.map(({ id, balance }) => [String(id), Number(balance)] as const)])
   const answers: MoveAnswer[] = []
   for (const { from, to, amount, fault } of group) {
     const there = balances.get(from) ?? 0
@@ -43,9 +52,10 @@ export const program: Program<Move, MoveAnswer> = function* (group) {
       balances.set(to, (balances.get(to) ?? 0) + taken)
     }
     if (fault === 'writes NaN') balances.set(from, Number.NaN)
-    answers.push({ ok, left: balances.get(from) ?? 0, group: group.length })
+    answers.push({ ok, left: balances.get(from) ?? 0, group: group.length, lookedUp: unknown.length })
   }
   yield [write([...balances])]
+  for (const [id, balance] of balances) memory?.set(id, { balance })
   if (group.some(({ fault }) => fault === 'after writing')) throw new Error('broken on purpose')
   return group.some(({ fault }) => fault === 'answers nothing') ? [] : answers
 }

@@ -8,6 +8,7 @@ export interface WorkerSettings {
   walBytes: number
   group: number
   statements: number
+  remembered: number
 }
 
 export interface WorkerStep {

@@ -39,7 +39,7 @@ export type Books = Record<string, Book>
 /** What is read of each column by name here; all others are only compared. */
 interface LedgerTables {
   ledger_tenants: { account_id: string; period: string; seq: number }
-  ledger_accounts: AccountRow
+  ledger_accounts_whole: AccountRow
   ledger_holds: Omit<HoldRow, 'sent'> & { id: string; account_id: string; sent: number }
   ledger_transfers: JournalRow
   ledger_usage: { account_id: string; cost: number }
@@ -70,7 +70,11 @@ export async function readTables(database: Database, accountIds: readonly string
   const { sql, all } = database.of<LedgerTables>()
   const tables = {
     tenants: sql.selectFrom('ledger_tenants').where('account_id', 'in', accountIds).orderBy('account_id'),
-    accounts: sql.selectFrom('ledger_accounts').where('account_id', 'in', accountIds).orderBy('number').orderBy('id'),
+    accounts: sql
+      .selectFrom('ledger_accounts_whole')
+      .where('account_id', 'in', accountIds)
+      .orderBy('number')
+      .orderBy('id'),
     holds: sql.selectFrom('ledger_holds').where('account_id', 'in', accountIds).orderBy('id'),
     transfers: sql.selectFrom('ledger_transfers').where('account_id', 'in', accountIds).orderBy('seq'),
     usage: sql.selectFrom('ledger_usage').where('account_id', 'in', accountIds).orderBy('account_id'),
@@ -86,7 +90,7 @@ export async function readTables(database: Database, accountIds: readonly string
   ])
   return {
     ledger_tenants: tenants,
-    ledger_accounts: accounts,
+    ledger_accounts_whole: accounts,
     ledger_holds: holds,
     ledger_transfers: transfers,
     ledger_usage: usage,
@@ -100,7 +104,7 @@ export function booksOf(tables: Tables): Books {
 
 function bookOf(tables: Tables, { account_id, period, seq }: LedgerTables['ledger_tenants']): Book {
   const own = <Row extends { account_id: string }>(rows: Row[]) => rows.filter((row) => row.account_id === account_id)
-  const rows = own(tables.ledger_accounts)
+  const rows = own(tables.ledger_accounts_whole)
   return {
     period,
     seq,
