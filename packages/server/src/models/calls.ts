@@ -32,6 +32,8 @@ export interface Usable {
 
 export interface ModelCallsDeps {
   ledger: MeterLedger
+  /** Several connections write to the database. */
+  isShared: boolean
   clock: Clock
   log: Logger
   /** Throws why it can not be used. */

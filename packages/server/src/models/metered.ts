@@ -29,6 +29,8 @@ export interface MeteredOptions {
   signal: AbortSignal
   /** Written with the hold, before anything is sent. */
   begin: () => Promise<void>
+  /** Several connections write to the database, which keep no order. */
+  isShared: boolean
   /** It is held and about to leave. */
   onSent: () => void
 }
@@ -116,8 +118,11 @@ export function createMetered(options: MeteredOptions): Metered {
     // The account's month may have to be begun first, which would let the second one pass the first.
     await ledger.ensure(accountId)
     const purpose = { kind: 'model', agentId, taskId }
+    // Its row comes first: of a step that nobody knows of nothing may be held.
+    const beginning = options.begin()
+    if (options.isShared) await beginning
     const [begun, held, noted] = await Promise.allSettled([
-      options.begin(),
+      beginning,
       ledger.hold({ ...wish, accountId, payer: purse, purpose, holdId }),
       ledger.sent(holdId, accountId),
     ])

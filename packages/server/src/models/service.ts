@@ -133,7 +133,16 @@ export function createModels(deps: ModelsDeps): Models {
     return { model, name, by, endpoint, isOwn, keyName, rates, maxOutputTokens: knownModel(model)?.maxOutputTokens }
   }
 
-  const calls = createModelCalls({ ledger, clock, log: deps.log, usable, image: deps.image, fetch, random })
+  const calls = createModelCalls({
+    ledger,
+    isShared: deps.database.kind === 'postgres',
+    clock,
+    log: deps.log,
+    usable,
+    image: deps.image,
+    fetch,
+    random,
+  })
 
   /** Names beside those that the card has. */
   async function otherNames(openai: KnownEndpoint | DeltaError): Promise<string[]> {

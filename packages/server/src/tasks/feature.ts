@@ -93,7 +93,14 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     attachments,
     log,
   })
-  const write = createWriting({ store, hub, clock, onWritten: (before, after) => tasks.onWritten(before, after) })
+  const isShared = database.kind === 'postgres'
+  const write = createWriting({
+    store,
+    hub,
+    clock,
+    isShared,
+    onWritten: (before, after) => tasks.onWritten(before, after),
+  })
   const toolbox = createToolbox({
     ...deps.tools,
     door: deps.sandboxes.door,
@@ -245,7 +252,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     letGo: (taskId) => void toolbox.forget(taskId),
     onSettled: agents.purseArchived,
     owner: deps.owner,
-    isShared: database.kind === 'postgres',
+    isShared,
     clock,
     log,
   })

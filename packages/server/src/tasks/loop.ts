@@ -662,7 +662,7 @@ const lostAgain: End = {
 }
 
 function emptyRun(task: TaskRecord): Writable {
-  return { task, carried: nothingCarried(), writing: Promise.resolve(), isOver: false }
+  return { task, carried: nothingCarried(), writing: undefined, isOver: false }
 }
 
 function hasCarried({ carried: { changes, messages, calls, step, events } }: Writable): boolean {

@@ -35,8 +35,8 @@ export interface Run {
   notes: { turn: number; text: string | undefined }
   /** Written with the next change, so that a step's end and the beginning of the next are one commit. */
   carried: Carried
-  /** Writes are done one after the other. */
-  writing: Promise<void>
+  /** Writes are done one after the other; undefined where none is under way, so that the next is asked for at once. */
+  writing: Promise<void> | undefined
   /** It is worked on no more: whatever still runs writes nothing. */
   isOver: boolean
 }
@@ -91,12 +91,14 @@ export interface WritingDeps {
   store: Pick<TaskStore, 'update' | 'noNews' | 'inboxAfter'>
   hub: Pick<Hub, 'told'>
   clock: Clock
+  /** Other connections write to the database too. */
+  isShared: boolean
   /** After it is on disk. */
   onWritten(before: TaskRecord, after: TaskRecord): void
 }
 
 /** Every change of a task that is worked on goes through here: guarded by its version, with its events numbered, told only when it is on disk. */
-export function createWriting({ store, hub, clock, onWritten }: WritingDeps): Write {
+export function createWriting({ store, hub, clock, isShared, onWritten }: WritingDeps): Write {
   async function writeNow(
     run: Writable,
     changes: Partial<TaskRecord>,
@@ -129,7 +131,10 @@ export function createWriting({ store, hub, clock, onWritten }: WritingDeps): Wr
       events: numbered,
       more: [...carried.more, ...(more.more ?? []), ...(unlessNews ? [store.noNews(after)] : [])],
     }
-    const [applied] = await Promise.all([store.update(before, after, additions), beside?.()])
+    // Before the reply: of one that is recorded nothing is open. Where one connection writes both are one commit; several would not keep the order.
+    const paid = beside?.()
+    if (isShared) await paid
+    const [applied] = await Promise.all([store.update(before, after, additions), paid])
     if (!applied && unlessNews && (await store.inboxAfter(before.id, after.lastInbox)).length > 0) {
       run.carried = carried
       throw new HasNews(before.id)
@@ -141,8 +146,14 @@ export function createWriting({ store, hub, clock, onWritten }: WritingDeps): Wr
   }
 
   return (run, changes, written = {}) => {
-    const work = run.writing.then(() => writeNow(run, changes, written))
-    run.writing = work.catch(() => undefined)
+    const write = (): Promise<void> => writeNow(run, changes, written)
+    const work = run.writing ? run.writing.then(write) : write()
+    const settled = work
+      .catch(() => undefined)
+      .then(() => {
+        if (run.writing === settled) run.writing = undefined
+      })
+    run.writing = settled
     return work
   }
 }
