@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { afterEach, expect, test } from 'vitest'
-import { testDoor } from './access/testing.ts'
+import { testDoor, uncounted } from './access/testing.ts'
 import { auditRequests } from './access/audit/requests.ts'
 import { createAudit } from './access/audit/service.ts'
 import { createApp } from './app.ts'
@@ -11,6 +11,7 @@ import { DeltaError } from './kernel/errors.ts'
 import { openInSharedThread } from './kernel/db/testing-threads.ts'
 import { keyOf, readAll } from './kernel/db/testing-rows.ts'
 import { testDatabases } from './kernel/db/testing.ts'
+import { createClientAddress } from './kernel/http/client-address.ts'
 import { newId } from './kernel/ids.ts'
 import { createLogger } from './kernel/log.ts'
 import { createMetrics } from './kernel/metrics.ts'
@@ -68,6 +69,8 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
       terminals,
       access,
       tokens: { verify: () => null, hold: () => () => {} },
+      count: uncounted,
+      clientAddress: createClientAddress([]),
       goesBy: () => true,
       anyOrigin: false,
       clock: systemClock,

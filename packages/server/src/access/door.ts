@@ -63,6 +63,12 @@ export interface KnownCaller extends Caller {
 
 export type CallerEnd = 'expired' | 'revoked'
 
+/** Counts somebody who asks: a caller with their account, whoever is none by their address. Rejects with `too_many_requests`. */
+export type CountRequest = (request: {
+  caller: Pick<Caller, 'accountId' | 'actorId'> | undefined
+  address: string | undefined
+}) => Promise<void>
+
 /** Who calls and what they may: the same for requests, WebSockets and ports. */
 export interface CallerDoor {
   /** Answers null for whoever is not known, without saying why. */

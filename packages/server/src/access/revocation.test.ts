@@ -10,6 +10,7 @@ import { createApp } from '../app.ts'
 import { systemClock } from '../kernel/clock.ts'
 import { openInSharedThread } from '../kernel/db/testing-threads.ts'
 import type { Feature } from '../kernel/http/api.ts'
+import { createClientAddress } from '../kernel/http/client-address.ts'
 import { createRoute } from '../kernel/http/route.ts'
 import { listen } from '../kernel/http/server.ts'
 import { sendStream } from '../kernel/http/stream.ts'
@@ -29,6 +30,7 @@ import { keyHash } from './keys/text.ts'
 import { accessMigrations } from './migrations.ts'
 import { peopleMigrations } from './people/migrations.ts'
 import { openRevocations } from './revocations.ts'
+import { uncounted } from './testing.ts'
 
 // Over real connections: what a key has opened ends with it, whatever it waits for.
 
@@ -89,6 +91,8 @@ beforeEach(async () => {
     terminals,
     access,
     tokens: { verify: () => null, hold: () => () => {} },
+    count: uncounted,
+    clientAddress: createClientAddress([]),
     goesBy: () => true,
     anyOrigin: false,
     clock: systemClock,

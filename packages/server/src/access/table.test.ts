@@ -105,7 +105,7 @@ import { openRevocations } from './revocations.ts'
 import { right } from './rights.ts'
 import { accessFeature } from './routes.ts'
 import { createSecrets } from './secrets.ts'
-import { testCaller, testDoor, testKeyPrincipal } from './testing.ts'
+import { testCaller, testDoor, testKeyPrincipal, uncounted } from './testing.ts'
 
 // Every route × every kind of caller × its own thing, somebody else's and one that never was. What is expected is written here by hand and does not
 // look at rights.ts: a change there that nobody meant turns this red.
@@ -631,6 +631,7 @@ beforeAll(async () => {
     tokens,
     access,
     findSandbox: sandboxes.get,
+    count: uncounted,
     clientAddress: createClientAddress([]),
     settings: { host: '127.0.0.1', hosts: [], portsDomain: 'localhost' },
     serverPort: () => 8_000,
@@ -642,6 +643,8 @@ beforeAll(async () => {
     terminals,
     access,
     tokens,
+    count: uncounted,
+    clientAddress: createClientAddress([]),
     goesBy: () => true,
     anyOrigin: false,
     clock: systemClock,

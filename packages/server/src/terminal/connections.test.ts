@@ -1,7 +1,10 @@
 import { once } from 'node:events'
+import type { IncomingMessage } from 'node:http'
 import { connect } from 'node:net'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import type { AccessDoor, AccessEnd } from '../access/door.ts'
+import { testCaller } from '../access/testing.ts'
+import { DeltaError } from '../kernel/errors.ts'
 import { openTestGuest, testUser } from '../sandboxes/execs/testing-guest.ts'
 import { terminalLimits } from './schema.ts'
 import { startTerminalServer, testKey } from './testing.ts'
@@ -84,6 +87,43 @@ describe('who may connect', () => {
       expect(held.size).toBe(0)
     },
   )
+})
+
+describe('how often', () => {
+  const tooMany = async () => {
+    throw new DeltaError('too_many_requests', 'Too many', { context: { retryAfterMs: 1_500 } })
+  }
+
+  test('each connection counts as its caller, or by its address where that is nobody', async () => {
+    const counted: object[] = []
+    const own = await startTerminalServer(guest.door, { tokens, count: async (asked) => void counted.push(asked) })
+    for (const viewer of [own.view(id), own.view(id, '?token=dat_good.token', {})]) await viewer.notice('ready')
+    await own.view(id, '', { headers: { authorization: 'Bearer wrong' } }).closed
+    await own.view(id, '?token=dat_other.token', {}).closed
+    const address = '127.0.0.1'
+    expect(counted).toEqual([
+      { caller: expect.objectContaining({ actorId: testCaller().actorId }), address },
+      { caller: undefined, address },
+      { caller: undefined, address },
+      { caller: undefined, address },
+    ])
+    await own.close()
+  })
+
+  test('whoever opens too many is refused with the time to wait', async () => {
+    const own = await startTerminalServer(guest.door, { tokens, count: tooMany })
+    for (const [query, options] of [
+      ['', { headers: bearer }],
+      ['?token=dat_good.token', {}],
+    ] as const) {
+      const { ws, closed } = own.view(id, query, options)
+      const [, answer] = (await once(ws, 'unexpected-response')) as [unknown, IncomingMessage]
+      expect([answer.statusCode, answer.headers['retry-after']]).toEqual([429, '2'])
+      answer.destroy()
+      void closed
+    }
+    await own.close()
+  })
 })
 
 describe('what is refused', () => {

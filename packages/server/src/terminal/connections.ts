@@ -2,11 +2,12 @@ import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { WebSocketServer } from 'ws'
 import type { WebSocket } from 'ws'
-import type { AccessDoor, AccessEnd, CallerDoor, CallerEnd } from '../access/door.ts'
+import type { AccessDoor, AccessEnd, CallerDoor, CallerEnd, CountRequest } from '../access/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Caller } from '../kernel/http/api.ts'
 import { authorizationOf } from '../kernel/http/authorization.ts'
+import type { ClientAddress } from '../kernel/http/client-address.ts'
 import { refuseUpgrade } from '../kernel/http/front.ts'
 import type { Front } from '../kernel/http/front.ts'
 import { parse } from '../kernel/http/validate.ts'
@@ -26,6 +27,8 @@ export interface ConnectionsDeps {
   terminals: Terminals
   access: Pick<CallerDoor, 'authenticate' | 'admit' | 'hold' | 'isOver'>
   tokens: Pick<AccessDoor, 'verify' | 'hold'>
+  count: CountRequest
+  clientAddress: ClientAddress
   /** The sandbox of an agent, which it has from then on. @default no agent has one */
   computerOf?: (agentId: string, caller: Caller) => Promise<string>
   /** Whether the server goes by the name in a Host header. */
@@ -78,6 +81,7 @@ export function createConnections(deps: ConnectionsDeps): Connections {
 
   async function accept(request: IncomingMessage, socket: Duplex, head: Buffer, target: Target): Promise<void> {
     const credential = credentialFor(deps, request, target)
+    if (credential.kind === 'token') await deps.count({ caller: undefined, address: deps.clientAddress(request) })
     // Between looking at a token and holding on to it nothing else may run, least of all its revocation.
     const entry =
       credential.kind === 'token' ? byToken(deps, credential, target) : await byKey(deps, credential, request, target)
@@ -187,15 +191,17 @@ function byToken({ tokens }: ConnectionsDeps, { token }: { token: string }, { sa
 }
 
 async function byKey(
-  { access, anyOrigin }: ConnectionsDeps,
+  { access, anyOrigin, count, clientAddress }: ConnectionsDeps,
   { authorization }: { authorization: string },
-  { headers }: IncomingMessage,
+  request: IncomingMessage,
   { agentId, sandboxId, url }: Target,
 ): Promise<Entry> {
+  const { headers } = request
   if (!anyOrigin && !originAllowed(headers.origin, headers.host)) {
     throw new DeltaError('origin_not_allowed', 'A page of another origin may not open a terminal with the API key')
   }
   const known = await access.authenticate({ authorization })
+  await count({ caller: known ?? undefined, address: clientAddress(request) })
   if (known === null) throw new DeltaError('unauthorized', 'The API key or token is not valid')
   const right = isReadOnly(queryOf(url)['readOnly']) ? 'read:exec' : 'write:exec'
   const caller =

@@ -1,9 +1,10 @@
 import { once } from 'node:events'
 import { WebSocket } from 'ws'
 import type { ClientOptions } from 'ws'
-import { testDoor, testKeyPrincipal } from '../access/testing.ts'
+import { testDoor, testKeyPrincipal, uncounted } from '../access/testing.ts'
 import { createApp } from '../app.ts'
 import { systemClock } from '../kernel/clock.ts'
+import { createClientAddress } from '../kernel/http/client-address.ts'
 import { createHostCheck } from '../kernel/http/host-check.ts'
 import { listen } from '../kernel/http/server.ts'
 import { newId } from '../kernel/ids.ts'
@@ -35,6 +36,8 @@ export async function startTerminalServer(
     terminals,
     access,
     tokens: { verify: () => null, hold: () => () => {} },
+    count: uncounted,
+    clientAddress: createClientAddress([]),
     goesBy: createHostCheck(settings),
     anyOrigin: false,
     clock: systemClock,

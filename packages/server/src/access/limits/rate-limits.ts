@@ -1,7 +1,7 @@
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
 import { DeltaError } from '../../kernel/errors.ts'
-import type { Caller } from '../../kernel/http/api.ts'
 import type { Metrics } from '../../kernel/metrics.ts'
+import type { CountRequest } from '../door.ts'
 import { addressName } from '../people/attempts.ts'
 import type { SharedCounts } from './shared-counts.ts'
 
@@ -16,10 +16,7 @@ export interface RateSettings {
 
 /** Refuses whoever sends too much. A stream counts once, when it begins. */
 export interface RateLimits {
-  count(request: {
-    caller: Pick<Caller, 'accountId' | 'actorId'> | undefined
-    address: string | undefined
-  }): Promise<void>
+  count: CountRequest
   metrics(metrics: Metrics): void
 }
 

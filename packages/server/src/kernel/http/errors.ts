@@ -29,16 +29,20 @@ export function answerError(
   return c.json(error.toBody(requestId), error.status as ContentfulStatusCode)
 }
 
-function setHeaders(c: ApiContext, { code, status, context }: DeltaError): void {
+function setHeaders(c: ApiContext, error: DeltaError): void {
+  const { code, context } = error
+  const retryAfter = retryAfterOf(error)
   if (code === 'unauthorized') c.header('WWW-Authenticate', 'Bearer')
   if (code === 'method_not_allowed') c.header('Allow', String(context?.['allow']))
-  if (status === 429 || status === 503) c.header('Retry-After', retryAfter(context))
+  if (retryAfter !== undefined) c.header('Retry-After', retryAfter)
   // Not after `body_too_large`: a client that is still sending reads the answer only if the connection outlives it. What comes is thrown
   // away, up to a bound of the HTTP library's.
   if (code === 'request_timeout' || code === 'shutting_down') c.header('Connection', 'close')
 }
 
-function retryAfter(context: DeltaError['context']): string {
+/** In seconds, for a refusal that passes. */
+export function retryAfterOf({ status, context }: DeltaError): string | undefined {
+  if (status !== 429 && status !== 503) return undefined
   const waitMs = context?.['retryAfterMs']
   return typeof waitMs === 'number' ? String(Math.max(1, Math.ceil(waitMs / 1000))) : retryAfterSeconds
 }

@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { DeltaError } from '../errors.ts'
 import { newId } from '../ids.ts'
+import { retryAfterOf } from './errors.ts'
 
 /**
  * Serves requests on the API's port that the API's router never sees: WebSockets, and what sandboxes themselves serve. Fronts are asked in
@@ -23,6 +24,7 @@ export function refuseRequest(response: ServerResponse, error: DeltaError): void
   if (response.headersSent) return void response.destroy()
   const requestId = String(response.getHeader('X-Request-Id') ?? newId('req'))
   const body = JSON.stringify(error.toBody(requestId))
+  const retryAfter = retryAfterOf(error)
   response.writeHead(error.status, {
     'Content-Type': 'application/json',
     'Content-Length': Buffer.byteLength(body),
@@ -30,6 +32,7 @@ export function refuseRequest(response: ServerResponse, error: DeltaError): void
     'X-Content-Type-Options': 'nosniff',
     'X-Request-Id': requestId,
     ...(error.code === 'unauthorized' && { 'WWW-Authenticate': 'Bearer' }),
+    ...(retryAfter !== undefined && { 'Retry-After': retryAfter }),
   })
   response.end(body)
 }
@@ -38,9 +41,11 @@ export function refuseRequest(response: ServerResponse, error: DeltaError): void
 export function refuseUpgrade(socket: Duplex, error: DeltaError): void {
   if (!socket.writable) return void socket.destroy()
   const body = JSON.stringify(error.toBody(newId('req')))
+  const retryAfter = retryAfterOf(error)
+  const wait = retryAfter === undefined ? '' : `Retry-After: ${retryAfter}\r\n`
   socket.on('error', () => {})
   socket.end(
-    `HTTP/1.1 ${error.status} ${error.code}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+    `HTTP/1.1 ${error.status} ${error.code}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n${wait}Connection: close\r\n\r\n${body}`,
     () => socket.destroy(),
   )
 }

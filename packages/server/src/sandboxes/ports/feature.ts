@@ -1,4 +1,4 @@
-import type { AccessDoor, CallerDoor } from '../../access/door.ts'
+import type { AccessDoor, CallerDoor, CountRequest } from '../../access/door.ts'
 import type { Clock } from '../../kernel/clock.ts'
 import type { Database } from '../../kernel/db/database.ts'
 import type { Feature } from '../../kernel/http/api.ts'
@@ -21,6 +21,7 @@ export interface PortsFeatureParts {
   tokens: AccessDoor
   access: CallerDoor
   findSandbox(sandboxId: string, caller: DoorCaller): Promise<{ state: SandboxState }>
+  count: CountRequest
   /** Told to the program inside. */
   clientAddress: ClientAddress
   settings: {

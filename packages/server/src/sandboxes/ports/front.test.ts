@@ -192,6 +192,58 @@ testDatabases('requests through ports', (open) => {
     expect(await send(platform.port, host, { agent, headers })).toMatchObject({ status: 200 })
   })
 
+  test('each connection counts once, as whoever opened it, and every request that is refused by its address', async () => {
+    const counted: object[] = []
+    const platform = await start({ count: async (asked) => void counted.push(asked) })
+    const { port } = await inside((_, response) => response.end('ok'))
+    const host = platform.hostOf(port)
+    const connection = () => {
+      const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+      opened.push({ close: async () => agent.destroy() })
+      return async (headers: Record<string, string> = {}) =>
+        (await send(platform.port, host, { agent, headers })).status
+    }
+    const address = '127.0.0.1'
+    const own = connection()
+    const key = { authorization: `Bearer ${apiKey}` }
+    expect([await own(key), await own(key), await own()]).toEqual([200, 200, 403])
+    const visitor = connection()
+    const token = { 'x-delta-access-token': platform.token(port) }
+    expect([await visitor(), await visitor(), await visitor(token), await visitor(token)]).toEqual([403, 403, 200, 200])
+    await platform.setPublic([port])
+    const anybody = connection()
+    expect([await anybody(), await anybody(key)]).toEqual([200, 200])
+    const nobody = { caller: undefined, address }
+    expect(counted).toEqual([
+      { caller: expect.objectContaining({ accountId: 'acc_a', actorId: 'key_a' }), address },
+      nobody,
+      nobody,
+      nobody,
+      { caller: { accountId: 'acc_a', actorId: sandboxId }, address },
+      nobody,
+    ])
+  })
+
+  test('whoever opens too many is told for how long, and nothing goes in', async () => {
+    const platform = await start({
+      count: async () => {
+        throw new DeltaError('too_many_requests', 'Too many', { context: { retryAfterMs: 1_500 } })
+      },
+    })
+    let asked = 0
+    const { port } = await inside((_, response) => {
+      asked += 1
+      response.end()
+    })
+    const host = platform.hostOf(port)
+    const headers = { authorization: `Bearer ${apiKey}` }
+    const answer = await send(platform.port, host, { headers })
+    expect([answer.status, answer.headers['retry-after'], codeOf(answer)]).toEqual([429, '2', 'too_many_requests'])
+    const client = await rawClient(platform.port, 'GET / HTTP/1.1', `Host: ${host}`, ...wsKey)
+    expect(await text(client)).toMatch(/^HTTP\/1\.1 429 [^]*\r\nRetry-After: 2\r\n[^]*too_many_requests/)
+    expect(asked).toBe(0)
+  })
+
   test('the API key opens a port and does not go in', async () => {
     const { platform, host, server } = await startWith((request, response) =>
       response.end(JSON.stringify(request.headers)),

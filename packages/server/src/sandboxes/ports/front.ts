@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
-import type { Access, AccessDoor, CallerDoor } from '../../access/door.ts'
+import type { Access, AccessDoor, CallerDoor, CountRequest } from '../../access/door.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import type { Caller } from '../../kernel/http/api.ts'
 import { authorizationOf } from '../../kernel/http/authorization.ts'
@@ -25,6 +25,7 @@ export interface PortsFrontDeps {
   tokens: AccessDoor
   access: CallerDoor
   publicOwner(address: PortAddress): string | undefined
+  count: CountRequest
   clientAddress: ClientAddress
   /** Whether a Host header names the server itself. */
   isServer(host: string | undefined): boolean
@@ -68,6 +69,7 @@ const hostChars = 300
 export function createPortsFront(deps: PortsFrontDeps): Front {
   const { door, gateway, domain, log } = deps
   const hosts = new Map<string, Named>()
+  const counted = new WeakSet<Duplex>()
 
   function named(host: string): Named {
     if (hosts.has(host)) return hosts.get(host)
@@ -98,6 +100,7 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     if (caller instanceof Promise) caller = await caller
     if (caller) caller = admitted(caller, route)
     const granted = grantOf(headers, route, { caller, token })
+    if (!granted || !counted.has(request.socket)) await count(request, { grant: granted?.grant, address })
     if (!granted) throw notGranted(route)
     const { grant, byQuery } = granted
     return {
@@ -107,6 +110,22 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
       keepAuthorization: !path && caller === null && bearerToken(given) === undefined,
       moveToken: byQuery && !path && isNavigation(request.method ?? '', headers) ? token : undefined,
     }
+  }
+
+  /**
+   * Once for each connection, and each time for whoever is not let in. What goes on in a connection is the program's own affair, within its places. Whoever was handed a token counts as one of
+   * the sandbox's, and visitors of what is public by their addresses: they take nothing from its owner.
+   */
+  async function count(
+    request: IncomingMessage,
+    { grant, address: { sandboxId } }: { grant: Grant | undefined; address: PortAddress },
+  ): Promise<void> {
+    const address = deps.clientAddress(request)
+    if (grant?.by === 'caller') await deps.count({ caller: grant.caller, address })
+    else if (grant?.by === 'token') {
+      await deps.count({ caller: { accountId: grant.accountId, actorId: sandboxId }, address })
+    } else await deps.count({ caller: undefined, address })
+    if (grant) counted.add(request.socket)
   }
 
   /** Whoever lacks the right learns no more than one who asks for what never was. */

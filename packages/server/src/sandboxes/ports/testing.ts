@@ -3,7 +3,8 @@ import { createServer as createHttpServer, type RequestListener, type Server } f
 import { createServer, type Socket } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { openAccessTokens } from '../../access/access-tokens.ts'
-import { testDoor, testKeyPrincipal } from '../../access/testing.ts'
+import type { CountRequest } from '../../access/door.ts'
+import { testDoor, testKeyPrincipal, uncounted } from '../../access/testing.ts'
 import { accessMigrations } from '../../access/migrations.ts'
 import { startRealGuest } from '../../guest/testing/real-guest.ts'
 import { type Clock, systemClock } from '../../kernel/clock.ts'
@@ -24,7 +25,10 @@ export const sandboxId = 'sbx_aaaaaaaaaaaaaaaaaaaa'
 export const apiKey = 'delta_key_of_the_test'
 
 /** The front on a port of its own, over a database and a real guest, which here is a process of this machine: ports inside are ports of this machine. */
-export async function startPorts(open: OpenTestDatabase, { clock = systemClock }: { clock?: Clock } = {}) {
+export async function startPorts(
+  open: OpenTestDatabase,
+  { clock = systemClock, count = uncounted }: { clock?: Clock; count?: CountRequest } = {},
+) {
   const database = await open([...sandboxMigrations, ...portMigrations, ...accessMigrations])
   await createSandboxStore(database, testSeal).insert(testRecord(sandboxId, { accountId: 'acc_a', state: 'running' }))
   const realGuest = await startRealGuest()
@@ -61,6 +65,7 @@ export async function startPorts(open: OpenTestDatabase, { clock = systemClock }
     tokens,
     access: testDoor({ [apiKey]: testKeyPrincipal({ accountId: 'acc_a', keyId: 'key_a' }) }),
     findSandbox: find,
+    count,
     clientAddress: createClientAddress([]),
     settings: { host: '127.0.0.1', hosts: [], portsDomain: 'localhost' },
     serverPort: () => serverPort,
