@@ -8,6 +8,7 @@ import { agentListQuerySchema, createAgentSchema } from '../packages/server/src/
 import { createAgents } from '../packages/server/src/agents/service.ts'
 import { systemClock } from '../packages/server/src/kernel/clock.ts'
 import { openDatabase } from '../packages/server/src/kernel/db/open.ts'
+import { testHashBody } from '../packages/server/src/kernel/http/testing-body-hash.ts'
 import { newId } from '../packages/server/src/kernel/ids.ts'
 import { createLogger } from '../packages/server/src/kernel/log.ts'
 import { firstCard } from '../packages/server/src/ledger/rate-card.ts'
@@ -66,7 +67,7 @@ async function measure(count: number): Promise<Samples> {
   const mostAgents = async (of: string) => (await ledger.planOf(of)).agents ?? undefined
   const workspaces = { create: noComputer, get: noComputer }
   const parts = { ...shared, revocations, sandboxes, workspaces, ledger: { ...ledger, mostAgents } }
-  const agents = createAgents({ ...parts, directory: open() })
+  const agents = createAgents({ hashBody: testHashBody, ...parts, directory: open() })
   const main = await agents.create(createAgentSchema.parse({ name: 'main', tokenBudget: 500_000 }), person)
   const wish = createAgentSchema.parse({ name: 'bot', parentAgent: main.id, task: 'wait', tokenBudget: 1 })
   const ids: string[] = []

@@ -60,6 +60,8 @@ import type { Database } from './kernel/db/database.ts'
 import { openDatabase } from './kernel/db/open.ts'
 import type { ApiContext, Feature, StopMode } from './kernel/http/api.ts'
 import { createEvents } from './kernel/events.ts'
+import { createBodyHash } from './kernel/http/body-hash.ts'
+import type { HashBody } from './kernel/http/body-hash.ts'
 import { createClientAddress } from './kernel/http/client-address.ts'
 import type { ClientAddress } from './kernel/http/client-address.ts'
 import { createHostCheck } from './kernel/http/host-check.ts'
@@ -188,7 +190,8 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const secrets = createSecrets(config)
   await checkSecretKey({ database, secrets, log, isLost: config.secretKeyLost })
   const mayKeepMore = storageCharges.refuseOwing
-  const volumes = createVolumes({ database, driver, clock, log, mayKeepMore })
+  const hashBody = createBodyHash(secrets.deriveKey('bodies of repeatable requests'))
+  const volumes = createVolumes({ database, driver, hashBody, clock, log, mayKeepMore })
   const held = createHeldBytes({ accounts: config.maxSandboxes })
   const resolveTemplate: ResolveTemplate = (name, caller) => templates.resolve(name, caller)
   const blobs = await openStorage({ config: config.storage, clock, log })
@@ -199,6 +202,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     clock,
     log,
     blobs,
+    hashBody,
     resolveTemplate,
     settle: (sandboxId) => sandboxes.settleFiles(sandboxId),
     folder: join(config.dataDir, 'layers'),
@@ -259,6 +263,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const sandboxes = createSandboxes({
     database,
     driver,
+    hashBody,
     clock,
     log,
     egress,
@@ -312,7 +317,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
   const execs = createExecs({ door, newExecId })
   const room = () => driver.room().state
   const terminals = createTerminals({ execs })
-  const templates = buildTemplates({ config, database, driver, log, workspaces, sandboxes, execs })
+  const templates = buildTemplates({ config, database, driver, log, workspaces, sandboxes, execs, hashBody })
   const agents = createAgents({
     database,
     directory,
@@ -320,6 +325,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     revocations,
     sandboxes,
     workspaces,
+    hashBody,
     clock,
     log,
   })
@@ -337,6 +343,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     approvals,
     ledger,
     record: audit.record,
+    hashBody,
     clock,
     log,
   })
@@ -369,6 +376,7 @@ async function serve(config: Config, log: Logger): Promise<void> {
     tokenRequests: requests.tokenRequests,
     sandboxes,
     workspaces,
+    hashBody,
     tools: {
       execs,
       files,
@@ -681,9 +689,19 @@ interface TemplateParts extends Pick<AppParts, 'config' | 'database' | 'driver' 
   workspaces: Workspaces
   sandboxes: Sandboxes
   execs: Execs
+  hashBody: HashBody
 }
 
-function buildTemplates({ config, database, driver, log, workspaces, sandboxes, execs }: TemplateParts): Templates {
+function buildTemplates({
+  config,
+  database,
+  driver,
+  log,
+  workspaces,
+  sandboxes,
+  execs,
+  hashBody,
+}: TemplateParts): Templates {
   const { hosts } = config.egress
   const owner = 'registries'
   const outward = outwardOf(config, connectPlainly)
@@ -711,6 +729,7 @@ function buildTemplates({ config, database, driver, log, workspaces, sandboxes, 
       for (const { id } of data) await sandboxes.kill(id, caller)
     },
     registry,
+    hashBody,
     clock,
     log,
     settings: { folder: config.dataDir, platform: `linux/${process.arch === 'x64' ? 'amd64' : process.arch}` },

@@ -12,6 +12,7 @@ import { openInSharedThread } from './kernel/db/testing-threads.ts'
 import { keyOf, readAll } from './kernel/db/testing-rows.ts'
 import { testDatabases } from './kernel/db/testing.ts'
 import { createClientAddress } from './kernel/http/client-address.ts'
+import { testHashBody } from './kernel/http/testing-body-hash.ts'
 import { newId } from './kernel/ids.ts'
 import { createLogger } from './kernel/log.ts'
 import { createMetrics } from './kernel/metrics.ts'
@@ -55,7 +56,7 @@ testDatabases('what is secret of a sandbox', (_open, _openServers, newPlace) => 
     const documents = createBlobStore({ objects: await openFolder({ path: blobs }) })
     const audit = createAudit({ ...parts, documents, seed: Buffer.alloc(32) })
     ends.push(audit.stop)
-    const sandboxes = createSandboxes({ ...parts, driver, seal: testSeal })
+    const sandboxes = createSandboxes({ hashBody: testHashBody, ...parts, driver, seal: testSeal })
     await (
       await sandboxes.start()
     ).reconciled

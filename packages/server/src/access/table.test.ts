@@ -25,6 +25,7 @@ import { openInSharedThread } from '../kernel/db/testing-threads.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Api, Feature } from '../kernel/http/api.ts'
 import { createClientAddress } from '../kernel/http/client-address.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { newId } from '../kernel/ids.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { createMetrics } from '../kernel/metrics.ts'
@@ -587,7 +588,13 @@ beforeAll(async () => {
   })
   ends.push(opened.close)
   database = counted(opened)
-  const shared = { database, clock: systemClock, log: silentLogger, driver: createModelDriver() }
+  const shared = {
+    database,
+    hashBody: testHashBody,
+    clock: systemClock,
+    log: silentLogger,
+    driver: createModelDriver(),
+  }
   const blobs = createBlobStore({ objects: await openFolder({ path: join(folder, 'blobs') }) })
   const volumes = createVolumes(shared)
   const workspaces = createWorkspaces({ ...shared, blobs, folder: join(folder, 'layers') })

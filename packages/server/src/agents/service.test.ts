@@ -7,6 +7,7 @@ import { createModelDriver } from '../drivers/testing/model.ts'
 import { manualClock } from '../kernel/clock.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
 import { DeltaError } from '../kernel/errors.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { newId } from '../kernel/ids.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { microPerToken, shownTokens } from '../ledger/door.ts'
@@ -64,7 +65,7 @@ testDatabases('agents', (open) => {
     const database = (await open(migrations)).of()
     const clock = manualClock(1_789_000_000_000)
     const driver = createModelDriver()
-    const shared = { database, driver, clock, log: silentLogger }
+    const shared = { database, driver, hashBody: testHashBody, clock, log: silentLogger }
     const revocations = await openRevocations(shared)
     ends.push(revocations.stop)
     const workspaces = createWorkspaces({ ...shared, ...(await openTestStorage((end) => ends.push(end))) })

@@ -4,7 +4,7 @@ import type { Database } from '../kernel/db/database.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import { createEvents, type Events } from '../kernel/events.ts'
 import type { Caller } from '../kernel/http/api.ts'
-import { hashOfBody } from '../kernel/http/body-hash.ts'
+import type { HashBody } from '../kernel/http/body-hash.ts'
 import { pageOf, readCursor } from '../kernel/http/cursors.ts'
 import { newId } from '../kernel/ids.ts'
 import { parseTokens, microPerToken, shownTokens } from '../ledger/door.ts'
@@ -48,6 +48,7 @@ export interface AgentsDeps {
   revocations: Pick<Revocations, 'steps' | 'heard'>
   sandboxes: ComputerDeps['sandboxes']
   workspaces: ComputerDeps['workspaces']
+  hashBody: HashBody
   clock: Clock
   log: Logger
 }
@@ -67,7 +68,7 @@ const mayBeEnded: readonly AgentState[] = ['active', 'paused', 'suspended']
 
 /** Agents: who they are, what they may, what they have, and the computer of each. */
 export function createAgents(deps: AgentsDeps) {
-  const { database, directory, ledger, revocations, sandboxes, workspaces, clock, log } = deps
+  const { database, directory, ledger, revocations, sandboxes, workspaces, hashBody, clock, log } = deps
   const { store } = directory
   const purses = createPurses({ ledger, clock })
   const computer = createComputer({ directory, sandboxes, workspaces, log })
@@ -99,7 +100,7 @@ export function createAgents(deps: AgentsDeps) {
     const request =
       idempotencyKey === undefined
         ? undefined
-        : { key: `${caller.actorId} ${idempotencyKey}`, bodyHash: hashOfBody(wish) }
+        : { key: `${caller.actorId} ${idempotencyKey}`, bodyHash: hashBody(wish) }
     const earlier = request && (await madeBefore(caller, request))
     if (earlier) return earlier
     forgetOldRequests()

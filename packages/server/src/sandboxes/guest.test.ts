@@ -5,6 +5,7 @@ import type { GuestConnection } from '../guest/client.ts'
 import { systemClock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { newId } from '../kernel/ids.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { sandboxMigrations } from './migrations.ts'
@@ -23,7 +24,13 @@ testDatabases('sandboxes with a real guest', (open) => {
   })
 
   async function serve(world: { database: Database; driver: ProcessDriver; seal?: Seal }): Promise<Sandboxes> {
-    const sandboxes = createSandboxes({ seal: testSeal, ...world, clock: systemClock, log: silentLogger })
+    const sandboxes = createSandboxes({
+      hashBody: testHashBody,
+      seal: testSeal,
+      ...world,
+      clock: systemClock,
+      log: silentLogger,
+    })
     const { reconciled } = await sandboxes.start()
     cleanUp.push(() => sandboxes.stop('leave'))
     await reconciled
@@ -128,6 +135,7 @@ testDatabases('sandboxes with a real guest', (open) => {
       const driver = await createProcessDriver({ guest: process.execPath, args: ['-e', 'setInterval(() => {}, 1000)'] })
       cleanUp.push(() => driver.close())
       const sandboxes = createSandboxes({
+        hashBody: testHashBody,
         seal: testSeal,
         database,
         driver,
@@ -149,7 +157,14 @@ testDatabases('sandboxes with a real guest', (open) => {
         net.createServer((socket) => socket.on('error', () => {}).end(Buffer.alloc(200, 0x41))).listen({ fd: 3 })`
       const driver = await createProcessDriver({ guest: process.execPath, args: ['-e', liar] })
       cleanUp.push(() => driver.close())
-      const sandboxes = createSandboxes({ seal: testSeal, database, driver, clock: systemClock, log: silentLogger })
+      const sandboxes = createSandboxes({
+        hashBody: testHashBody,
+        seal: testSeal,
+        database,
+        driver,
+        clock: systemClock,
+        log: silentLogger,
+      })
       await sandboxes.start()
       cleanUp.push(() => sandboxes.stop('leave'))
       await expect(sandboxes.create(wish(), caller)).rejects.toMatchObject({ code: 'guest_protocol_error' })

@@ -5,6 +5,7 @@ import { testDatabases } from '../kernel/db/testing.ts'
 import { type ApiContext, createApi } from '../kernel/http/api.ts'
 import { answerError } from '../kernel/http/errors.ts'
 import { createDocumentCheck } from '../kernel/http/testing-documented.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { createMetrics } from '../kernel/metrics.ts'
 import { sandboxMigrations } from './migrations.ts'
@@ -20,6 +21,7 @@ testDatabases('the routes of sandboxes', (open) => {
     const driver = createModelDriver()
     const clock = manualClock(1_789_000_000_000)
     const sandboxes = createSandboxes({
+      hashBody: testHashBody,
       seal: testSeal,
       database,
       driver,

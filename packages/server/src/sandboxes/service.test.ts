@@ -5,6 +5,7 @@ import { type ManualClock, manualClock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
 import { DeltaError } from '../kernel/errors.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { createLogger, type Logger, silentLogger } from '../kernel/log.ts'
 import { sandboxMigrations } from './migrations.ts'
 import { type CreateSandbox, createSandboxSchema, type Sandbox } from './schema.ts'
@@ -33,6 +34,7 @@ async function serve(
 ) {
   const { faults, ...rest } = options
   const sandboxes = createSandboxes({
+    hashBody: testHashBody,
     seal: testSeal,
     database: faults ? withFaults(database, faults) : database,
     driver: faults ? faults.wrap(driver, { except: ['onDeath', 'room'] }) : driver,

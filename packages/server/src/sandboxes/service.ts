@@ -5,7 +5,7 @@ import type { Database } from '../kernel/db/database.ts'
 import { DeltaError, type ErrorCode, errorTable } from '../kernel/errors.ts'
 import { createEvents, type Events } from '../kernel/events.ts'
 import type { StopMode } from '../kernel/http/api.ts'
-import { hashOfBody } from '../kernel/http/body-hash.ts'
+import type { HashBody } from '../kernel/http/body-hash.ts'
 import { badCursor, pageOf, readCursor, textOfCursor, writeCursor } from '../kernel/http/cursors.ts'
 import { isId, newId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
@@ -51,6 +51,7 @@ import { noWorkspaces, type SandboxWorkspaces } from './workspaces.ts'
 export interface SandboxesDeps {
   database: Database
   driver: Driver
+  hashBody: HashBody
   clock: Clock
   log: Logger
   /** For what is stored of a sandbox and may be a secret. */
@@ -109,7 +110,7 @@ const finalSettleMs = 5_000
 export type Sandboxes = ReturnType<typeof createSandboxes>
 
 export function createSandboxes(deps: SandboxesDeps) {
-  const { driver, clock, log, workspaces = noWorkspaces } = deps
+  const { driver, hashBody, clock, log, workspaces = noWorkspaces } = deps
   const store = createSandboxStore(deps.database, deps.seal)
   const events: Events<SandboxEvents> = createEvents({ log })
   const entries = createEntries({ maxSandboxes: deps.maxSandboxes ?? 1_000 })
@@ -272,7 +273,7 @@ export function createSandboxes(deps: SandboxesDeps) {
   ): Promise<Sandbox> {
     refuseWhenStopping()
     const { accountId } = caller
-    const request = idempotencyKey === undefined ? undefined : { key: idempotencyKey, bodyHash: hashOfBody(wish) }
+    const request = idempotencyKey === undefined ? undefined : { key: idempotencyKey, bodyHash: hashBody(wish) }
     const earlier = request && (await replay(accountId, request))
     if (earlier?.made) return earlier.made
     if (earlier && !earlier.mayRepeat) throw earlier.failure

@@ -2,6 +2,7 @@ import { afterEach, expect, test } from 'vitest'
 import { createModelDriver } from '../drivers/testing/model.ts'
 import { manualClock } from '../kernel/clock.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { volumeMigrations } from '../workspaces/volumes/migrations.ts'
 import { createVolumes } from '../workspaces/volumes/service.ts'
@@ -20,7 +21,13 @@ testDatabases('sandboxes with volumes', (open) => {
 
   async function start({ without = false } = {}) {
     const database = await open([...volumeMigrations, ...sandboxMigrations])
-    const parts = { database, driver: createModelDriver(), clock: manualClock(1_789_000_000_000), log: silentLogger }
+    const parts = {
+      database,
+      driver: createModelDriver(),
+      hashBody: testHashBody,
+      clock: manualClock(1_789_000_000_000),
+      log: silentLogger,
+    }
     const volumes = createVolumes(parts)
     const sandboxes = createSandboxes({
       seal: testSeal,

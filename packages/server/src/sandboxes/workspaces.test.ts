@@ -4,6 +4,7 @@ import { createModelDriver, type ModelDriver } from '../drivers/testing/model.ts
 import { type ManualClock, manualClock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import { workspaceMigrations } from '../workspaces/migrations.ts'
@@ -34,6 +35,7 @@ async function serve(world: World, plan?: FaultPlan, resolveTemplate?: ResolveTe
   const { clock } = world
   const { blobs, folder } = world
   const workspaces = createWorkspaces({
+    hashBody: testHashBody,
     ...parts,
     clock,
     log: silentLogger,
@@ -47,7 +49,15 @@ async function serve(world: World, plan?: FaultPlan, resolveTemplate?: ResolveTe
     const guest = await silentGuest(stream)
     return Object.assign(guest, { sync: async () => void synced.push('synced') })
   }
-  const sandboxes = createSandboxes({ seal: testSeal, ...parts, clock, log: silentLogger, workspaces, connectGuest })
+  const sandboxes = createSandboxes({
+    hashBody: testHashBody,
+    seal: testSeal,
+    ...parts,
+    clock,
+    log: silentLogger,
+    workspaces,
+    connectGuest,
+  })
   await workspaces.start()
   const { reconciled } = await sandboxes.start()
   await reconciled

@@ -52,6 +52,7 @@ export interface OpenTasksDeps {
   >
   seal: TasksDeps['seal']
   owner: string
+  hashBody: TasksDeps['hashBody']
   /** @default none */
   traces?: Traces
   clock: Clock
@@ -191,6 +192,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     log,
   })
   const tasks: Tasks = createTasks({
+    hashBody: deps.hashBody,
     store,
     loop,
     hub,

@@ -6,7 +6,7 @@ import { askerOf, type Asker } from '../approvals/door.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import { createEvents, type Events } from '../kernel/events.ts'
-import { hashOfBody } from '../kernel/http/body-hash.ts'
+import type { HashBody } from '../kernel/http/body-hash.ts'
 import { pageOf, readCursor } from '../kernel/http/cursors.ts'
 import type { RightName } from '../kernel/http/needs.ts'
 import { isId, newId } from '../kernel/ids.ts'
@@ -57,6 +57,7 @@ export interface TasksDeps {
   owner: string
   /** Other servers may work on tasks of the same database. */
   isShared: boolean
+  hashBody: HashBody
   clock: Clock
   log: Logger
 }
@@ -86,8 +87,8 @@ const hour = 3_600_000
 
 /** Tasks: given, watched, spoken to, ended; and which of them are worked on here. */
 export function createTasks(deps: TasksDeps) {
-  const { store, loop, hub, findAgent, resolveModel, budgets, computer, attachments, owner, isShared, clock, log } =
-    deps
+  const { store, loop, hub, findAgent, resolveModel, budgets, computer, attachments, owner, isShared } = deps
+  const { hashBody, clock, log } = deps
   const events: Events<TaskEvents> = createEvents({ log })
   const following = createTaskFollowing({ store, hub, clock })
   const working = new Map<string, { control: Control; accountId: string; agentId: string; done: Promise<void> }>()
@@ -168,7 +169,7 @@ export function createTasks(deps: TasksDeps) {
   /** By a schedule, or by a task that delegates: exactly one for each key. */
   async function createBy(wish: CreateTask, maker: TaskMaker, key: string | undefined): Promise<TaskView> {
     const { accountId } = maker
-    const request = key === undefined ? undefined : { key, bodyHash: hashOfBody(wish) }
+    const request = key === undefined ? undefined : { key, bodyHash: hashBody(wish) }
     const earlier = request && (await madeBefore(accountId, request))
     if (earlier) return earlier
     const known = await findAgent(wish.agent, accountId)
@@ -740,7 +741,7 @@ export function createTasks(deps: TasksDeps) {
     const source = await recordFor(id, caller)
     const key = `fork ${id} ${caller.actorId} ${idempotencyKey}`
     const wish = { step, text, agent, tokenBudget: wished }
-    const request = { key, bodyHash: hashOfBody(wish) }
+    const request = { key, bodyHash: hashBody(wish) }
     const earlier = await madeBefore(source.accountId, request)
     if (earlier) return earlier
     await refuseMany(source.accountId)
@@ -854,7 +855,7 @@ export function createTasks(deps: TasksDeps) {
         ...(tokenBudget !== undefined && { tokenBudget }),
       },
       caller,
-      { idempotencyKey: `fork ${hashOfBody({ key })}` },
+      { idempotencyKey: `fork ${hashBody({ key })}` },
     )
     if (snapshotId !== undefined) {
       await computer.forkFor(made.id, snapshotId, source.accountId).catch((error: unknown) => {

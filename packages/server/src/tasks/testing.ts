@@ -19,6 +19,7 @@ import { createModelDriver } from '../drivers/testing/model.ts'
 import { type Clock, systemClock } from '../kernel/clock.ts'
 import { rawQuery } from '../kernel/db/compile.ts'
 import type { Database } from '../kernel/db/database.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { newId } from '../kernel/ids.ts'
 import { createLogger, type Logger, silentLogger } from '../kernel/log.ts'
 import { microPerToken } from '../ledger/door.ts'
@@ -251,7 +252,7 @@ export async function newWorld(database: Database, options: WorldOptions = {}) {
   const driver = createModelDriver()
   const storage = await openTestStorage((end) => onTestFinished(end))
   const seal = createBox(randomBytes(32))
-  const shared = { database, driver, clock, log }
+  const shared = { database, driver, hashBody: testHashBody, clock, log }
   const workspaces = createWorkspaces({ ...shared, ...storage })
   await workspaces.start()
   onTestFinished(workspaces.stop)
@@ -281,7 +282,7 @@ export async function newWorld(database: Database, options: WorldOptions = {}) {
     await bury()
     const owner = newId('srv')
     lives.push({ owner, life })
-    const parts = { database: db, clock, log }
+    const parts = { database: db, hashBody: testHashBody, clock, log }
     const ledger = createLedger({
       ...parts,
       rates: { ...firstCard, meters: { ...firstCard.meters, ...meters } },

@@ -6,6 +6,7 @@ import type { Driver, TemplateStatus } from '../drivers/driver.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { DeltaError } from '../kernel/errors.ts'
+import type { HashBody } from '../kernel/http/body-hash.ts'
 import { newId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { OpenBox } from './box.ts'
@@ -45,6 +46,7 @@ export interface TemplatesDeps {
   /** One of the machine is another than it was: what was made of it before is not to be handed out. */
   onBuilt?(name: string): void
   registry: Registry
+  hashBody: HashBody
   clock: Clock
   log: Logger
   settings: TemplateSettings
@@ -180,7 +182,7 @@ export function createTemplates(deps: TemplatesDeps) {
     { idempotencyKey, hashed }: Keyed & { hashed: unknown },
   ): Promise<TemplateRecord> {
     const { accountId } = caller
-    const request = idempotencyKey === undefined ? undefined : { key: idempotencyKey, bodyHash: hashOf(hashed) }
+    const request = idempotencyKey === undefined ? undefined : { key: idempotencyKey, bodyHash: deps.hashBody(hashed) }
     for (;;) {
       const earlier = request && (await store.byRequest(accountId, request.key))
       if (earlier?.bodyHash === request?.bodyHash && earlier) return earlier.record

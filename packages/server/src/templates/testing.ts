@@ -7,6 +7,7 @@ import type { FileChange, TemplateStatus } from '../drivers/driver.ts'
 import { systemClock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { DeltaError } from '../kernel/errors.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../kernel/log.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { BuildBox, OpenBox } from './box.ts'
@@ -76,6 +77,7 @@ export function startTemplates({
       registries: registryHosts.map((host) => ({ host, scheme: 'http' })),
       clock: systemClock,
     }),
+    hashBody: testHashBody,
     clock: systemClock,
     log,
     settings: { folder, platform },

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { systemClock } from '../kernel/clock.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../kernel/log.ts'
 import type { BlobStore } from '../storage/blobs.ts'
 import { openArchive } from './image/import.ts'
@@ -17,7 +18,13 @@ testDatabases('chains of layers', (open) => {
   const opened: Workspaces[] = []
 
   async function serve(world: World, options: { chainLayers?: number; saveTemplates?: boolean } = {}) {
-    const workspaces = createWorkspaces({ ...world, ...options, clock: systemClock, log: silentLogger })
+    const workspaces = createWorkspaces({
+      hashBody: testHashBody,
+      ...world,
+      ...options,
+      clock: systemClock,
+      log: silentLogger,
+    })
     await workspaces.start()
     opened.push(workspaces)
     return workspaces

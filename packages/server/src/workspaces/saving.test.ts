@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest'
 import { systemClock } from '../kernel/clock.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
 import { DeltaError } from '../kernel/errors.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../kernel/log.ts'
 import type { BlobStore } from '../storage/blobs.ts'
 import { tarEnd, tarHeader, tarPadding } from './image/tar.ts'
@@ -18,7 +19,13 @@ testDatabases('saving', (open) => {
   const opened: Workspaces[] = []
 
   async function serve(world: World, options: { saveTemplates?: boolean } = {}): Promise<Workspaces> {
-    const workspaces = createWorkspaces({ ...world, ...options, clock: systemClock, log: silentLogger })
+    const workspaces = createWorkspaces({
+      hashBody: testHashBody,
+      ...world,
+      ...options,
+      clock: systemClock,
+      log: silentLogger,
+    })
     await workspaces.start()
     opened.push(workspaces)
     return workspaces
@@ -122,6 +129,7 @@ testDatabases('saving', (open) => {
         const fresh: World = { ...(await newOne()), blobs: world.blobs }
         const life = { writes }
         const dying = createWorkspaces({
+          hashBody: testHashBody,
           ...fresh,
           database: mortal(fresh.database, life),
           clock: systemClock,

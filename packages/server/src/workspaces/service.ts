@@ -4,7 +4,7 @@ import type { Clock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import { createEvents, type Events } from '../kernel/events.ts'
-import { hashOfBody } from '../kernel/http/body-hash.ts'
+import type { HashBody } from '../kernel/http/body-hash.ts'
 import { pageOf, readCursor } from '../kernel/http/cursors.ts'
 import { isId, newId } from '../kernel/ids.ts'
 import type { Logger } from '../kernel/log.ts'
@@ -40,6 +40,7 @@ export type { Origin, ResolveTemplate } from './origin.ts'
 export interface WorkspacesDeps {
   database: Database
   driver: Driver
+  hashBody: HashBody
   clock: Clock
   log: Logger
   blobs: BlobStore
@@ -100,7 +101,7 @@ const restoreAgainMs = 300_000
 const uppersAtOnce = 4
 
 export function createWorkspaces(deps: WorkspacesDeps) {
-  const { database, driver, clock, log, blobs, folder } = deps
+  const { database, driver, hashBody, clock, log, blobs, folder } = deps
   const store = createWorkspaceStore(database)
   const events: Events<WorkspaceEvents> = createEvents({ log })
   const turns = createTurns('workspace')
@@ -239,7 +240,7 @@ export function createWorkspaces(deps: WorkspacesDeps) {
   }
 
   function requestOf({ accountId }: WorkspaceCaller, { idempotencyKey }: Keyed, wish: object): RequestKey | undefined {
-    return idempotencyKey === undefined ? undefined : { accountId, key: idempotencyKey, bodyHash: hashOfBody(wish) }
+    return idempotencyKey === undefined ? undefined : { accountId, key: idempotencyKey, bodyHash: hashBody(wish) }
   }
 
   async function viewsOf(ids: readonly string[], caller: WorkspaceCaller): Promise<Workspace[]> {

@@ -1,6 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest'
 import type { Database } from '../kernel/db/database.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { newId } from '../kernel/ids.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { ledgerMigrations } from '../ledger/migrations.ts'
@@ -39,8 +40,16 @@ testDatabases('what an account keeps', (open) => {
     const charges = createStorageCharges({ database, ledger, clock, log: silentLogger, isBucket: false })
     onTestFinished(charges.stop)
     const mayKeepMore = charges.refuseOwing
-    const volumes = createVolumes({ database, driver, clock, log: silentLogger, mayKeepMore })
-    const workspaces = createWorkspaces({ ...rest, database, clock, driver, log: silentLogger, mayKeepMore })
+    const volumes = createVolumes({ hashBody: testHashBody, database, driver, clock, log: silentLogger, mayKeepMore })
+    const workspaces = createWorkspaces({
+      hashBody: testHashBody,
+      ...rest,
+      database,
+      clock,
+      driver,
+      log: silentLogger,
+      mayKeepMore,
+    })
     return { charges, volumes, workspaces }
   }
 

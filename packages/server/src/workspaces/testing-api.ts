@@ -4,6 +4,7 @@ import { createApp } from '../app.ts'
 import { systemClock } from '../kernel/clock.ts'
 import type { Database, Migration } from '../kernel/db/database.ts'
 import { createDocumentCheck } from '../kernel/http/testing-documented.ts'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { createMetrics } from '../kernel/metrics.ts'
 import { templateMigrations } from '../templates/migrations.ts'
@@ -38,7 +39,13 @@ const keyOf = (name: string) => testKeyPrincipal({ accountId: `acc_${name}`, key
 export async function startApi(database: Database) {
   const world = await newWorld(database)
   const workspaces = await serve(world)
-  const volumes = createVolumes({ database, driver: world.driver, clock: world.clock, log: silentLogger })
+  const volumes = createVolumes({
+    hashBody: testHashBody,
+    database,
+    driver: world.driver,
+    clock: world.clock,
+    log: silentLogger,
+  })
   const { templates, bench, remove } = startTemplates({ database })
   onTestFinished(async () => {
     await templates.stop()

@@ -6,6 +6,7 @@ import { type ManualClock, manualClock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { guardWrites } from '../kernel/db/testing.ts'
 import { onTestFinished } from 'vitest'
+import { testHashBody } from '../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { createBlobStore } from '../storage/blob-store.ts'
 import type { BlobStore } from '../storage/blobs.ts'
@@ -42,7 +43,7 @@ export async function newWorld(database: Database): Promise<World> {
 }
 
 export async function serve(world: World): Promise<Workspaces> {
-  const workspaces = createWorkspaces({ ...world, log: silentLogger })
+  const workspaces = createWorkspaces({ hashBody: testHashBody, ...world, log: silentLogger })
   await workspaces.start()
   // Before what it works on.
   onTestFinished(workspaces.stop)

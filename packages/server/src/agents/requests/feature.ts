@@ -7,7 +7,10 @@ import { tokenRequestsFeature } from './routes.ts'
 import { createTokenRequests, type TokenRequests, type TokenRequestsDeps } from './service.ts'
 import { createSuspension } from './suspension.ts'
 
-export interface OpenTokenRequestsDeps extends Pick<TokenRequestsDeps, 'database' | 'record' | 'clock' | 'log'> {
+export interface OpenTokenRequestsDeps extends Pick<
+  TokenRequestsDeps,
+  'database' | 'record' | 'hashBody' | 'clock' | 'log'
+> {
   agents: Pick<Agents, 'suspend' | 'wake' | 'events'>
   agentStore: AgentStore
   approvals: Approvals

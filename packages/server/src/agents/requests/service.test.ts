@@ -10,6 +10,7 @@ import { manualClock } from '../../kernel/clock.ts'
 import type { Database } from '../../kernel/db/database.ts'
 import { testDatabases } from '../../kernel/db/testing.ts'
 import { DeltaError } from '../../kernel/errors.ts'
+import { testHashBody } from '../../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { ledgerMigrations } from '../../ledger/migrations.ts'
 import { firstCard } from '../../ledger/rate-card.ts'
@@ -117,7 +118,7 @@ testDatabases('token requests', (open) => {
     const serve = (through: { database?: Database; ledger?: RequestLedger } = {}) => {
       const deps = { database: database as Database, ledger, ...through }
       const record = (entry: AuditEntry) => Promise.resolve(void audit.push(entry))
-      const shared = { record, clock, log: silentLogger }
+      const shared = { record, hashBody: testHashBody, clock, log: silentLogger }
       const approvals = createApprovals({
         ...shared,
         database: deps.database,

@@ -6,7 +6,7 @@ import type { Clock } from '../../kernel/clock.ts'
 import type { Database } from '../../kernel/db/database.ts'
 import { DeltaError, type ErrorCode } from '../../kernel/errors.ts'
 import { createEvents } from '../../kernel/events.ts'
-import { hashOfBody } from '../../kernel/http/body-hash.ts'
+import type { HashBody } from '../../kernel/http/body-hash.ts'
 import { pageOf, readCursor } from '../../kernel/http/cursors.ts'
 import { isId, newId } from '../../kernel/ids.ts'
 import type { Logger } from '../../kernel/log.ts'
@@ -59,6 +59,7 @@ export interface TokenRequestsDeps {
   approvals: Pick<Approvals, 'askFor' | 'find' | 'withdraw' | 'approve' | 'refuse'>
   ledger: RequestLedger
   record: RecordAudit
+  hashBody: HashBody
   clock: Clock
   log: Logger
 }
@@ -72,7 +73,16 @@ const platform = 'platform'
  * Requests of agents for tokens: the nearest main agent decides first, then a person. Each step is a row before it is taken, and whoever changes the row takes it; what a
  * server left half-way is found by `sweep` and done by the same keys, so once.
  */
-export function createTokenRequests({ database, agents, approvals, ledger, record, clock, log }: TokenRequestsDeps) {
+export function createTokenRequests({
+  database,
+  agents,
+  approvals,
+  ledger,
+  record,
+  hashBody,
+  clock,
+  log,
+}: TokenRequestsDeps) {
   const store = createTokenRequestStore(database)
   const events = createEvents<TokenRequestEvents>({ log })
   const following = createFollowing({ store, events, clock, view })
@@ -95,7 +105,7 @@ export function createTokenRequests({ database, agents, approvals, ledger, recor
         context: { right: 'write:agents' },
       })
     }
-    const key = idempotencyKey === undefined ? undefined : { key: idempotencyKey, bodyHash: hashOfBody(wish) }
+    const key = idempotencyKey === undefined ? undefined : { key: idempotencyKey, bodyHash: hashBody(wish) }
     const before = key && (await store.withKey(agentId, key.key))
     if (before) return again(before, key)
     if (isOver(known.agent.state)) refuseWork(known.agent)

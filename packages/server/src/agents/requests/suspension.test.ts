@@ -7,6 +7,7 @@ import { manualClock } from '../../kernel/clock.ts'
 import type { Database } from '../../kernel/db/database.ts'
 import { testDatabases } from '../../kernel/db/testing.ts'
 import { DeltaError } from '../../kernel/errors.ts'
+import { testHashBody } from '../../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { ledgerMigrations } from '../../ledger/migrations.ts'
 import { firstCard } from '../../ledger/rate-card.ts'
@@ -92,7 +93,13 @@ testDatabases('agents out of tokens', (open) => {
       },
     }
     const serve = (through: Database = database) => {
-      const shared = { clock, log: silentLogger, database: through, record: () => Promise.resolve() }
+      const shared = {
+        hashBody: testHashBody,
+        clock,
+        log: silentLogger,
+        database: through,
+        record: () => Promise.resolve(),
+      }
       const approvals = createApprovals({
         ...shared,
         kinds: [tokensApproval((action, approved) => requests.grant(action, approved))],

@@ -12,6 +12,7 @@ import { testDatabases } from '../../kernel/db/testing.ts'
 import { type ApiContext, createApi } from '../../kernel/http/api.ts'
 import { answerError } from '../../kernel/http/errors.ts'
 import { createDocumentCheck } from '../../kernel/http/testing-documented.ts'
+import { testHashBody } from '../../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { createMetrics } from '../../kernel/metrics.ts'
 import { sandboxMigrations } from '../migrations.ts'
@@ -34,6 +35,7 @@ testDatabases('the network of sandboxes', (open) => {
       const handlers: ConnectOptions['onEgress'][] = []
       const egress = createEgress({ database, clock, log: silentLogger, connectOutward })
       const sandboxes = createSandboxes({
+        hashBody: testHashBody,
         seal: testSeal,
         database,
         driver,

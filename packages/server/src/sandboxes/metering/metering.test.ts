@@ -4,6 +4,7 @@ import { type ManualClock, manualClock } from '../../kernel/clock.ts'
 import type { Database } from '../../kernel/db/database.ts'
 import { testDatabases } from '../../kernel/db/testing.ts'
 import { DeltaError } from '../../kernel/errors.ts'
+import { testHashBody } from '../../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { ledgerMigrations } from '../../ledger/migrations.ts'
 import { sandboxMigrations } from '../migrations.ts'
@@ -33,6 +34,7 @@ const running: Sandboxes[] = []
 
 async function serve({ database, driver, clock, ledger }: World, options: { poolSize?: number } = {}) {
   const sandboxes = createSandboxes({
+    hashBody: testHashBody,
     seal: testSeal,
     database,
     driver,

@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { testDatabases } from '../../kernel/db/testing.ts'
 import { DeltaError } from '../../kernel/errors.ts'
 import { systemClock } from '../../kernel/clock.ts'
+import { testHashBody } from '../../kernel/http/testing-body-hash.ts'
 import { silentLogger } from '../../kernel/log.ts'
 import { volumeMigrations } from './migrations.ts'
 import { createVolumeSchema, isMountPath, mountsSchema } from './schema.ts'
@@ -31,7 +32,8 @@ testDatabases('volumes', (open) => {
       makeVolume: async ({ volumeId }: { volumeId: string }) => act(() => void folders.add(volumeId)),
       dropVolume: async (volumeId: string) => act(() => void folders.delete(volumeId)),
     }
-    const again = () => createVolumes({ database, driver, clock: systemClock, log: silentLogger })
+    const again = () =>
+      createVolumes({ hashBody: testHashBody, database, driver, clock: systemClock, log: silentLogger })
     return { volumes: again(), again, folders, failNext }
   }
 

@@ -3,7 +3,7 @@ import type { Clock } from '../../kernel/clock.ts'
 import { isClash } from '../../kernel/db/clash.ts'
 import type { Database } from '../../kernel/db/database.ts'
 import { DeltaError } from '../../kernel/errors.ts'
-import { hashOfBody } from '../../kernel/http/body-hash.ts'
+import type { HashBody } from '../../kernel/http/body-hash.ts'
 import { newId } from '../../kernel/ids.ts'
 import type { Logger } from '../../kernel/log.ts'
 import { type CreateVolume, type Mount, type Volume, volumeLimits } from './schema.ts'
@@ -12,6 +12,7 @@ import { createVolumeStore, type VolumeRecord, type VolumeRequest } from './stor
 export interface VolumesDeps {
   database: Database
   driver: Pick<Driver, 'makeVolume' | 'dropVolume'>
+  hashBody: HashBody
   clock: Clock
   log: Logger
   /** As of workspaces. @default it may */
@@ -25,7 +26,7 @@ interface Owner {
 export type Volumes = ReturnType<typeof createVolumes>
 
 /** Folders that several sandboxes of one account share. */
-export function createVolumes({ database, driver, clock, log, mayKeepMore }: VolumesDeps) {
+export function createVolumes({ database, driver, hashBody, clock, log, mayKeepMore }: VolumesDeps) {
   const store = createVolumeStore(database)
 
   async function create(
@@ -33,7 +34,7 @@ export function createVolumes({ database, driver, clock, log, mayKeepMore }: Vol
     { accountId }: Owner,
     { idempotencyKey }: { idempotencyKey?: string | undefined } = {},
   ): Promise<Volume> {
-    const request = idempotencyKey === undefined ? undefined : { key: idempotencyKey, bodyHash: hashOfBody(wish) }
+    const request = idempotencyKey === undefined ? undefined : { key: idempotencyKey, bodyHash: hashBody(wish) }
     const earlier = request && (await replay(accountId, request))
     if (earlier) return earlier
     await mayKeepMore?.(accountId)

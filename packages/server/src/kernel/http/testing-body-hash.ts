@@ -1,0 +1,3 @@
+import { createBodyHash } from './body-hash.ts'
+
+export const testHashBody = createBodyHash(Buffer.from('of the tests'))
