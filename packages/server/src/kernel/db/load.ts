@@ -1,6 +1,7 @@
 import { open } from 'node:fs/promises'
 import { DatabaseSync } from 'node:sqlite'
 import type { StatementSync } from 'node:sqlite'
+import { sqlValues } from './compile.ts'
 import type { DatabaseKind, Migration } from './database.ts'
 import type { TableRows } from './snapshot.ts'
 import type { SqlValue } from './worker-messages.ts'
@@ -63,9 +64,13 @@ export async function loadSqlite(path: string, options: LoadOptions): Promise<vo
   }
 }
 
-/** In place of what is there, seen by all at one moment. */
-export async function loadPostgres(url: string, options: LoadOptions): Promise<void> {
-  const { connectPostgres } = await import('./postgres.ts')
+/** In place of what is there, seen by all at one moment. `refuseOthers` is told how many servers beside this one have it open then, and throws where that is too many. */
+export async function loadPostgres(
+  url: string,
+  options: LoadOptions,
+  refuseOthers: (servers: number) => void,
+): Promise<void> {
+  const { connectPostgres, otherServersQuery } = await import('./postgres.ts')
   const client = await connectPostgres(url)
   const target: Target = {
     kind: 'postgres',
@@ -79,6 +84,9 @@ export async function loadPostgres(url: string, options: LoadOptions): Promise<v
     const there = await target.all('select tablename from pg_tables where schemaname = current_schema()')
     const gone = there.map(({ tablename }) => String(tablename)).filter((name) => ours.includes(name))
     if (gone.length > 0) await target.run(`drop table ${gone.join(', ')} cascade`)
+    // From here on nobody else reads or writes these tables: whoever has come before has what is of no use any more, whoever comes later waits for what is new.
+    const [others] = await target.all(otherServersQuery.sql, sqlValues(otherServersQuery))
+    refuseOthers(Number(others!['count']))
     await load(target, options)
     await target.run('commit')
   } finally {

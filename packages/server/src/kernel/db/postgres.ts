@@ -18,6 +18,13 @@ const numericOid = 1700
 /** By which the database tells servers apart: all connections of one process have the same. */
 const applicationName = `delta-${randomBytes(8).toString('hex')}`
 
+/** How many processes beside this one have the database open. */
+export const otherServersQuery = rawQuery(
+  `select count(distinct application_name) as count from pg_stat_activity
+   where datname = current_database() and application_name like 'delta-%' and application_name <> $1`,
+  [applicationName],
+)
+
 export interface PostgresOptions {
   url: string
   log: Logger
@@ -130,12 +137,7 @@ function postgresDatabase(pool: Pool): Database {
       await database.all(rawQuery('select 1 as one'))
     },
     async otherServers() {
-      const query = rawQuery(
-        `select count(distinct application_name) as count from pg_stat_activity
-         where datname = current_database() and application_name like 'delta-%' and application_name <> $1`,
-        [applicationName],
-      )
-      return (await database.all<{ count: number }>(query))[0]!.count
+      return ((await database.all(otherServersQuery)) as { count: number }[])[0]!.count
     },
     close: door.close,
   }

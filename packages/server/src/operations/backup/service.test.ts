@@ -109,6 +109,32 @@ testDatabases('backups', (...[, , newPlace]) => {
     await restore(target, bytes)
   })
 
+  test('a server that comes while blobs are taken in is found before anything is replaced', async () => {
+    const source = await open({ place: await newPlace() })
+    await addUser(source, 'usr_new')
+    await addBlob(source, 'a layer')
+    const bytes = await backupOf(source)
+    const place = await newPlace()
+    const target = await open({ place })
+    // SQLite's file is one process's alone.
+    if (place.url === undefined) return restore(target, bytes)
+    await addUser(target, 'usr_old')
+    const other = new pg.Client({ connectionString: place.url, application_name: 'delta-0123456789abcdef' })
+    const { put } = target.blobs
+    target.blobs.put = async (blob) => {
+      await other.connect()
+      target.blobs.put = put
+      return put(blob)
+    }
+    await expect(restore(target, bytes, { replace: true })).rejects.toMatchObject({ code: 'restore_among_servers' })
+    expect(target.restarts).toBe(0)
+    expect(await userIds(target)).toEqual(['usr_old'])
+    await other.end()
+    await expect.poll(() => target.database.otherServers()).toBe(0)
+    await restore(target, bytes, { replace: true })
+    expect(await userIds(target)).toEqual(['usr_new'])
+  })
+
   test('a backup of one database is restored into the other kind too', async () => {
     const source = await open({ place: await newPlace() })
     await fillAll(source.database)

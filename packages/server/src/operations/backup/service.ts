@@ -219,7 +219,7 @@ export function createBackups(deps: BackupsDeps) {
       )
     }
     if (!replace) await refuseUsed()
-    await refuseOthers()
+    refuseOthers(await database.otherServers())
     const needed = archiveBytes({ manifest }) + 2 * manifest.databaseBytes
     return space.promise(needed, async () => {
       for await (const { part, body } of parts()) {
@@ -267,8 +267,7 @@ export function createBackups(deps: BackupsDeps) {
   }
 
   /** They would go on with what they remember, and write it. */
-  async function refuseOthers(): Promise<void> {
-    const servers = await database.otherServers()
+  function refuseOthers(servers: number): void {
     if (servers === 0) return
     throw new DeltaError(
       'restore_among_servers',
@@ -299,10 +298,10 @@ export function createBackups(deps: BackupsDeps) {
       const staged = await places.readStaged()
       if (staged?.id !== id)
         throw new DeltaError('restore_not_found', `There is no restore ${id} that waits to be committed`)
-      await refuseOthers()
+      refuseOthers(await database.otherServers())
       await takeInBlobs(staged.manifest)
       if (place.url) {
-        await loadPostgres(place.url, loadOptions(staged.manifest, id))
+        await loadPostgres(place.url, loadOptions(staged.manifest, id), refuseOthers)
       } else {
         await places.markReady()
       }
