@@ -100,7 +100,7 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     if (caller instanceof Promise) caller = await caller
     if (caller) caller = admitted(caller, route)
     const granted = grantOf(headers, route, { caller, token })
-    await count(request, { grant: granted?.grant, address })
+    if (!granted || !counted.has(request.socket)) await count(request, { grant: granted?.grant, address })
     if (!granted) throw notGranted(route)
     const { grant, byQuery } = granted
     return {
@@ -120,14 +120,12 @@ export function createPortsFront(deps: PortsFrontDeps): Front {
     request: IncomingMessage,
     { grant, address: { sandboxId } }: { grant: Grant | undefined; address: PortAddress },
   ): Promise<void> {
-    const { socket } = request
-    if (grant && counted.has(socket)) return
     const address = deps.clientAddress(request)
     if (grant?.by === 'caller') await deps.count({ caller: grant.caller, address })
     else if (grant?.by === 'token') {
       await deps.count({ caller: { accountId: grant.accountId, actorId: sandboxId }, address })
     } else await deps.count({ caller: undefined, address })
-    if (grant) counted.add(socket)
+    if (grant) counted.add(request.socket)
   }
 
   /** Whoever lacks the right learns no more than one who asks for what never was. */
