@@ -110,6 +110,7 @@ function judgeLedger({ purses, holds, transfers, usage }: Books): void {
   }
   for (const { state, amount, cost, absorbed } of holds) {
     assert.notEqual(state, 'open', 'No hold is left open')
+    if (state === 'unknown') assert.ok(cost > 0, 'A call that was cut is paid for')
     assert.ok(cost <= amount && absorbed === 0, `A hold of ${amount} came to ${cost} and ${absorbed} more`)
   }
   const moved = new Map<string, number>()

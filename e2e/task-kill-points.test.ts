@@ -74,6 +74,7 @@ async function live({ seed, agents: count, kills: times, env = {} }: Course): Pr
       await crashes[how](on)
     }
     await work
+    await expect.poll(spenders.settled, { timeout: eventuallyMs, interval: 1_000 }).toBe(true)
     await on.platform().stop()
     const books = await readBooks({ path: join(on.platform().dataDir, 'server/delta.db'), url: env['DATABASE_URL'] })
     const found = judgeBooks(books, spenders, { kills: times })

@@ -151,6 +151,11 @@ export function createSpenders({ delta, peer, random, count }: SpendersOptions) 
       await eachOf(all, giveTask)
       await tend()
     },
+    /** What a server that was killed had held is settled: at the next start, or where it might still be alive some time later. */
+    async settled(): Promise<boolean> {
+      const { purses } = await delta.ledger.get()
+      return purses.every(({ held }) => held === 0)
+    },
   }
 }
 

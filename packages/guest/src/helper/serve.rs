@@ -539,7 +539,7 @@ impl Helper {
             arguments: vec![
                 "--max-semi-space-size=1".into(),
                 "--no-parallel-scavenge".into(),
-                // Once, after the start.
+                // Each thread gives back what it has grown to once it is calm.
                 "--expose-gc".into(),
                 entry.into_os_string(),
             ],
