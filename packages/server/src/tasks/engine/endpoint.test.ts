@@ -1,4 +1,4 @@
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { testDatabases } from '../../kernel/db/testing.ts'
 import type { Attempt } from '../../models/door.ts'
 import { callTool, refuse, say, type PeerReply } from '../../models/testing/peers.ts'
