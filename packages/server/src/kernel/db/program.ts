@@ -39,7 +39,7 @@ export type AnyProgram = Program<unknown, unknown>
 /** What the module of a program exports. */
 export interface ProgramModule {
   program: AnyProgram
-  /** Tables of which it keeps rows in its memory. @default none */
+  /** Tables of which it keeps rows in its memory. No trigger or cascade may write to them: only a statement that names the table is noticed. @default none */
   remembers?: readonly string[]
 }
 
