@@ -10,12 +10,25 @@ export interface OwnPostgres {
   stop(): void
 }
 
-/** A PostgreSQL server of Debian's package for this run alone, which leaves nothing. `durable`: what is committed is on disk. */
-export async function startPostgres({ durable = false } = {}): Promise<OwnPostgres> {
+export interface PostgresOptions {
+  /** What is committed is on disk. @default false */
+  durable?: boolean
+  /** @default that of temporary files */
+  within?: string
+}
+
+/** What tests leave in it is not asked for after a crash, and no database of theirs lives long enough to be tidied. */
+const hasty = ['fsync=off', 'synchronous_commit=off', 'full_page_writes=off', 'autovacuum=off']
+
+/** A PostgreSQL server of Debian's package for this run alone, which leaves nothing. */
+export async function startPostgres({
+  durable = false,
+  within = tmpdir(),
+}: PostgresOptions = {}): Promise<OwnPostgres> {
   const version = ['17', '16', '15'].find((number) => existsSync(`/usr/lib/postgresql/${number}/bin/postgres`))
   if (!version) throw new Error('PostgreSQL is not installed: apt-get install -y postgresql')
   const tool = (name: string) => `/usr/lib/postgresql/${version}/bin/${name}`
-  const folder = mkdtempSync(join(tmpdir(), 'delta-postgres-'))
+  const folder = mkdtempSync(join(within, 'delta-postgres-'))
   const asPostgres = (program: string, args: string[]) =>
     userInfo().uid === 0
       ? { program: 'setpriv', args: ['--reuid=postgres', '--regid=postgres', '--init-groups', program, ...args] }
@@ -31,9 +44,7 @@ export async function startPostgres({ durable = false } = {}): Promise<OwnPostgr
     String(port),
     '-c',
     'listen_addresses=127.0.0.1',
-    // What tests leave in it is not asked for after a crash.
-    '-c',
-    `fsync=${durable ? 'on' : 'off'}`,
+    ...(durable ? [] : hasty).flatMap((setting) => ['-c', setting]),
     // Tests that try a cut at every call have a database for each.
     '-c',
     'max_connections=500',

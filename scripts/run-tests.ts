@@ -45,6 +45,8 @@ const boxTests = 'packages/server/src/drivers/oci'
 const baseTests = ['kernel/db', 'access/keys', 'access/audit', 'approvals', 'sandboxes/store.test.ts'].map(
   (path) => `packages/server/src/${path}`,
 )
+/** End-to-end tests that make no sandbox: what they show on one runtime they show on all. */
+const withoutSandboxes = ['e2e/ledger.test.ts', 'e2e/limits.test.ts']
 /** More tests than this that fail together are no accident. */
 const mostFlaky = 3
 const outcomes: Outcome[] = []
@@ -80,44 +82,43 @@ async function shortForm() {
 
 async function longForm() {
   const long = { DELTA_TEST_ALL: '1' }
-  const drivers = ['packages/server/src/drivers']
   // These wait for a package mirror and for boxes, those for a database.
   await Promise.all([
-    cargoTests('the template debian', ['--test', 'templates', '--', '--ignored'], long).then(() =>
-      vitest('conformance, every runtime', ['--config', 'vitest.config.ts'], drivers, long),
-    ),
-    storesOnPostgres('stores on PostgreSQL', databaseTests(), long),
+    cargoTests('the template debian', ['--test', 'templates', '--', '--ignored'], long)
+      // Once, before lanes below would do it side by side.
+      .then(() =>
+        check('debian is there', join(root, '.build/bin/delta-helper'), ['template', 'build', 'debian'], {
+          DELTA_DATA_DIR: join(root, '.build'),
+        }),
+      )
+      .then(() =>
+        vitest('conformance, other runtimes', ['--config', 'vitest.config.ts'], [`${boxTests}/oci.test.ts`], long),
+      ),
+    storesOnPostgres('stores on PostgreSQL', databaseTests(), { ...long, ...temporary() }),
   ])
   for (const runtime of ['runc', 'runsc']) {
     // gVisor has a kernel to start for each sandbox: more at a time would take no less.
-    await endToEnd(`end to end on ${runtime}`, { DELTA_RUNTIME: runtime }, { own: runtime === 'runsc' ? 1 : 2 })
+    const own = runtime === 'runsc' ? 1 : 2
+    await endToEnd(`end to end on ${runtime}`, { DELTA_RUNTIME: runtime }, { own, except: withoutSandboxes })
   }
-  await attack('attacks, every runtime', ['--runtime', 'all', '--long'])
+  await attack('attacks, other runtimes and slow ones', ['--runtime', 'all', '--long', '--rest'])
+  // Each waits most of the time, for what was killed or for the network; what is emulated asks for little more than one processor.
+  const lane = (at: number, name: string, ...files: string[]) =>
+    vitest(name, ['--config', 'e2e/vitest.config.ts'], files, { ...long, ...uidsOf(at) })
   await Promise.all([
-    check('cgroup v2, emulated', process.execPath, ['e2e/vm/cgroup-v2.ts']),
-    // Once, before three would do it side by side.
-    check('debian is there', join(root, '.build/bin/delta-helper'), ['template', 'build', 'debian'], {
-      DELTA_DATA_DIR: join(root, '.build'),
-    }),
-  ])
-  // Each waits most of the time, for what was killed or for the network.
-  const lanes = [
-    ['kill points', 'e2e/kill-points'],
-    ['kill points of tasks', 'e2e/task-kill-points'],
-    ['kill points of workspaces, history', 'workspace-kill-points', 'e2e/history'],
-    ['debian', 'debian'],
-    ['the Claude Agent SDK', 'e2e/engine'],
-  ] as const
-  await Promise.all(
-    lanes.map(([name, ...files], at) =>
-      vitest(name, ['--config', 'e2e/vitest.config.ts'], files, { ...long, ...uidsOf(at) }),
+    lane(0, 'kill points', 'e2e/kill-points'),
+    lane(1, 'kill points of workspaces, history', 'workspace-kill-points', 'e2e/history').then(() =>
+      lane(1, 'kill points of tasks', 'e2e/task-kill-points'),
     ),
-  )
+    lane(2, 'debian', 'debian')
+      .then(() => lane(2, 'the Claude Agent SDK', 'e2e/engine'))
+      .then(() => check('cgroup v2, emulated', process.execPath, ['e2e/vm/cgroup-v2.ts'])),
+  ])
 }
 
 /** Those on SQLite, and what needs no database, are run with all others. */
 async function storesOnPostgres(name: string, files: string[], env: NodeJS.ProcessEnv = {}) {
-  const postgres = await startPostgres()
+  const postgres = await startPostgres(inMemory ? { within: '/dev/shm' } : {})
   try {
     await vitest(name, ['--config', 'vitest.config.ts', '-t', '\\(postgres\\)'], files, {
       ...env,
@@ -132,37 +133,39 @@ async function storesOnPostgres(name: string, files: string[], env: NodeJS.Proce
  * Several files at a time, since most of the time is waiting: one that measures the common platform, one that uses it and measures nothing,
  * and one or two that start their own, whichever are next. Each has uids of its own.
  */
-async function endToEnd(name: string, env: NodeJS.ProcessEnv, { own }: { own: 1 | 2 }) {
-  const lanes: Record<'measured' | 'clients' | 'own platform', string[]> = {
-    measured: [],
-    clients: [],
-    'own platform': [],
-  }
+async function endToEnd(
+  name: string,
+  env: NodeJS.ProcessEnv,
+  { own, except = [] }: { own: 1 | 2; except?: readonly string[] },
+) {
+  const files = { measured: [] as string[], clients: [] as string[], 'own platform': [] as string[] }
   for (const file of readdirSync(join(root, 'e2e')).toSorted()) {
-    if (!file.endsWith('.test.ts')) continue
     const path = join('e2e', file)
+    if (!file.endsWith('.test.ts') || except.includes(path)) continue
     const text = readFileSync(join(root, path), 'utf8')
-    if (/startPlatform\(|serve\.mjs/.test(text)) lanes['own platform'].push(path)
-    else lanes[text.includes('serverMemoryBytes(') ? 'measured' : 'clients'].push(path)
+    if (/startPlatform\(|serve\.mjs/.test(text)) files['own platform'].push(path)
+    else files[text.includes('serverMemoryBytes(') ? 'measured' : 'clients'].push(path)
   }
-  await Promise.all(
-    Object.entries(lanes)
-      .filter(([, files]) => files.length > 0)
-      .map(([lane, files], at) => {
-        const workers = lane === 'own platform' ? own : 1
-        const uids = Array.from({ length: workers }, (_, worker) => uidsOf(at + worker))
-        return vitest(
-          `${name}, ${lane}`,
-          [
-            '--config',
-            'e2e/vitest.config.ts',
-            ...(workers > 1 ? ['--fileParallelism', `--maxWorkers=${workers}`] : []),
-          ],
-          files,
-          { ...env, ...uids[0], DELTA_TEST_UIDS_BY_WORKER: JSON.stringify(uids) },
-        )
-      }),
-  )
+  // Those that measure are done long before those that start their own, of which their lane takes some over.
+  const share = own === 1 ? 3 : 6
+  const late = files['own platform'].filter((_, index) => index % share === 0)
+  const early = files['own platform'].filter((path) => !late.includes(path))
+  const lane = async (at: number, what: string, paths: string[], workers: 1 | 2 = 1) => {
+    // Without a name vitest would run every file.
+    if (paths.length === 0) return
+    const uids = Array.from({ length: workers }, (_, worker) => uidsOf(at + worker))
+    const flags = workers > 1 ? ['--fileParallelism', `--maxWorkers=${workers}`] : []
+    await vitest(`${name}, ${what}`, ['--config', 'e2e/vitest.config.ts', ...flags], paths, {
+      ...env,
+      ...uids[0],
+      DELTA_TEST_UIDS_BY_WORKER: JSON.stringify(uids),
+    })
+  }
+  await Promise.all([
+    lane(0, 'measured', files.measured).then(() => lane(0, 'own platform, later', late)),
+    lane(1, 'clients', files.clients),
+    lane(2, 'own platform', early, own),
+  ])
 }
 
 /** An eighth of the uids that there are for the common platform of tests that run side by side, and one for those they start beside it. */
@@ -188,12 +191,13 @@ function temporary(): NodeJS.ProcessEnv {
   return inMemory ? { TMPDIR: inMemory } : {}
 }
 
-/** The tests that run on each database there is: the others gain nothing by a second one. */
+/** The tests that run on each database there is, but for those that `npm test` runs on each: the others gain nothing by a second one. */
 function databaseTests(): string[] {
-  const sources = join(root, 'packages/server/src')
-  return readdirSync(sources, { recursive: true, encoding: 'utf8' })
-    .filter((file) => file.endsWith('.test.ts') && readFileSync(join(sources, file), 'utf8').includes('testDatabases'))
-    .map((file) => join('packages/server/src', file))
+  const sources = 'packages/server/src'
+  return readdirSync(join(root, sources), { recursive: true, encoding: 'utf8' })
+    .map((file) => join(sources, file))
+    .filter((file) => file.endsWith('.test.ts') && !baseTests.some((path) => file.startsWith(path)))
+    .filter((file) => readFileSync(join(root, file), 'utf8').includes('testDatabases'))
 }
 
 async function check(name: string, program: string, args: string[], env: NodeJS.ProcessEnv = {}) {

@@ -534,21 +534,34 @@ testDatabases('model calls', (open) => {
       expect(await models.call(testCall({ models: ['openai/small'] }))).toMatchObject({ cost: 0 })
     })
 
-    test('is its long tier’s from one token above it on', async () => {
+    describe('in a long tier', () => {
       const meters = {
         'model:google/long:input': { unit: 'x', perMillion: 1_000_000 },
         'model:google/long:output': { unit: 'x', perMillion: 10_000_000 },
         'model:google/long:input_over_50': { unit: 'x', perMillion: 2_000_000 },
         'model:google/long:output_over_50': { unit: 'x', perMillion: 20_000_000 },
       }
-      const { models, usage, holds } = await start(({ index }) => answering(used(50 + index, 1)), { meters })
-      const call = () => models.call(testCall({ models: ['google/long'] }))
-      expect(await call()).toMatchObject({ cost: 50 + 10 })
-      expect(await call()).toMatchObject({ cost: 51 * 2 + 20 })
-      expect(Object.keys(await usage())).toContain('model:google/long:output_over_50')
-      const [hold] = await holds()
-      const bytes = Buffer.byteLength(JSON.stringify({ model: 'long', text: 'Hi', maxTokens: 1_000 }))
-      expect(hold!.wished).toBe(bytes > 50 ? bytes * 2 + 3 + 20_000 : bytes + 3 + 10_000)
+
+      test('is that tier’s from one token above it on', async () => {
+        const { models, usage } = await start(({ index }) => answering(used(50 + index, 1)), { meters })
+        const call = () => models.call(testCall({ models: ['google/long'] }))
+        expect(await call()).toMatchObject({ cost: 50 + 10 })
+        expect(await call()).toMatchObject({ cost: 51 * 2 + 20 })
+        expect(Object.keys(await usage())).toContain('model:google/long:output_over_50')
+      })
+
+      test('is held for from one byte above it on', async () => {
+        const { models, holds } = await start(() => answering(used(1, 1)), { meters })
+        const sizeOf = (text: string) => Buffer.byteLength(JSON.stringify({ model: 'long', text, maxTokens: 1_000 }))
+        for (const bytes of [50, 51]) {
+          const text = 'x'.repeat(bytes - sizeOf(''))
+          await models.call(
+            testCall({ models: ['google/long'], messages: [{ role: 'user', parts: [{ type: 'text', text }] }] }),
+          )
+        }
+        // Each byte may be a token, three kinds of input may be rounded up, and 1,000 tokens of output come to 10,000 or 20,000.
+        expect((await holds()).map(({ wished }) => wished)).toEqual([50 + 3 + 10_000, 51 * 2 + 3 + 20_000])
+      })
     })
 
     test('beyond its hold is borne by the platform, and the next hold is higher', async () => {

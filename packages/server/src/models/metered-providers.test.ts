@@ -19,7 +19,7 @@ const meters = Object.fromEntries(
   ]),
 )
 
-testDatabases('metered calls in every provider’s own format', (open) => {
+testDatabases('metered calls in every provider’s own format', (open, _openServers, _newPlace, kind) => {
   const ends: (() => unknown)[] = []
   afterEach(async () => {
     for (const end of ends.splice(0).toReversed()) await end()
@@ -52,7 +52,8 @@ testDatabases('metered calls in every provider’s own format', (open) => {
     return { models, ledger, peers, holds }
   }
 
-  describe.for(peered)('%s', (name) => {
+  // What is held and booked of each comes to the same rows, so PostgreSQL hears of one.
+  describe.for(kind === 'sqlite' ? peered : peered.slice(0, 1))('%s', (name) => {
     const call = () => testCall({ models: [`${name}/metered`], system: 'Be short.', maxOutputTokens: 2_000 })
     const cacheWrite = name === 'anthropic' ? 3 : 0
     const usage = { input: 20, cacheRead: 10, cacheWrite, cacheWriteHour: 0, output: 30 }

@@ -221,6 +221,19 @@ testDatabases('a server that is killed', (open, openServers) => {
       }
     }
 
+    /** As `perform`; what comes too late, also since the server has just done it, is refused by name. */
+    const attempt = (act: Act, world: World, server: Server, id: string): Promise<Server> =>
+      perform(act, world, server, id).catch((error: DeltaError) => {
+        expect([
+          'task_over',
+          'task_state_conflict',
+          'approval_decided',
+          'approval_not_found',
+          'token_request_pending',
+        ]).toContain(error.code)
+        return server
+      })
+
     test('a task ends exactly once, and is never stuck', async () => {
       const plan = fc.array(fc.constantFrom(...acts), { minLength: 1, maxLength: 8 })
       const replies = fc.array(fc.constantFrom('echo', 'pay', 'asked', 'ask_user', 'slow', 'say'), {
@@ -239,18 +252,7 @@ testDatabases('a server that is killed', (open, openServers) => {
           let server = await world.serve()
           const agent = await newAgent(server)
           const { id } = await give(server, agent.id, { chat, tokenBudget: 5, tools: { attach: 'ask' } })
-          for (const act of acting) {
-            server = await perform(act, world, server, id).catch((error: DeltaError) => {
-              expect([
-                'task_over',
-                'task_state_conflict',
-                'approval_decided',
-                'approval_not_found',
-                'token_request_pending',
-              ]).toContain(error.code)
-              return server
-            })
-          }
+          for (const act of acting) server = await attempt(act, world, server, id)
           for (const at of Array.from({ length: 20 }, (_, one) => one)) world.gateOf(String(at)).open()
           // A person sees to whatever it waits for, and it comes to an end.
           for (let tries = 0; tries < 25; tries += 1) {
@@ -258,7 +260,7 @@ testDatabases('a server that is killed', (open, openServers) => {
             if (!['waiting', 'suspended', 'paused'].includes(state)) break
             const kinds = waitsFor.map(({ kind }) => kind)
             if (state !== 'waiting') await perform('resume', world, server, id)
-            else if (kinds.includes('approval')) await perform('approve', world, server, id)
+            else if (kinds.includes('approval')) await attempt('approve', world, server, id)
             else if (kinds.includes('answer') || tries < 2) await perform('message', world, server, id)
             else await perform('cancel', world, server, id)
             await new Promise((resolve) => setTimeout(resolve, 20))

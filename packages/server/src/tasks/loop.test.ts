@@ -28,7 +28,7 @@ const calls = (...all: [tool: string, input: string | object, callId?: string][]
   })),
 })
 
-testDatabases('the loop', (open) => {
+testDatabases('the loop', (open, _openServers, _newPlace, database) => {
   async function start(options: WorldOptions = {}) {
     const world = await newWorld((await open(taskTestMigrations)).of(), options)
     const server = await world.serve()
@@ -53,7 +53,8 @@ testDatabases('the loop', (open) => {
     expect(await server.tasks.result(id, anna)).toMatchObject({ state: 'canceled' })
   })
 
-  describe.each(peerNames)('with %s', (name) => {
+  // What a provider says comes to the same rows, so PostgreSQL hears of one.
+  describe.each(database === 'sqlite' ? peerNames : peerNames.slice(0, 1))('with %s', (name) => {
     const on = (peers: Record<ScriptedPeer['name'], ScriptedPeer>) => peers[name]
     const model = modelOf[name]
 

@@ -13,7 +13,14 @@ import {
   type Usage,
   type UsageReader,
 } from '../provider.ts'
-import { countTokens, inputText, type PeerOptions, type PeerPart, type ScriptedPeer } from '../testing/peer.ts'
+import {
+  countTokens,
+  inputText,
+  type PeerOptions,
+  type PeerPart,
+  type PeerReply,
+  type ScriptedPeer,
+} from '../testing/peer.ts'
 import { jpegOf, pngOf } from './testing-images.ts'
 
 export interface ProviderConformanceOptions {
@@ -584,11 +591,15 @@ export function testProvider(name: string, options: ProviderConformanceOptions):
       test('an abort while nothing is said yet rejects at once', async () => {
         const stop = new AbortController()
         const reason = new Error('a person stopped it')
-        peer.script(async () => {
+        const said = Promise.withResolvers<PeerReply>()
+        peer.script(() => {
           stop.abort(reason)
-          return { parts: [], firstMs: 50 }
+          return said.promise
         })
+        // Whoever waited for a word would wait for ever.
         await expect(ask({}, { signal: stop.signal })).rejects.toBe(reason)
+        await expect.poll(() => peer.requests()[0]!.isAborted).toBe(true)
+        said.resolve({ parts: [] })
       })
 
       test('who reads no further closes it', async () => {
