@@ -72,13 +72,12 @@ async function ended(client: Client, id: string): Promise<void> {
 /** From the end of each answer of the model to its next question, in ms: a step but for the model. */
 function gaps(peer: ScriptedPeer, count: number, reply: (request: PeerRequest) => ReturnType<typeof say>): number[] {
   const found: number[] = []
-  let answeredAt = 0
+  let before: PeerRequest | undefined
   peer.otherwise(async (request) => {
-    if (request.replies > 0) found.push(performance.now() - answeredAt)
+    if (request.replies > 0 && before?.answeredAt !== undefined) found.push(request.receivedAt - before.answeredAt)
+    before = request
     const said = request.replies < count ? reply(request) : say('Done.')
-    // How late the timer is is not the step's.
     await new Promise((resolve) => setTimeout(resolve, modelMs))
-    answeredAt = performance.now()
     return said
   })
   return found

@@ -90,6 +90,9 @@ export interface PeerRequest {
   status: number | undefined
   /** Whether the connection was closed by the other side before the end. */
   isAborted: boolean
+  /** When its head was there, and when the last of the answer left, by `performance.now()`: what the peer itself takes lies between. */
+  receivedAt: number
+  answeredAt: number | undefined
 }
 
 /** What tells one provider's peer from another's. */
@@ -111,7 +114,7 @@ export interface Protocol {
   countInput(body: Readonly<Record<string, unknown>>): number
 }
 
-type Arrived = Pick<PeerRequest, 'path' | 'headers' | 'body' | 'bodyBytes' | 'status' | 'isAborted'>
+type Arrived = Pick<PeerRequest, 'path' | 'headers' | 'body' | 'bodyBytes' | 'status' | 'isAborted' | 'receivedAt' | 'answeredAt'>
 
 export interface SettledReply {
   parts: readonly (PeerPart & { callId?: string })[]
@@ -140,6 +143,7 @@ export async function startPeer(protocol: Protocol, options: PeerOptions = {}): 
   let count = 0
 
   async function answer(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
+    const receivedAt = performance.now()
     const path = incoming.url ?? '/'
     const turnDown = (refusal: PeerRefusal) => {
       response.writeHead(refusal.status, { 'content-type': 'application/json', ...refusal.headers })
@@ -163,6 +167,8 @@ export async function startPeer(protocol: Protocol, options: PeerOptions = {}): 
       bodyBytes: bytes.length,
       status: undefined,
       isAborted: false,
+      receivedAt,
+      answeredAt: undefined,
     }
     arrived.push(request)
     if (arrived.length >= 2 * kept) arrived = arrived.slice(-kept)
@@ -175,7 +181,11 @@ export async function startPeer(protocol: Protocol, options: PeerOptions = {}): 
     if (response.destroyed) return
     request.status = reply.refusal?.status ?? 200
     if (reply.refusal) return turnDown(reply.refusal)
-    await stream(response, reply, protocol.events(settled(reply, request, String(++count)), request))
+    const events = protocol.events(settled(reply, request, String(++count)), request)
+    response.once('finish', () => {
+      request.answeredAt ??= performance.now()
+    })
+    await stream(response, reply, events)
   }
 
   async function stream(response: ServerResponse, reply: PeerReply, events: string[]): Promise<void> {
