@@ -114,7 +114,10 @@ export interface Protocol {
   countInput(body: Readonly<Record<string, unknown>>): number
 }
 
-type Arrived = Pick<PeerRequest, 'path' | 'headers' | 'body' | 'bodyBytes' | 'status' | 'isAborted' | 'receivedAt' | 'answeredAt'>
+type Arrived = Pick<
+  PeerRequest,
+  'path' | 'headers' | 'body' | 'bodyBytes' | 'status' | 'isAborted' | 'receivedAt' | 'answeredAt'
+>
 
 export interface SettledReply {
   parts: readonly (PeerPart & { callId?: string })[]
