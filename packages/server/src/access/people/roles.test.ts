@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { createApp } from '../../app.ts'
 import { testDatabases } from '../../kernel/db/testing.ts'
@@ -190,7 +191,7 @@ function keyOf(id: string, userId: string): KeyRecord {
     ancestors: [],
     name: 'ci',
     hint: 'dk_aaaa',
-    hash: id,
+    hash: createHash('sha256').update(id).digest('hex'),
     previousHash: null,
     previousUntil: null,
     rights: ['read:sandboxes'],
