@@ -1,5 +1,5 @@
 import type { Agent, Delta, Task, TaskInfo } from '@delta-agents/sdk'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { callTool, type PeerReply, type PeerRequest, say } from '../packages/server/src/models/testing/peer.ts'
 import { provideAgentSdk } from './agent-sdk.ts'
 import { isLongForm, longFormOnly } from './debian.ts'
@@ -9,7 +9,7 @@ import { type ModelPlatform, startModelPlatform } from './model.ts'
 
 const engine = 'claude-agent-sdk'
 
-describe.skipIf(!isLongForm)(`the Claude Agent SDK${isLongForm ? '' : ` [${longFormOnly}]`}`, () => {
+describe('the Claude Agent SDK', () => {
   let on: ModelPlatform
   let delta: Delta
   let agent: Agent
@@ -32,7 +32,9 @@ describe.skipIf(!isLongForm)(`the Claude Agent SDK${isLongForm ? '' : ` [${longF
     await expect.poll(async () => (await task.refresh()).state, { timeout: 60_000 }).toBe(state)
   }
 
+  beforeEach(({ skip }) => skip(!isLongForm, longFormOnly))
   beforeAll(async () => {
+    if (!isLongForm) return
     const folder = await provideAgentSdk()
     on = await startModelPlatform(0)
     delta = on.delta

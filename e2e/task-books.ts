@@ -56,7 +56,7 @@ export async function readBooks({ path, url }: { path: string; url: string | und
     const all = <Row>(text: string) => database.all<Row>(rawQuery(text))
     const [used] = await all<{ cost: number }>('select coalesce(sum(cost), 0) as cost from ledger_usage')
     return {
-      purses: await all('select id, kind, granted, bought, held, used from ledger_accounts'),
+      purses: await all('select id, kind, granted, bought, held, used from ledger_accounts_whole'),
       holds: await all('select task_id, payer, state, granted + bought as amount, cost, absorbed from ledger_holds'),
       transfers: await all('select seq, debit, credit, amount, kind from ledger_transfers order by seq'),
       usage: used!.cost,

@@ -61,6 +61,21 @@ test('what comes before a piece of the tar does not change its frame, whoever co
   expect((await fileOf(Buffer.concat(pieces))).equals(Buffer.concat(alone))).toBe(true)
 })
 
+test('a source that reads into the same memory again and again is packed as it was', async () => {
+  for (const whole of [tar.subarray(1_900_000, 2_100_000), tar]) {
+    const memory = Buffer.alloc(30_000)
+    const source = async function* (): Bytes {
+      for (let at = 0; at < whole.length; at += memory.length) {
+        const part = whole.subarray(at, at + memory.length)
+        part.copy(memory)
+        yield memory.subarray(0, part.length)
+        memory.fill(0)
+      }
+    }
+    expect((await compressLayer(source(), { folder })).diffId).toBe(digestOf(whole))
+  }
+})
+
 test('a tar of whole pieces opens again', async () => {
   const whole = Buffer.alloc(8 * 1024 * 1024, 'all play ')
   const layer = await compressLayer(chunksOf(whole, 1_000_000), { folder })

@@ -83,7 +83,8 @@ async function beginning(
         isWhole = true
         break
       }
-      chunks.push(next.value)
+      // A copy: the source may read what follows into the same memory.
+      chunks.push(Buffer.from(next.value))
       length += next.value.length
     }
     return { bytes: Buffer.concat(chunks), isWhole }
