@@ -110,6 +110,8 @@ export interface Ledger {
   balanceOf(accountId: string, purseId: string): Promise<Balance>
   /** What model calls of a task have cost that were begun since then, or will have cost when they are settled. Only for what was begun just now: it looks among the account's last holds. */
   spentSince(accountId: string, taskId: string, since: number): Promise<number>
+  /** Whether something was done under that key already. */
+  wasDone(accountId: string, key: string): Promise<boolean>
   /** Micro-tokens by the rate card, rounded up once; throws `meter_not_priced`. */
   price(meter: MeterKind, quantity: number): number
   /** A price's line. */
@@ -241,6 +243,7 @@ export function createLedger(deps: LedgerDeps): Ledger {
       return balanceFrom(row, owed)
     },
     spentSince: (accountId, taskId, since) => store.spentSince(accountId, taskId, since),
+    wasDone: (accountId, key) => store.wasDone(accountId, key),
     price: (meter, quantity) => priceOf(rates, meter, quantity),
     line: (meter, quantity) => ({ meter, quantity, cost: priceOf(rates, meter, quantity) }),
     bound: bounds.of,

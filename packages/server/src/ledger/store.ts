@@ -49,6 +49,14 @@ export function createLedgerStore(database: Database) {
       return database.first(ask<Account>(text, [id, accountId]))
     },
 
+    async wasDone(accountId: string, key: string): Promise<boolean> {
+      const query = ask<{ one: number }>('select 1 as one from ledger_keys where account_id = ? and key = ?', [
+        accountId,
+        key,
+      ])
+      return (await database.first(query)) !== undefined
+    },
+
     /** Holds that are open count with what they will be settled at, as their owner is dead. */
     async spentSince(accountId: string, taskId: string, since: number): Promise<number> {
       const whole = '(granted + bought)'

@@ -22,6 +22,7 @@ export interface TaskLedger {
   }): Promise<unknown>
   /** By its model calls that were begun since then, recorded or not. */
   spentSince(accountId: string, taskId: string, since: number): Promise<number>
+  wasDone(accountId: string, key: string): Promise<boolean>
   archive(wish: { accountId: string; purseId: string }): Promise<Done>
 }
 
@@ -53,6 +54,8 @@ export function createBudgets(ledger: TaskLedger) {
       const { id, accountId } = task
       await ledger.transfer({ accountId, from: sourceOf(task), to: id, amount, reason: 'More for the task', key })
     },
+
+    wasGiven: ({ accountId }: Spender, key: string) => ledger.wasDone(accountId, key),
 
     spentSince: ({ id, accountId }: Spender, since: number) => ledger.spentSince(accountId, id, since),
 

@@ -687,14 +687,19 @@ export function createTasks(deps: TasksDeps) {
     const known = await findAgent(task.agentId, task.accountId)
     // What an agent may spend on a task is not its own to say.
     if (known) refuse(mayChange(caller.principal, { id: task.agentId, line: known.line }))
-    if (!isOpen(task.state)) throw isEnded(task)
+    const key = `given ${caller.actorId} ${idempotencyKey}`
+    if (!isOpen(task.state)) {
+      // Whoever did not hear the answer asks again, and it may have come to its end with these very tokens.
+      if (await budgets.wasGiven(task, key)) return viewOf(task)
+      throw isEnded(task)
+    }
     // What it spends is that of the task above it.
     if (task.budget === null && task.payerId !== null) {
       await giveTokens(task.payerId, wished, caller, { idempotencyKey })
       return viewOf((await store.get(id)) ?? task)
     }
     if (task.budget === null) throw conflict(task, 'it has no budget of its own, and spends its agent’s tokens')
-    await budgets.give(task, amount, `given ${caller.actorId} ${idempotencyKey}`)
+    await budgets.give(task, amount, key)
     await tokensCame(id)
     return viewOf((await store.get(id)) ?? task)
   }

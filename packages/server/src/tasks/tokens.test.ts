@@ -76,9 +76,12 @@ testDatabases('tasks', (open) => {
       expect(task).toMatchObject({ state: 'suspended', step: expect.any(Number) })
       expect(task.waitsFor).toMatchObject([{ kind: 'tokens', requestId: expect.stringMatching(/^trq_/) }])
       const before = world.ran.length
-      await server.tasks.giveTokens(id, 60, anna)
+      await server.tasks.giveTokens(id, 60, anna, { idempotencyKey: 'more' })
       task = await atRest(world, id)
       expect(task.state).toBe('finished')
+      // Who did not hear the answer asks again, once it has ended with them; more it takes no longer.
+      expect(await server.tasks.giveTokens(id, 60, anna, { idempotencyKey: 'more' })).toMatchObject({ id })
+      expect(await codeOf(server.tasks.giveTokens(id, 60, anna, { idempotencyKey: 'other' }))).toBe('task_over')
       expect(world.ran.length).toBeGreaterThanOrEqual(before)
       expect(await tokensOf(agent.id)).toBeCloseTo(100 - task.cost / microPerToken, 6)
       await checkTask(world, id)
