@@ -46,7 +46,7 @@ const baseTests = ['kernel/db', 'access/keys', 'access/audit', 'approvals', 'san
   (path) => `packages/server/src/${path}`,
 )
 /** End-to-end tests that make no sandbox: what they show on one runtime they show on all. */
-const withoutSandboxes = ['e2e/ledger.test.ts', 'e2e/limits.test.ts']
+const withoutSandboxes = ['e2e/ledger.test.ts', 'e2e/limits.test.ts', 'e2e/task-kill-points.test.ts']
 /** More tests than this that fail together are no accident. */
 const mostFlaky = 3
 const outcomes: Outcome[] = []
