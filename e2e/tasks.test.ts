@@ -16,7 +16,7 @@ const run = (command: string) => callTool('run_terminal', { command })
 const write = (path: string, content: string) => callTool('write_file', { path, content })
 
 /** Forgets what a test before left, where it failed in the middle. */
-function script(...replies: PeerReply[]): void {
+function script(...replies: (PeerReply | Promise<PeerReply>)[]): void {
   const left = [...replies]
   const nothing = { refusal: { status: 400, message: 'Nothing is scripted for this request.' } }
   on.peer.otherwise(() => left.shift() ?? nothing)
@@ -292,10 +292,13 @@ test.each([undefined, 20])(
   'a task whose agent is paused waits for it, with a budget of its own of %s',
   async (budget) => {
     const asked = on.peer.requests().length
-    script(run('true'), { ...run('echo on > paused.txt'), firstMs: 1_000 }, say('Went on.'))
+    // Its command comes once the agent is paused, however long that takes.
+    const { promise: next, resolve: answer } = Promise.withResolvers<PeerReply>()
+    script(run('true'), next, say('Went on.'))
     const task = await delta.tasks.create({ agent, text: 'Work', ...(budget && { tokenBudget: budget }) })
     await expect.poll(() => on.peer.requests().length - asked).toBe(2)
     await agent.pause()
+    answer(run('echo on > paused.txt'))
     await isIn(task, 'suspended')
     expect((await cli(['task', 'attach', task.id])).stderr).toContain(`${agent.id} is paused`)
     await agent.resume()
