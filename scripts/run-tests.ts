@@ -107,11 +107,10 @@ async function longForm() {
     vitest(name, ['--config', 'e2e/vitest.config.ts'], files, { ...long, ...uidsOf(at) })
   await Promise.all([
     lane(0, 'kill points', 'e2e/kill-points'),
-    lane(1, 'kill points of workspaces, history', 'workspace-kill-points', 'e2e/history').then(() =>
-      lane(1, 'kill points of tasks', 'e2e/task-kill-points'),
-    ),
+    lane(1, 'kill points of workspaces, history', 'workspace-kill-points', 'e2e/history'),
     lane(2, 'debian', 'debian')
       .then(() => lane(2, 'the Claude Agent SDK', 'e2e/engine'))
+      .then(() => lane(2, 'kill points of tasks', 'e2e/task-kill-points'))
       .then(() => check('cgroup v2, emulated', process.execPath, ['e2e/vm/cgroup-v2.ts'])),
   ])
 }
