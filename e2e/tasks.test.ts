@@ -333,7 +333,7 @@ for (const signal of ['SIGTERM', 'SIGKILL', 'KILL of the HTTP process'] as const
     expect((await task.wait()).state, task.info.message ?? '').toBe('finished')
     const events = await watched
     expect(events.map(({ id }) => id)).toEqual(events.map((_, index) => index + 1))
-    expect(await agent.files.readText(`${name}.txt`)).toBe('once\ntwice\n')
+    expect(await agent.files.readText(`${name}.txt`), resultsIn(events).join('\n')).toBe('once\ntwice\n')
     expect(on.peer.requests().length - asked).toBe(3)
     expect(resultsIn(events)).toHaveLength(2)
   })
