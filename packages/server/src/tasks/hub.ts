@@ -53,6 +53,8 @@ export function createHub() {
       const { events = [], pages } = tasks.get(taskId) ?? {}
       const first = events[0]
       if (!pages || !first || first.seq > seq + 1) return undefined
+      // Nothing is kept for numbers that are yet to come, of which anybody may name any.
+      if (seq >= events.at(-1)!.seq) return []
       const name = `${seq} ${limit}`
       const from = seq + 1 - first.seq
       const page = pages.get(name) ?? events.slice(from, from + limit)

@@ -20,12 +20,11 @@ import type { Engine } from './engine/turn.ts'
 import { createFinish, finishName } from './finish.ts'
 import { taskLimits } from './limits.ts'
 import { summaryRequest, systemPrompt } from './prompt.ts'
-import type { CallRecord, StepRecord, StoredMessage, TaskRecord } from './record.ts'
+import type { CallRecord, StepRecord, TaskRecord } from './record.ts'
 import {
   compactTo,
   conversationOf,
   goesInCircles,
-  noUsage,
   pastCalls,
   pastOf,
   plus,
@@ -35,13 +34,17 @@ import {
   textOf,
 } from './rules.ts'
 import {
+  attemptShown,
+  carryMessage,
   createPieces,
   HasNews,
   LeftTask,
   LostTask,
   type NewEvent,
+  newStep,
   nothingCarried,
   type Run,
+  spentWith,
   type Writable,
   type Write,
 } from './run.ts'
@@ -184,9 +187,7 @@ export function createLoop(deps: LoopDeps) {
     if (isOthers && (await endOpenSteps(run)) && (await isLostAgain(run))) return lostAgain
     // The server that asked the model died before the answer was on disk: it was charged, and is asked again.
     if (run.step?.state === 'calling') {
-      const lost = await budgets.spentSince(run.task, run.step.startedAt)
-      const { cost, estimated } = run.task
-      run.carried.changes = { ...run.carried.changes, cost: cost + lost, estimated: estimated || lost > 0 }
+      await chargeLost(run, [run.step])
       endStep(run, 'cut')
       if (await isLostAgain(run)) return lostAgain
     }
@@ -213,12 +214,26 @@ export function createLoop(deps: LoopDeps) {
 
   /** Of another engine whose turn broke off with its server: it is begun anew. Requests side by side were so many open steps. */
   async function endOpenSteps(run: Run): Promise<boolean> {
-    const open = (await store.steps(run.task.id)).filter(({ state }) => state === 'calling' || state === 'acting')
+    const all = await store.steps(run.task.id)
+    const open = all.filter(({ state }) => state === 'calling' || state === 'acting')
     run.step = undefined
     if (open.length === 0) return false
-    carryMessage(run, { role: 'user', parts: [brokenOff] })
+    await chargeLost(run, all)
+    say(run, { role: 'user', parts: [brokenOff] })
     for (const step of open) await write(run, {}, { step: { ...step, state: 'cut', endedAt: clock.now() } })
     return true
+  }
+
+  /** What was under way when the server died was charged, beside what the steps since then have told. */
+  async function chargeLost(run: Run, all: readonly StepRecord[]): Promise<void> {
+    const lostSteps = all.filter(({ state }) => state === 'calling')
+    if (lostSteps.length === 0) return
+    const since = Math.min(...lostSteps.map(({ startedAt }) => startedAt))
+    const told = all.filter(({ startedAt }) => startedAt >= since).flatMap(({ attempts }) => attempts)
+    const known = told.reduce((sum, { cost = 0 }) => sum + cost, 0)
+    const lost = Math.max(0, (await budgets.spentSince(run.task, since)) - known)
+    const { cost, estimated } = run.task
+    run.carried.changes = { ...run.carried.changes, cost: cost + lost, estimated: estimated || lost > 0 }
   }
 
   async function turnOf(run: Run): Promise<Next> {
@@ -243,7 +258,7 @@ export function createLoop(deps: LoopDeps) {
   }
 
   function endActing(run: Run): void {
-    carryMessage(run, { role: 'tool', parts: run.calls.map(toolResult) })
+    say(run, { role: 'tool', parts: run.calls.map(toolResult) })
     run.past = [...run.past, ...pastOf(run.calls)].slice(-pastCalls)
     endStep(run, 'done')
   }
@@ -254,13 +269,8 @@ export function createLoop(deps: LoopDeps) {
     run.calls = []
   }
 
-  function carryMessage(run: Run, message: Message, step = run.task.step): void {
-    const last = run.carried.changes.lastMessage ?? run.task.lastMessage
-    const stored: StoredMessage = { seq: last + 1, step, message, createdAt: clock.now() }
-    run.messages.push(stored)
-    run.carried.messages.push(stored)
-    run.carried.changes = { ...run.carried.changes, lastMessage: stored.seq }
-  }
+  const say = (run: Run, message: Message, step = run.task.step): void =>
+    carryMessage(run, message, { at: clock.now(), step })
 
   /** Between two steps: what has come from outside, and whether it may go on. */
   async function boundary(run: Run): Promise<Rest | End | undefined> {
@@ -286,7 +296,7 @@ export function createLoop(deps: LoopDeps) {
     if (control.isToPause) return { state: 'paused', message: 'A person paused it' }
     if (inbox.length > 0) {
       // They belong to the step that reads them: what is taken back with that is taken back with them.
-      for (const { parts } of inbox) carryMessage(run, { role: 'user', parts }, task.step + 1)
+      for (const { parts } of inbox) say(run, { role: 'user', parts }, task.step + 1)
       const turn = inbox.some(({ by }) => !isId('trq', by)) ? task.turn + 1 : task.turn
       run.carried.changes = { ...run.carried.changes, lastInbox: inbox.at(-1)!.seq, turn }
       // Told something new it may do the same once more.
@@ -323,7 +333,7 @@ export function createLoop(deps: LoopDeps) {
       if (tries >= taskLimits.resultTries) {
         return { state: 'failed', reason: 'result_invalid', message: 'It gave no value that fits the schema' }
       }
-      carryMessage(run, { role: 'user', parts: [nudge] })
+      say(run, { role: 'user', parts: [nudge] })
       return undefined
     }
     if (spec.chat) {
@@ -391,20 +401,12 @@ export function createLoop(deps: LoopDeps) {
   }
 
   async function beginStep(run: Run): Promise<void> {
-    const { task } = run
-    const turn = run.carried.changes.turn ?? task.turn
-    const step: StepRecord = {
-      step: task.step + 1,
-      turn,
-      state: 'calling',
-      model: task.spec.model,
-      attempts: [],
-      snapshotId: null,
-      isUndone: false,
-      startedAt: clock.now(),
-      endedAt: null,
-    }
-    await write(run, { step: step.step }, { step, events: [{ kind: 'step', data: { step: step.step, turn } }] })
+    const step = newStep(run, clock.now())
+    await write(
+      run,
+      { step: step.step },
+      { step, events: [{ kind: 'step', data: { step: step.step, turn: step.turn } }] },
+    )
     run.step = step
   }
 
@@ -473,13 +475,7 @@ export function createLoop(deps: LoopDeps) {
   /** Of a call that came to no reply. */
   function charge(run: Run, attempts: readonly Attempt[]): void {
     run.step = { ...run.step!, attempts }
-    const { usage, cost } = run.task
-    run.carried.changes = {
-      ...run.carried.changes,
-      usage: attempts.reduce((sum, one) => plus(sum, one.usage ?? noUsage), usage),
-      cost: cost + attempts.reduce((sum, one) => sum + (one.cost ?? 0), 0),
-      estimated: run.task.estimated || attempts.some(({ estimated }) => estimated),
-    }
+    run.carried.changes = { ...run.carried.changes, ...spentWith(run.task, attempts) }
   }
 
   async function afterFailure(run: Run, error: unknown): Promise<Next> {
@@ -547,9 +543,9 @@ export function createLoop(deps: LoopDeps) {
       const { callId, input } = calls[place++]!
       return { ...part, callId, input }
     })
-    if (parts.length > 0) carryMessage(run, { role: 'assistant', parts })
-    else carryMessage(run, { role: 'assistant', parts: [{ type: 'text', text: '(nothing)' }] })
-    if (more !== undefined) carryMessage(run, { role: 'user', parts: [note(more)] })
+    if (parts.length > 0) say(run, { role: 'assistant', parts })
+    else say(run, { role: 'assistant', parts: [{ type: 'text', text: '(nothing)' }] })
+    if (more !== undefined) say(run, { role: 'user', parts: [note(more)] })
     const answered = { ...run.step!, model: reply.model, attempts: reply.attempts }
     const step: StepRecord =
       calls.length > 0 ? { ...answered, state: 'acting' } : { ...answered, state: 'done', endedAt: clock.now() }
@@ -703,8 +699,4 @@ function callIds(message: Message & { role: 'assistant' }): string[] {
 function partShown(part: ModelReply['parts'][number]): Record<string, unknown> {
   const { bound: _, ...shown } = part
   return shown
-}
-
-function attemptShown({ model, state, failure, waitMs }: Attempt): Record<string, unknown> {
-  return { model, state, ...(failure && { failure }), ...(waitMs !== undefined && { waitMs }) }
 }

@@ -3,12 +3,13 @@ import type { Clock } from '../kernel/clock.ts'
 import type { BatchStep } from '../kernel/db/database.ts'
 import type { DeltaError } from '../kernel/errors.ts'
 import type { Span } from '../kernel/traces.ts'
+import type { Attempt, Message } from '../models/door.ts'
 import type { Control } from './control.ts'
 import type { Finish } from './finish.ts'
 import type { Hub } from './hub.ts'
 import { taskLimits } from './limits.ts'
 import type { CallRecord, StepRecord, StoredMessage, TaskEvent, TaskRecord } from './record.ts'
-import type { Past } from './rules.ts'
+import { noUsage, type Past, plus } from './rules.ts'
 import type { TaskEventKind } from './schema.ts'
 import type { Additions, TaskStore } from './store.ts'
 
@@ -43,6 +44,50 @@ export interface Run {
 
 /** What a write needs of it. */
 export type Writable = Pick<Run, 'task' | 'carried' | 'writing' | 'isOver'>
+
+/** A step as it begins, after the last one. */
+export function newStep({ task, carried }: Run, at: number): StepRecord {
+  return {
+    step: task.step + 1,
+    turn: carried.changes.turn ?? task.turn,
+    state: 'calling',
+    model: task.spec.model,
+    attempts: [],
+    snapshotId: null,
+    isUndone: false,
+    startedAt: at,
+    endedAt: null,
+  }
+}
+
+/** Behind all that was said, written with the next change. */
+export function carryMessage(
+  run: Run,
+  message: Message,
+  { at, step = run.task.step }: { at: number; step?: number },
+): void {
+  const seq = (run.carried.changes.lastMessage ?? run.task.lastMessage) + 1
+  const stored: StoredMessage = { seq, step, message, createdAt: at }
+  run.messages.push(stored)
+  run.carried.messages.push(stored)
+  run.carried.changes = { ...run.carried.changes, lastMessage: seq }
+}
+
+/** What a task has used with these too. */
+export function spentWith(
+  { usage, cost, estimated }: TaskRecord,
+  attempts: readonly Attempt[],
+): Pick<TaskRecord, 'usage' | 'cost' | 'estimated'> {
+  return {
+    usage: attempts.reduce((sum, one) => plus(sum, one.usage ?? noUsage), usage),
+    cost: cost + attempts.reduce((sum, one) => sum + (one.cost ?? 0), 0),
+    estimated: estimated || attempts.some((one) => one.estimated),
+  }
+}
+
+export function attemptShown({ model, state, failure, waitMs }: Attempt): Record<string, unknown> {
+  return { model, state, ...(failure && { failure }), ...(waitMs !== undefined && { waitMs }) }
+}
 
 export interface NewEvent {
   kind: TaskEventKind

@@ -24,6 +24,7 @@ testDatabases('the endpoint for engines', (open) => {
       secret,
       model,
       admit: async () => undefined,
+      onRefused: () => undefined,
       async ask(passage, { maxOutputTokens, signal }) {
         const own: Attempt[] = []
         attempts.push(own)

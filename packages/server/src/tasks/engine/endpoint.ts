@@ -2,6 +2,7 @@ import { createHash, timingSafeEqual } from 'node:crypto'
 import { DeltaError } from '../../kernel/errors.ts'
 import type { ModelReply, Passage } from '../../models/door.ts'
 import { bodyOf, eventOf, refusal, refusalOf, type Refusal } from './answer.ts'
+import { engineLimits } from './limits.ts'
 import { passedHeaders, readCount, readMessages, type ReadRequest } from './request.ts'
 import { createWhole } from './whole.ts'
 
@@ -28,6 +29,8 @@ export interface EndpointDeps {
   /** The metered call. */
   ask(passage: Passage, options: { maxOutputTokens: number; signal: AbortSignal }): Promise<ModelReply>
   count(request: Pick<Passage, 'body' | 'headers'>, signal: AbortSignal): Promise<number>
+  /** It was answered with a refusal. */
+  onRefused(): void
   /** The tokens were at an end in the middle of a reply. */
   onShort(): void
   /** A call came to nothing. */
@@ -43,8 +46,10 @@ const final = { ...json, 'x-should-retry': 'false' }
 /** Anthropic's messages, for one task during one turn: each request is held, bounded, recorded and passed on with a key that the sandbox never sees. */
 export function createEndpoint(deps: EndpointDeps) {
   const secret = digestOf(deps.secret)
+  let counts = 0
 
   async function refuse(answer: Answer, { status, ...rest }: Refusal): Promise<void> {
+    deps.onRefused()
     await answer.head(status, status === 429 ? json : final)
     await answer.data(Buffer.from(bodyOf({ status, ...rest })))
     await answer.end(false)
@@ -74,7 +79,13 @@ export function createEndpoint(deps: EndpointDeps) {
     if (model !== deps.model) {
       return refuse(answer, refusal(404, `model: ${model.slice(0, 120)} is not the model of this task`))
     }
-    const why = await deps.admit()
+    let why: string | undefined
+    try {
+      why = await deps.admit()
+    } catch (error) {
+      deps.onFault(error)
+      return refuse(answer, refusalOf(error))
+    }
     if (why !== undefined) return refuse(answer, refusal(403, why))
     const headers = passedHeaders(request.headers)
     if (asked.kind === 'count') return count({ body, headers }, answer, signal)
@@ -82,6 +93,8 @@ export function createEndpoint(deps: EndpointDeps) {
   }
 
   async function count(wish: Pick<Passage, 'body' | 'headers'>, answer: Answer, signal: AbortSignal): Promise<void> {
+    counts += 1
+    if (counts > engineLimits.counts) return refuse(answer, refusal(403, 'Tokens were counted too often in this turn'))
     let tokens: number
     try {
       tokens = await deps.count(wish, signal)

@@ -169,6 +169,9 @@ testDatabases('a task by another engine', (open) => {
       ['a line without an end', 'flood', 'too long'],
       ['what is no message', 'strange', 'no message of its'],
       ['a request that is shorter than it said', 'short', 'not as long as it said'],
+      ['a request of more pieces than bytes', 'crumbs', 'not as long as it said'],
+      ['more than a turn holds', 'prattle', 'more than a turn holds'],
+      ['requests, and hears no answer', 'unheard', 'does not hear'],
       ['its end twice', 'twice', 'ends twice'],
       ['nothing any more', 'die', 'exit code 3'],
       ['an error', 'throw', 'It broke'],
@@ -292,7 +295,7 @@ testDatabases('a task by another engine', (open) => {
       await checkTask(world, id)
     })
 
-    test('while a model is asked: what was sent is paid for once, and asked again as a new call', async () => {
+    test('while a model is asked: what was sent is paid for once, and is among what the task has cost', async () => {
       const { world, server, doIt, peer } = await start()
       peer.script({ ...say('x'.repeat(4_000)), pieceMs: 50 })
       peer.otherwise(say('Well.'))
@@ -302,8 +305,10 @@ testDatabases('a task by another engine', (open) => {
       const next = await world.serve()
       expect(await atRest(world, id)).toMatchObject({ state: 'finished' })
       expect((await world.store.steps(id)).map(({ state }) => state)).toEqual(['done', 'cut'])
-      const { held } = await next.ledger.balanceOf(accountId, id)
-      expect(held).toBe(0)
+      const { held, used } = await next.ledger.balanceOf(accountId, id)
+      const { cost, estimated } = await world.record(id)
+      expect({ held, used, estimated }).toEqual({ held: 0, used: cost, estimated: true })
+      expect(cost).toBeGreaterThan(0)
       await checkTask(world, id)
     })
   })

@@ -26,6 +26,10 @@ export const engineLimits = {
   killMs: 5_000,
   /** Of a turn that is over, for the program to end by itself. */
   closeMs: 5_000,
+  /** Of all that is said and done in one turn, for the transcript. */
+  saidChars: 32 * 1024 * 1024,
   /** Requests that were refused, in one turn: whoever asks on and on is not listening. */
-  refusals: 50,
+  refusals: 200,
+  /** Requests to count tokens, in one turn: they cost nothing, and use the provider's patience with everybody. */
+  counts: 1_000,
 } as const

@@ -220,13 +220,17 @@ async function work(begin: Begin): Promise<void> {
 
 // ── the server ──
 
+// A server that died before it could say how to begin has nobody to work for.
+const unbegun = setTimeout(() => process.exit(1), 60_000)
+
 function hear(message: FromServer): void {
   missedPings = 0
   if (message.type === 'begin') {
+    clearTimeout(unbegun)
     setInterval(() => {
       missedPings += 1
       // Nobody is there who would pay for what it does.
-      if (missedPings > 4) process.exit(1)
+      if (missedPings >= 4) process.exit(1)
     }, message.pingMs).unref()
     work(message)
       .catch((error: unknown) => {

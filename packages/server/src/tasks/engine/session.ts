@@ -5,7 +5,7 @@ import type { Logger } from '../../kernel/log.ts'
 import type { ExecSummary } from '../../sandboxes/execs/schema.ts'
 import type { AttachedExec, Execs } from '../../sandboxes/execs/service.ts'
 import { endOf } from '../tools/command.ts'
-import { refusal } from './answer.ts'
+import { bodyOf, refusal, type Refusal } from './answer.ts'
 import type { Answer, Endpoint } from './endpoint.ts'
 import { engineLimits } from './limits.ts'
 import { runnerSource } from './runner-source.ts'
@@ -68,8 +68,8 @@ export async function openSession(deps: SessionDeps, wish: SessionWish): Promise
 
 interface Arriving {
   request: RunnerRequest
-  chunks: Buffer[]
-  bytes: number
+  body: Buffer
+  got: number
 }
 
 function createSession(
@@ -79,8 +79,11 @@ function createSession(
 ) {
   const arriving = new Map<number, Arriving>()
   /** Those that are being answered. */
-  const open = new Map<number, { abort: AbortController; bytes: number }>()
+  const open = new Map<number, { abort: AbortController; body: Buffer }>()
   const serving = new Set<Promise<void>>()
+  /** Answers to those that were turned down, which whoever asked may not read. */
+  let turningDown = 0
+  let saidChars = 0
   let sending: Promise<void> = Promise.resolve()
   let end: SessionEnd | undefined
   let fault: unknown
@@ -127,7 +130,11 @@ function createSession(
       arriving.delete(message.id)
       return open.get(message.id)?.abort.abort(new Error('gone'))
     }
-    if (message.type === 'said' || message.type === 'results') return onSaid(message)
+    if (message.type === 'said' || message.type === 'results') {
+      saidChars += JSON.stringify(message).length
+      if (saidChars > engineLimits.saidChars) throw broken('it says more than a turn holds')
+      return onSaid(message)
+    }
     if (end) throw broken('it ends twice')
     if (message.type === 'missing') end = { kind: 'missing', found: message.found }
     else if (message.type === 'failed') end = { kind: 'failed', message: message.message }
@@ -139,37 +146,45 @@ function createSession(
   function begun(request: RunnerRequest): void {
     const { id, bytes } = request
     if (arriving.has(id) || open.has(id)) throw broken('a request has the number of another one')
-    const openBytes = [...open.values(), ...arriving.values()].reduce((sum, one) => sum + one.bytes, 0)
+    const openBytes = [...open.values(), ...arriving.values()].reduce((sum, { body }) => sum + body.length, 0)
     if (bytes > engineLimits.bodyBytes) return turnDown(id, refusal(413, 'The request is too large'))
     if (arriving.size + open.size >= engineLimits.requests || openBytes + bytes > engineLimits.openBytes) {
       return turnDown(id, refusal(429, 'Too many requests at once'))
     }
-    arriving.set(id, { request, chunks: [], bytes })
+    // Served only when it is filled to its end.
+    arriving.set(id, { request, body: Buffer.allocUnsafe(bytes), got: 0 })
   }
 
   /** Its body is passed over. */
-  function turnDown(id: number, { status, type, message }: ReturnType<typeof refusal>): void {
-    const data = Buffer.from(JSON.stringify({ type: 'error', error: { type, message } })).toString('base64')
-    const headers = { 'content-type': 'application/json' }
-    send({ type: 'head', id, status, headers })
+  function turnDown(id: number, refused: Refusal): void {
+    if (turningDown >= engineLimits.requests) throw broken('it asks and does not hear the answers')
+    turningDown += 1
+    const data = Buffer.from(bodyOf(refused)).toString('base64')
+    send({ type: 'head', id, status: refused.status, headers: { 'content-type': 'application/json' } })
       .then(() => send({ type: 'data', id, data }))
       .then(() => send({ type: 'end', id, cut: false }))
       .catch(() => undefined)
+      .finally(() => {
+        turningDown -= 1
+      })
   }
 
   function more({ id, data, isLast }: FromRunner & { type: 'body' }): void {
     const one = arriving.get(id)
     if (!one) return
-    one.chunks.push(Buffer.from(data, 'base64'))
-    const got = one.chunks.reduce((sum, { length }) => sum + length, 0)
-    if (got > one.bytes || (isLast && got !== one.bytes)) throw broken('a request is not as long as it said')
+    const { body } = one
+    const piece = Buffer.from(data, 'base64')
+    const got = one.got + piece.length
+    if (got > body.length || (isLast && got !== body.length)) throw broken('a request is not as long as it said')
+    piece.copy(body, one.got)
+    one.got = got
     if (!isLast) return
     arriving.delete(id)
     const abort = new AbortController()
-    open.set(id, { abort, bytes: one.bytes })
+    open.set(id, { abort, body })
     const { method, path, headers } = one.request
     const work = endpoint
-      .serve({ method, path, headers, body: Buffer.concat(one.chunks) }, answerTo(id), abort.signal)
+      .serve({ method, path, headers, body }, answerTo(id), abort.signal)
       .catch((error: unknown) => {
         if (!isOver) log.info('engine_not_answered', { execId, error })
       })

@@ -5,9 +5,20 @@ import { newOrderedId } from '../../kernel/ids.ts'
 import type { Attempt, Message, ModelCall, ModelReply, Passage, UserPart } from '../../models/door.ts'
 import { isCode } from '../budget.ts'
 import { callerOf } from '../calls.ts'
-import type { StepRecord, StoredMessage } from '../record.ts'
-import { noUsage, plus, shown } from '../rules.ts'
-import { createPieces, LeftTask, LostTask, type NewEvent, type Run, type Write } from '../run.ts'
+import type { StepRecord } from '../record.ts'
+import { shown } from '../rules.ts'
+import {
+  attemptShown,
+  carryMessage,
+  createPieces,
+  LeftTask,
+  LostTask,
+  type NewEvent,
+  newStep,
+  type Run,
+  spentWith,
+  type Write,
+} from '../run.ts'
 import type { EndReason } from '../schema.ts'
 import { checkComputer, lacks, missingRight } from '../tools/guard.ts'
 import { createEndpoint } from './endpoint.ts'
@@ -125,19 +136,10 @@ function createWork(deps: EngineDeps, run: Run, begin: Begin) {
 
   // ── steps ──
 
-  async function beginStep(): Promise<StepRecord> {
-    const { task } = run
-    const step: StepRecord = {
-      step: task.step + 1,
-      turn: run.carried.changes.turn ?? task.turn,
-      state: 'calling',
-      model: task.spec.model,
-      attempts: [],
-      snapshotId: null,
-      isUndone: false,
-      startedAt: clock.now(),
-      endedAt: null,
-    }
+  /** Undefined where it may take no more of them, however many asked at once. */
+  async function beginStep(): Promise<StepRecord | undefined> {
+    if (run.task.step >= run.task.spec.maxSteps) return undefined
+    const step = newStep(run, clock.now())
     // It asks again: what the one before it had called for is done.
     if (run.step?.state === 'acting') run.carried.step = { ...run.step, state: 'done', endedAt: clock.now() }
     await write(
@@ -163,26 +165,20 @@ function createWork(deps: EngineDeps, run: Run, begin: Begin) {
       endedAt: state === 'acting' ? null : clock.now(),
     }
     if (isLast) run.step = ended
-    const { usage, cost, estimated } = run.task
-    const changes = {
-      usage: attempts.reduce((sum, one) => plus(sum, one.usage ?? noUsage), usage),
-      cost: cost + attempts.reduce((sum, one) => sum + (one.cost ?? 0), 0),
-      estimated: estimated || attempts.some((one) => one.estimated),
-    }
-    await write(run, changes, { step: ended, events: [...events, ...(reply ? [replyOf(step, reply)] : [])] })
+    await write(run, spentWith(run.task, attempts), {
+      step: ended,
+      events: [...events, ...(reply ? [replyOf(step, reply)] : [])],
+    })
   }
 
   // ── its requests ──
 
-  async function admit(): Promise<string | undefined> {
-    const why = await refusedBy()
-    if (why === undefined) return undefined
+  function onRefused(): void {
     refusals += 1
     if (refusals > engineLimits.refusals) session?.kill()
-    return why
   }
 
-  async function refusedBy(): Promise<string | undefined> {
+  async function admit(): Promise<string | undefined> {
     const { task } = run
     if (outcome || broken) return 'The turn is at its end'
     if (control.halted !== undefined || control.isInterrupted) return 'The turn was interrupted'
@@ -192,8 +188,7 @@ function createWork(deps: EngineDeps, run: Run, begin: Begin) {
       return 'The task is paused'
     }
     if (task.step >= task.spec.maxSteps) {
-      stop({ kind: 'failed', reason: 'step_limit', message: `It has taken ${task.spec.maxSteps} steps` })
-      return `The task has taken its ${task.spec.maxSteps} steps`
+      return noMoreSteps()
     }
     const known = await deps.findAgent(task.agentId, task.accountId)
     if (!known || !mayWork(known.agent, { computer: false }).ok) {
@@ -204,12 +199,19 @@ function createWork(deps: EngineDeps, run: Run, begin: Begin) {
     return undefined
   }
 
+  function noMoreSteps(): string {
+    const { maxSteps } = run.task.spec
+    stop({ kind: 'failed', reason: 'step_limit', message: `It has taken ${maxSteps} steps` })
+    return `The task has taken its ${maxSteps} steps`
+  }
+
   async function ask(
     passage: Passage,
     { maxOutputTokens, signal }: { maxOutputTokens: number; signal: AbortSignal },
   ): Promise<ModelReply> {
     const { task } = run
     const step = await inTurn(beginStep)
+    if (!step) throw new DeltaError('canceled', noMoreSteps())
     const pieces = createPieces(run, write, clock)
     const attempts = new Map<string, Attempt>()
     const events: NewEvent[] = []
@@ -239,6 +241,8 @@ function createWork(deps: EngineDeps, run: Run, begin: Begin) {
       })
       // What is left of the pieces is said by the reply, which holds all of it.
       pieces.end()
+      // What the engine got over is no reason any more.
+      lastFault = undefined
       await inTurn(() => endStep(step, { attempts: reply.attempts, reply, events }))
       return reply
     } catch (error) {
@@ -266,13 +270,7 @@ function createWork(deps: EngineDeps, run: Run, begin: Begin) {
 
   // ── what is said ──
 
-  function carry(message: Message): void {
-    const seq = (run.carried.changes.lastMessage ?? run.task.lastMessage) + 1
-    const stored: StoredMessage = { seq, step: run.task.step, message, createdAt: clock.now() }
-    run.messages.push(stored)
-    run.carried.messages.push(stored)
-    run.carried.changes = { ...run.carried.changes, lastMessage: seq }
-  }
+  const carry = (message: Message): void => carryMessage(run, message, { at: clock.now() })
 
   async function onSaid(message: FromRunner & { type: 'said' | 'results' }): Promise<void> {
     // Behind what was being written, so that it stands after the step whose reply it is.
@@ -376,6 +374,7 @@ function createWork(deps: EngineDeps, run: Run, begin: Begin) {
     ask,
     count: ({ body, headers }, signal) =>
       deps.countTokens({ accountId: run.task.accountId, model: run.task.spec.model, body, headers, signal }),
+    onRefused,
     onShort: () => short(0),
     onFault,
   })
@@ -403,8 +402,4 @@ function endOf(pieces: ReturnType<typeof createPieces>): NewEvent[] {
 
 function replyOf({ step }: StepRecord, { model, parts, stop, usage, cost, estimated }: ModelReply): NewEvent {
   return { kind: 'reply', data: { step, model, parts, stop, usage, tokens: cost / 1_000_000, estimated } }
-}
-
-function attemptShown({ model, state, failure, waitMs }: Attempt): Record<string, unknown> {
-  return { model, state, ...(failure && { failure }), ...(waitMs !== undefined && { waitMs }) }
 }

@@ -74,6 +74,20 @@ export function query({ prompt, options }) {
       else if (word === 'short') {
         process.stdout.write('{"type":"request","id":7,"method":"POST","path":"/v1/messages","headers":{},"bytes":9}\n')
         process.stdout.write('{"type":"body","id":7,"data":"eA==","isLast":true}\n')
+      } else if (word === 'crumbs') {
+        process.stdout.write('{"type":"request","id":7,"method":"POST","path":"/v1/messages","headers":{},"bytes":9}\n')
+        process.stdout.write('{"type":"body","id":7,"data":"","isLast":false}\n'.repeat(10_000))
+        process.stdout.write('{"type":"body","id":7,"data":"eHh4eHh4eHh4eA==","isLast":false}\n')
+      } else if (word === 'prattle') {
+        const line = JSON.stringify({ type: 'said', parts: [{ type: 'text', text: 'x'.repeat(190_000) }] })
+        for (let left = 200; left > 0; left--) process.stdout.write(`${line}\n`)
+        await new Promise(() => setInterval(() => {}, 1_000))
+      } else if (word === 'unheard') {
+        for (let number = 100; number < 2_000; number++)
+          process.stdout.write(
+            `{"type":"request","id":${number},"method":"POST","path":"/","headers":{},"bytes":99999999}\n`,
+          )
+        await new Promise(() => setInterval(() => {}, 1_000))
       } else if (word === 'twice') {
         process.stdout.write('{"type":"result","isError":false,"subtype":"success","text":"one"}\n')
       } else if (word === 'die') process.exit(3)
