@@ -67,6 +67,10 @@ function secured(socket: Duplex, host: string, { ca, signal, idleMs }: WebReques
       signal.removeEventListener('abort', onAbort)
       resolve(secure)
     })
+    secure.once('close', () => {
+      signal.removeEventListener('abort', onAbort)
+      reject(new WebError('the connection was closed before it was secured'))
+    })
     // Stays: an error event that nobody hears would end the server.
     secure.on('error', (cause) => {
       signal.removeEventListener('abort', onAbort)
