@@ -265,6 +265,7 @@ test.each([
   [['schedule', 'create', '--cron', '@daily', '--at', '2030-01-01T09:00', 'x'], 'either --cron'],
   [['schedule', 'create', '--at', 'tomorrow', 'x'], 'is no time'],
   [['schedule', 'create', '--at', '2030-01-01', 'x'], 'is no time'],
+  [['schedule', 'create', '--at', '2027-02-31T09:00', 'x'], 'is no time'],
   [['schedule', 'create', '--cron', '@daily'], 'There is no text'],
   [['schedule', 'set', scheduleId], 'Say what to change'],
   [['schedule', 'show', '!'], 'neither a schedule'],

@@ -168,8 +168,11 @@ function timesOf({ cron, timeZone, at, missed, overlap }: TimeFlags): ScheduleTi
 
 function parseTime(text: string): Date {
   const at = new Date(text)
-  // What stands for a whole day is midnight in UTC, which nobody would expect.
-  if (!/^\d{4}-\d{2}-\d{2}T/.test(text) || Number.isNaN(at.getTime())) {
+  const [, date] = /^(\d{4}-\d{2}-\d{2})T/.exec(text) ?? []
+  const midnight = new Date(`${date}T00:00Z`)
+  // A whole day would be midnight in UTC, which nobody expects, and the 31st of February the 3rd of March.
+  const isDay = !Number.isNaN(midnight.getTime()) && midnight.toISOString().startsWith(`${date}T`)
+  if (!isDay || Number.isNaN(at.getTime())) {
     throw new UsageError(`'${text}' is no time like 2027-01-31T09:00 or 2027-01-31T09:00+01:00`)
   }
   return at
