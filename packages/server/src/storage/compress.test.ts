@@ -106,21 +106,27 @@ test('the source is held back while the worker is behind', async () => {
   expect(early).toBeLessThanOrEqual(16)
 })
 
-test('a source that fails leaves no file', async () => {
+// On either side of what is packed without a thread.
+test.each([100_000, 1_000_000])('a source that fails after %i bytes leaves no file', async (bytes) => {
   const source = async function* (): Bytes {
-    yield tar.subarray(0, 100_000)
+    yield tar.subarray(0, bytes)
     throw new Error('the box is gone')
   }
   await expect(compressLayer(source(), { folder })).rejects.toThrow('the box is gone')
   expect(readdirSync(folder)).toEqual([])
 })
 
-test('a source that hangs can be given up, and is told', async () => {
+test.each([0, 1_000_000])('a source that hangs after %i bytes can be given up, and is told', async (bytes) => {
   const giveUp = new AbortController()
+  let given = bytes === 0
   let told = false
   const source: Bytes = {
     [Symbol.asyncIterator]: () => ({
       next: () => {
+        if (!given) {
+          given = true
+          return Promise.resolve({ done: false, value: tar.subarray(0, bytes) })
+        }
         setImmediate(() => giveUp.abort(new Error('given up')))
         return new Promise(() => {})
       },

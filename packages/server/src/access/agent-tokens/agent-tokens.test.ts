@@ -302,10 +302,13 @@ describe('the signature', () => {
   })
 
   test('that was checked is not checked again, and all above the token is', async () => {
-    const [here, there] = [start(), start()]
+    const signing = { ...keyPair }
+    const [here, there] = [start({}, signing), start()]
     const { token } = await there.make()
     here.add('agt_a', 'main')
     expect(await here.as(token)).not.toBeNull()
+    // Checked once more it would not fit.
+    signing.publicKey = unfit.publicKey
     await here.clock.advance(minute)
     expect(await here.as(token)).not.toBeNull()
     await here.clock.advance(minute)

@@ -33,8 +33,8 @@ export const keyMigrations: Migration[] = [
   {
     name: 'access-4-key-places',
     up: (kind) => [
-      // The table itself is in the order of the hashes: a key that is not known is found by one walk of three pages, also among 100,000. By an index of its own it took seven, and of SQLite's
-      // pages a commit of anybody makes all be read again.
+      // The table itself is in the order of the hashes: a key that is not known is found by one walk of three pages, also among 100,000. An index of its own would make it
+      // seven, and with SQLite any commit has all of them read again.
       'alter table api_keys rename to api_keys_before',
       `create table api_keys (
         place ${kind === 'sqlite' ? 'integer' : 'bigint'} primary key,

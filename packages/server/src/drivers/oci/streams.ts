@@ -146,8 +146,8 @@ const listeners = new WeakMap<Socket, { hear: (bytes: Buffer) => void; passing: 
 /**
  * A socket for the streams here, which emits no 'data' and reads only when it is asked to. Memory for what comes is made a mebibyte at a time:
  * a stream takes 64 KiB for each read, and tells the collector of garbage of each. With `passing` it is always the same mebibyte: what was
- * read is gone when more is asked for. Most say little, and a mebibyte for each had the whole heap looked through every few snapshots: the
- * first memory is small.
+ * read is gone when more is asked for. Most say little, so the
+ * first memory is small: a mebibyte for each would have the collector look through the whole heap every few snapshots.
  */
 export function connectStream({ path, passing = false }: { path: string; passing?: boolean }): Socket {
   const listener = { hear: (_bytes: Buffer): void => undefined, passing }
