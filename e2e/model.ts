@@ -1,10 +1,12 @@
 import { rmSync } from 'node:fs'
 import { Delta } from '@delta-agents/sdk'
+import { expect } from 'vitest'
 import { startAnthropicPeer } from '../packages/server/src/models/testing/anthropic-peer.ts'
 import type { ScriptedPeer } from '../packages/server/src/models/testing/peer.ts'
 import { newDataDir } from './global-setup.ts'
 import { leftovers } from './leftovers.ts'
 import { freePort, ownUids, type Platform, type PlatformOptions, startPlatform } from './platform.ts'
+import { httpPid } from './processes.ts'
 
 const password = 'a password of the tests'
 
@@ -18,6 +20,8 @@ export interface ModelPlatform {
   platform(): Platform
   /** The same folder, the same address: clients find it again. */
   restart(signal: 'SIGTERM' | 'SIGKILL'): Promise<void>
+  /** SIGKILL of the HTTP process alone; resolves when another one answers. */
+  crash(): Promise<void>
   /** Somebody who may decide: no default key may. */
   person(email: string): Promise<Delta>
   end(): Promise<void>
@@ -55,6 +59,15 @@ export async function startModelPlatform(
       if (signal === 'SIGKILL') await platform.kill()
       else await platform.stop('SIGTERM')
       platform = await startPlatform(options)
+    },
+    async crash() {
+      const gone = await httpPid(platform.pid)
+      process.kill(gone, 'SIGKILL')
+      const isBack = async () => {
+        const answer = await fetch(`${url}/health`).catch(() => undefined)
+        return answer?.ok === true && (await httpPid(platform.pid)) !== gone
+      }
+      await expect.poll(isBack, { timeout: 30_000 }).toBe(true)
     },
     async person(email) {
       await delta.account.invite(email)

@@ -102,15 +102,7 @@ async function until(isSo: () => boolean): Promise<void> {
 
 /** By SIGKILL, in the middle of whatever it does. */
 const crashes: Record<'the HTTP process' | 'everything', (on: ModelPlatform) => Promise<void>> = {
-  async 'the HTTP process'(on) {
-    const gone = await httpPid(on.platform().pid)
-    process.kill(gone, 'SIGKILL')
-    const isBack = async () => {
-      const answer = await fetch(`${on.delta.url}/health`).catch(() => undefined)
-      return answer?.ok === true && (await httpPid(on.platform().pid)) !== gone
-    }
-    await expect.poll(isBack, { timeout: 30_000 }).toBe(true)
-  },
+  'the HTTP process': (on) => on.crash(),
   async everything(on) {
     process.kill(await httpPid(on.platform().pid), 'SIGKILL')
     await on.restart('SIGKILL')

@@ -2,7 +2,6 @@ import { type Agent, Delta, type Task, type TaskEvent, type TaskInfo } from '@de
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { callTool, type PeerReply, say } from '../packages/server/src/models/testing/peer.ts'
 import { type ModelPlatform, startModelPlatform } from './model.ts'
-import { httpPid } from './processes.ts'
 import { cli as commandLine, refusal, startCli as startCommandLine } from './target.ts'
 
 let on: ModelPlatform
@@ -320,15 +319,7 @@ for (const signal of ['SIGTERM', 'SIGKILL', 'KILL of the HTTP process'] as const
     const watched = eventsOf(task)
     await expect.poll(() => agent.files.exists(`${name}.busy`)).toBe(true)
     if (signal === 'SIGTERM' || signal === 'SIGKILL') await on.restart(signal)
-    else {
-      process.kill(await httpPid(on.platform().pid), 'SIGKILL')
-      const answers = () =>
-        fetch(`${delta.url}/health`).then(
-          ({ ok }) => ok,
-          () => false,
-        )
-      await expect.poll(answers, { timeout: 30_000 }).toBe(true)
-    }
+    else await on.crash()
     await agent.files.write(`${name}.go`, '')
     expect((await task.wait()).state, task.info.message ?? '').toBe('finished')
     const events = await watched
