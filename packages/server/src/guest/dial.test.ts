@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { encodeFrame } from './codec.ts'
 import { ops } from './messages.ts'
 import { connectPeer } from './testing/peer.ts'
@@ -47,6 +47,24 @@ test('the other side may end first and still be written to', async () => {
   await peer.expect('end')
   peer.close(channel)
   await once(socket, 'close')
+})
+
+test.each([
+  ['few messages of a round leave in one write', 5, { atOnce: 0, inAll: 1 }],
+  ['many messages of a round leave in several, the first at once', 20, { atOnce: 2, inAll: 3 }],
+])('%s, each whole', async (_, messages, { atOnce, inAll }) => {
+  const { guest, peer, hostStream } = await connectPeer()
+  const listener = { data() {}, ended() {}, failed() {} }
+  const dials = Array.from({ length: messages }, () => guest.dialChannel(8080, listener))
+  for (let each = 0; each < messages; each++) await peer.expectOpen(ops.dial)
+  const write = vi.spyOn(hostStream, 'write')
+  for (const [at, dialed] of dials.entries()) dialed.send(Buffer.from(`message ${at}`))
+  expect(write).toHaveBeenCalledTimes(atOnce)
+  await turn()
+  expect(write).toHaveBeenCalledTimes(inAll)
+  const said: string[] = []
+  while (said.length < messages) said.push((await peer.expect('data')).payload.subarray(9).toString())
+  expect(said).toEqual(Array.from(dials.keys(), (at) => `message ${at}`))
 })
 
 test('a port nobody listens on is refused', async () => {

@@ -16,8 +16,10 @@ const maxUnreadReplyBytes = 1024 * 1024
 const copiedBytes = 32 * 1024
 /** What one channel may queue when its caller does not wait for `send`. A single larger chunk is fine. */
 const maxChannelQueueBytes = 4 * 1024 * 1024
+/** A round with more leaves in several writes: the guest works on the first while the rest is made. Of one message there are two, its header and its bytes. */
+const piecesOfWrite = 16
 
-/** The way to the guest: frames of one turn leave in one write, DATA with those of the whole round; it waits for the socket and for its channel's credit. */
+/** The way to the guest: frames of one turn leave in one write, DATA with those of the whole round unless they are many; it waits for the socket and for its channel's credit. */
 export interface Outbound {
   put(frame: Buffer): void
   /** For frames the guest provokes: there is no caller to hold back, so a guest that never reads is a violation. */
@@ -172,6 +174,7 @@ export function createOutbound(stream: Duplex, held: HeldAccount): Outbound {
       if (free && chunk.length <= maxDataBytes && queuedBytes() < congestedBytes) {
         putData(channel, chunk)
         spent.push(chunk)
+        if (pending.length >= piecesOfWrite) flush()
         return undefined
       }
       if (channel.queue.length > 0 && channel.queuedBytes + chunk.length > maxChannelQueueBytes) {
