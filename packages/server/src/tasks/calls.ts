@@ -101,6 +101,7 @@ export function createActing(deps: ActingDeps) {
       if (group.length === 0) break
       await runGroup(run, group, tools)
       if (run.blocked || run.control.halted !== undefined) break
+      if (run.calls.every(({ state }) => state === 'done')) break
       tools = await toolsNow(run)
     }
     await releaseForRequest(run)

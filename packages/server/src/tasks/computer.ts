@@ -3,6 +3,7 @@ import type { KnownCaller } from '../access/callers/door.ts'
 import type { Agents } from '../agents/service.ts'
 import type { Known } from '../agents/door.ts'
 import { DeltaError } from '../kernel/errors.ts'
+import type { Clock } from '../kernel/clock.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Network } from '../sandboxes/egress/schema.ts'
 import type { Files } from '../sandboxes/files/service.ts'
@@ -24,18 +25,26 @@ export interface TaskComputerDeps {
   sandboxes: Pick<Sandboxes, 'getNetwork' | 'isAlive' | 'rollback'>
   workspaces: Pick<Workspaces, 'get' | 'snapshot' | 'rollback' | 'fork' | 'removeSnapshot'>
   attachments: Pick<Attachments, 'read'>
+  clock: Clock
   log: Logger
 }
 
 const notesPath = '/workspace/AGENTS.md'
 
+/** What was told to leave has left by then. */
+const leavesMs = 2
+
 export type TaskComputer = ReturnType<typeof createTaskComputer>
 
 /** What tasks do with their agent's computer beside their tools: notes that lie there, files that came along, and snapshots to go back to. */
 export function createTaskComputer(deps: TaskComputerDeps) {
-  const { store, agents, findAgent, files, sandboxes, workspaces, attachments, log } = deps
+  const { store, agents, findAgent, files, sandboxes, workspaces, attachments, clock, log } = deps
   /** Snapshots being taken, by task: the next change of files waits for them. */
   const taking = new Map<string, Promise<void>>()
+  /** Those whose disk is to be kept as it is, as they were when that was said. */
+  const due = new Map<string, TaskRecord>()
+  /** Whether a task's own disk is older than it is, by its run: that never changes. */
+  const disks = new WeakMap<object, { workspaceId: string; isOld: boolean }>()
   /** The turn for which a task has a snapshot of its beginning. */
   const begun = new Map<string, number>()
 
@@ -59,6 +68,25 @@ export function createTaskComputer(deps: TaskComputerDeps) {
     }
   }
 
+  function takeDue(taskId: string): void {
+    const task = due.get(taskId)
+    if (!task) return
+    due.delete(taskId)
+    const work = take(task, task.step).finally(() => {
+      if (taking.get(taskId) === work) taking.delete(taskId)
+    })
+    taking.set(taskId, work)
+  }
+
+  async function isDiskOld(run: Pick<Run, 'task'>, workspaceId: string): Promise<boolean> {
+    const known = disks.get(run)
+    if (known?.workspaceId === workspaceId) return known.isOld
+    const { accountId, createdAt } = run.task
+    const isOld = Date.parse((await workspaces.get(workspaceId, { accountId })).createdAt) < createdAt
+    disks.set(run, { workspaceId, isOld })
+    return isOld
+  }
+
   return {
     of: (run: Run, caller: KnownCaller): Promise<string> => agents.computerOf(run.task.agentId, caller),
 
@@ -71,16 +99,15 @@ export function createTaskComputer(deps: TaskComputerDeps) {
     /**
      * Whether what it says may be others' words: it may reach the network, or its disk is older than the task or holds files that came with it. Where that can not be told, it may.
      */
-    async isForeign({ task }: Pick<Run, 'task'>): Promise<boolean> {
-      const { agentId, accountId, spec, createdAt } = task
+    async isForeign(run: Pick<Run, 'task'>): Promise<boolean> {
+      const { agentId, accountId, spec } = run.task
       if (spec.files.length > 0) return true
       const { sandboxId = null, workspaceId = null } = (await findAgent(agentId, accountId))?.agent ?? {}
       try {
-        const [network, workspace] = await Promise.all([
+        const [network, isOld] = await Promise.all([
           sandboxId === null ? undefined : sandboxes.getNetwork(sandboxId, { accountId }),
-          workspaceId === null ? undefined : workspaces.get(workspaceId, { accountId }),
+          workspaceId !== null && isDiskOld(run, workspaceId),
         ])
-        const isOld = workspace !== undefined && Date.parse(workspace.createdAt) < createdAt
         return isOld || (network !== undefined && !isClosed(network))
       } catch (error) {
         if (error instanceof DeltaError) return true
@@ -127,6 +154,7 @@ export function createTaskComputer(deps: TaskComputerDeps) {
     snapshots: {
       async before(run: Run): Promise<void> {
         const { task } = run
+        takeDue(task.id)
         await taking.get(task.id)
         if (begun.get(task.id) === task.turn) return
         begun.set(task.id, task.turn)
@@ -138,15 +166,20 @@ export function createTaskComputer(deps: TaskComputerDeps) {
         await take(task, task.step - 1, true)
       },
 
-      after(run: Run): void {
-        const { task } = run
-        const work = take(task, task.step).finally(() => {
-          if (taking.get(task.id) === work) taking.delete(task.id)
-        })
-        taking.set(task.id, work)
+      /** Its disk is kept as it is now: at the latest before it is changed again, and when the task rests. */
+      after({ task }: Run): void {
+        takeDue(task.id)
+        due.set(task.id, task)
       },
 
-      forget(taskId: string): void {
+      /** A model is asked, which takes long: what keeps the disk is in nobody's way now. Before that, the question would wait for it. */
+      asked({ task }: Run): void {
+        if (due.has(task.id)) clock.after(leavesMs, () => takeDue(task.id))
+      },
+
+      /** It is not worked on any more. */
+      rests(taskId: string): void {
+        takeDue(taskId)
         begun.delete(taskId)
       },
     },
@@ -175,9 +208,15 @@ export function createTaskComputer(deps: TaskComputerDeps) {
     },
 
     /** What was begun for a task is kept, so that its steps say where the disk was. */
-    settledOf: async (taskId: string): Promise<void> => taking.get(taskId),
+    async settledOf(taskId: string): Promise<void> {
+      takeDue(taskId)
+      await taking.get(taskId)
+    },
 
-    settled: async (): Promise<void> => void (await Promise.all(taking.values())),
+    async settled(): Promise<void> {
+      for (const taskId of Array.from(due.keys())) takeDue(taskId)
+      await Promise.all(taking.values())
+    },
   }
 }
 

@@ -91,6 +91,7 @@ export function openTasks(deps: OpenTasksDeps): { tasks: Tasks; feature: Feature
     sandboxes: deps.sandboxes,
     workspaces: deps.workspaces,
     attachments,
+    clock,
     log,
   })
   const isShared = database.kind === 'postgres'

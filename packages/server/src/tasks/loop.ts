@@ -64,6 +64,7 @@ export interface LoopDeps {
     /** `AGENTS.md`, where the agent has a computer by now. */
     notesOf(run: Run): Promise<string | undefined>
     putFiles(run: Run): Promise<void>
+    snapshots: { asked(run: Run): void }
   }
   write: Write
   /** A person is to give tokens to a task whose own are used up; the id of the request. */
@@ -347,15 +348,12 @@ export function createLoop(deps: LoopDeps) {
     const turn = run.carried.changes.turn ?? run.task.turn
     if (run.notes.turn !== turn) run.notes = { turn, text: await computer.notesOf(run) }
     const tools = await describeTools(run)
-    if (sizeOf(conversationOf(run.task, run.messages)) > taskLimits.compactBytes) {
+    const messages = conversationOf(run.task, run.messages)
+    if (sizeOf(messages) > taskLimits.compactBytes) {
       const outcome = await compact(run, tools)
       if (outcome !== 'nothing') return outcome
     }
-    const outcome = await callFor(run, {
-      system: systemOf(run, tools),
-      messages: conversationOf(run.task, run.messages),
-      tools,
-    })
+    const outcome = await callFor(run, { system: systemOf(run, tools), messages, tools })
     if (outcome.kind === 'too_long') {
       const compacted = await compact(run, tools)
       if (compacted !== 'nothing') return compacted
@@ -448,6 +446,7 @@ export function createLoop(deps: LoopDeps) {
         onAttempt(attempt) {
           if (attempts.size > 0 && !attempts.has(attempt.holdId)) pieces.drop()
           attempts.set(attempt.holdId, attempt)
+          if (attempt.state === 'sent') computer.snapshots.asked(run)
           if (attempt.state === 'sent' ? attempts.size > 1 : attempt.state !== 'ended') {
             run.carried.events.push({ kind: 'attempt', data: attemptShown(attempt) })
           }

@@ -17,12 +17,13 @@ export function modeOf(modes: Readonly<Record<string, ToolMode>>, { name, mode }
 export function conversationOf(
   { compactedTo, summary }: Pick<TaskRecord, 'compactedTo' | 'summary'>,
   messages: readonly StoredMessage[],
-): Message[] {
+): readonly Message[] {
   return withNewestImages(allOf({ compactedTo, summary }, messages))
 }
 
 /** Each is sent again with every step, so that a page full of them would fill the server's memory: of older ones the model is told that they are left out. */
-function withNewestImages(messages: readonly Message[]): Message[] {
+function withNewestImages(messages: readonly Message[]): readonly Message[] {
+  if (messages.reduce((sum, message) => sum + factsOf(message).images, 0) <= taskLimits.imagesSeen) return messages
   let left: number = taskLimits.imagesSeen
   const seen = <Part extends { type: string }>(part: Part): Part | TextPart => {
     if (part.type !== 'image') return part
@@ -56,11 +57,23 @@ function allOf(
 
 /** UTF-8 bytes that the model reads, about: images count by what they cost, not by what they weigh. */
 export function sizeOf(messages: readonly Message[]): number {
-  let bytes = 0
-  for (const { parts } of messages) {
-    for (const part of parts) bytes += part.type === 'image' ? 6_000 : Buffer.byteLength(JSON.stringify(part))
+  return messages.reduce((sum, message) => sum + factsOf(message).bytes, 0)
+}
+
+/** A message never changes, and is sent again with every step: it is looked through once. */
+const knownFacts = new WeakMap<Message, { bytes: number; images: number }>()
+
+function factsOf(message: Message): { bytes: number; images: number } {
+  const known = knownFacts.get(message)
+  if (known) return known
+  const facts = { bytes: 0, images: 0 }
+  for (const part of message.parts) {
+    facts.bytes += part.type === 'image' ? 6_000 : Buffer.byteLength(JSON.stringify(part))
+    const inside = part.type === 'tool_result' ? part.content : [part]
+    facts.images += inside.filter(({ type }) => type === 'image').length
   }
-  return bytes
+  knownFacts.set(message, facts)
+  return facts
 }
 
 /** Messages kept word for word when the others become a summary. */

@@ -318,7 +318,7 @@ export function createTasks(deps: TasksDeps) {
         working.delete(task.id)
         hub.left(task.id)
         deps.letGo(task.id)
-        computer.snapshots.forget(task.id)
+        computer.snapshots.rests(task.id)
         pump()
       })
     working.set(task.id, { control, accountId: task.accountId, agentId: task.agentId, done })
@@ -1144,7 +1144,8 @@ export function createTasks(deps: TasksDeps) {
       following.stop()
       for (const { control } of working.values()) control.halt('stop')
       await doneOr(Promise.all([...loops, pumping]), taskLimits.stopMs)
-      const letGo = Promise.all([...Array.from(working.values(), ({ done }) => done), computer.settled()])
+      // Whoever rests keeps its disk as it is.
+      const letGo = Promise.all(Array.from(working.values(), ({ done }) => done)).then(computer.settled)
       await doneOr(letGo, taskLimits.stopMs)
       hub.stop()
       // Others may go on at once.

@@ -1,3 +1,4 @@
+import { compiledByShape, compiledOnce } from '../kernel/db/compile.ts'
 import type { BatchStep, Database } from '../kernel/db/database.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Place } from '../kernel/http/cursors.ts'
@@ -155,28 +156,47 @@ export function createTaskStore(
 ) {
   const db = database.of<Tables>()
   const { sql } = db
+  // What each step of a task writes and looks up: to make its texts took longer than to write it.
+  const compiled = compiledByShape()
+  const inboxAfter = compiledOnce((taskId, after) =>
+    sql
+      .selectFrom('task_inbox')
+      .selectAll()
+      .where('task_id', '=', taskId)
+      .where('seq', '>', after)
+      .where('answers', 'is', null)
+      .orderBy('seq'),
+  )
+
+  function inserted<Table extends keyof Tables>(table: Table, rows: readonly Tables[Table][]): BatchStep {
+    const values = rows.flatMap((row) => Object.values(row))
+    return { query: compiled(`${table} ${rows.length}`, values, () => sql.insertInto(table).values(rows as never)) }
+  }
 
   function additionsOf(taskId: string, additions: Additions) {
     const { messages = [], step, earlierStep, newCalls = [], calls = [], events = [] } = additions
     const steps: BatchStep[] = []
     for (const some of inParts(messages)) {
       const rows = some.map((one) => messageRow(taskId, one))
-      steps.push({ query: sql.insertInto('task_messages').values(rows).compile() })
+      steps.push(inserted('task_messages', rows))
     }
     for (const one of [earlierStep, step]) {
       if (!one) continue
       // Whether it was taken back is said beside it.
       const { state, model, attempts, ended_at, ...fixed } = stepRow(taskId, one)
       const changed = { state, model, attempts, ended_at }
-      const query = sql
-        .insertInto('task_steps')
-        .values({ ...fixed, ...changed })
-        .onConflict((conflict) => conflict.columns(['task_id', 'step']).doUpdateSet(changed))
-      steps.push({ query: query.compile() })
+      const row = { ...fixed, ...changed }
+      const query = compiled('task_steps', [...Object.values(row), ...Object.values(changed)], () =>
+        sql
+          .insertInto('task_steps')
+          .values(row)
+          .onConflict((conflict) => conflict.columns(['task_id', 'step']).doUpdateSet(changed)),
+      )
+      steps.push({ query })
     }
     for (const some of inParts(newCalls)) {
       const rows = some.map((one) => callRow(taskId, one))
-      steps.push({ query: sql.insertInto('task_calls').values(rows).compile() })
+      steps.push(inserted('task_calls', rows))
     }
     for (const call of calls) {
       const {
@@ -189,7 +209,10 @@ export function createTaskStore(
         input: ______,
         ...changes
       } = callRow(taskId, call)
-      steps.push({ query: sql.updateTable('task_calls').set(changes).where('id', '=', id).compile() })
+      const query = compiled('a call', [...Object.values(changes), id], () =>
+        sql.updateTable('task_calls').set(changes).where('id', '=', id),
+      )
+      steps.push({ query })
     }
     for (const some of inParts(events)) {
       const rows = some.map(({ seq, kind, data, at }) => ({
@@ -199,7 +222,7 @@ export function createTaskStore(
         data: JSON.stringify(data),
         at,
       }))
-      steps.push({ query: sql.insertInto('task_events').values(rows).compile() })
+      steps.push(inserted('task_events', rows))
     }
     return steps
   }
@@ -257,15 +280,13 @@ export function createTaskStore(
       if (before.state !== after.state && !mayBecome(before.state, after.state)) {
         throw new Error(`${id} is ${before.state}, and can not become ${after.state}`)
       }
-      const changes = changesOf(before, after)
-      const query = sql
-        .updateTable('tasks')
-        .set({ ...changes, version: before.version + 1 })
-        .where('id', '=', id)
-        .where('version', '=', before.version)
+      const changes = { ...changesOf(before, after), version: before.version + 1 }
+      const query = compiled(`a task’s ${Object.keys(changes)}`, [...Object.values(changes), id, before.version], () =>
+        sql.updateTable('tasks').set(changes).where('id', '=', id).where('version', '=', before.version),
+      )
       const happening = happeningOf(before, after)
       const told = happening === undefined ? [] : stepsFor(happening, after)
-      const steps = [{ query: query.compile(), mustChange: 1 }, ...additionsOf(id, additions), ...told]
+      const steps = [{ query, mustChange: 1 }, ...additionsOf(id, additions), ...told]
       return (await db.batch([...steps, ...(additions.more ?? [])])).applied
     },
 
@@ -465,14 +486,7 @@ export function createTaskStore(
     inboxStep,
 
     async inboxAfter(taskId: string, after: number): Promise<InboxMessage[]> {
-      const query = sql
-        .selectFrom('task_inbox')
-        .selectAll()
-        .where('task_id', '=', taskId)
-        .where('seq', '>', after)
-        .where('answers', 'is', null)
-        .orderBy('seq')
-      return (await db.lookUp(query.compile())).map((row) => ({
+      return (await db.lookUp(inboxAfter(taskId, after))).map((row) => ({
         seq: row.seq,
         parts: JSON.parse(row.parts) as (TextPart | ImagePart)[],
         by: row.sender,
@@ -600,6 +614,17 @@ function withoutNul<Text extends string | null>(text: Text): Text {
   return (text?.includes('\0') ? text.replaceAll('\0', '\uFFFD') : text) as Text
 }
 
+/** Made once for all writes of a task, whose other values change and these do not. */
+const knownTexts = new WeakMap<object, string>()
+
+function textOnce(value: object): string {
+  const known = knownTexts.get(value)
+  if (known !== undefined) return known
+  const text = JSON.stringify(value)
+  knownTexts.set(value, text)
+  return text
+}
+
 function rowOf(record: TaskRecord): TasksTable {
   const { usage } = record
   return {
@@ -614,11 +639,11 @@ function rowOf(record: TaskRecord): TasksTable {
     reason: record.reason,
     message: withoutNul(record.message),
     waits_for: JSON.stringify(record.waitsFor),
-    spec: JSON.stringify(record.spec),
+    spec: textOnce(record.spec),
     budget: record.budget,
     payer_id: record.payerId,
     settled: Number(record.isSettled),
-    asker: JSON.stringify(record.asker),
+    asker: textOnce(record.asker),
     wish: record.wish,
     owner: record.owner,
     turn: record.turn,

@@ -1,3 +1,4 @@
+import { systemClock } from '../kernel/clock.ts'
 import { expect, test } from 'vitest'
 import { z } from 'zod'
 import { testDatabases } from '../kernel/db/testing.ts'
@@ -77,6 +78,7 @@ testDatabases('what a computer says', (open) => {
       sandboxes: world.sandboxes,
       workspaces: world.workspaces,
       attachments: { read: nothing },
+      clock: systemClock,
       log: silentLogger,
     })
     expect(await computer.isForeign({ task })).toBe(false)

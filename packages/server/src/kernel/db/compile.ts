@@ -41,6 +41,32 @@ export function compiledOnce<Row>(
   })
 }
 
+/** Texts of one kind of query that are kept. */
+const shapesKept = 256
+
+/**
+ * For what is written again and again, though not always with as many rows or columns: the text is made once for each `shape`, and `parameters` stand for the values in its order. A shape must
+ * say all that the text depends on; where a text is made, its own values are compared with them.
+ */
+export function compiledByShape() {
+  const known = new Map<string, CompiledQuery>()
+  return (shape: string, parameters: readonly unknown[], build: () => Compilable): CompiledQuery => {
+    const found = known.get(shape)
+    if (found) {
+      if (found.parameters.length !== parameters.length) throw new Error(`${shape} has several texts`)
+      return { ...found, parameters }
+    }
+    const query = build().compile()
+    const isSame =
+      query.parameters.length === parameters.length &&
+      query.parameters.every((one, at) => Object.is(one, parameters[at]))
+    if (!isSame) throw new Error(`The values of ${shape} are not in the order of "${query.sql.slice(0, 200)}"`)
+    if (known.size >= shapesKept) known.delete(known.keys().next().value!)
+    known.set(shape, query)
+    return query
+  }
+}
+
 /** Whether a query can run outside a write transaction. When in doubt it can not. */
 export function readsOnly({ query, sql }: CompiledQuery): boolean {
   if (query.kind === 'SelectQueryNode') return true

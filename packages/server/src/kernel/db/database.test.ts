@@ -2,7 +2,7 @@ import { sql } from 'kysely'
 import { describe, expect, test } from 'vitest'
 import { limits } from '../limits.ts'
 import { silentLogger } from '../log.ts'
-import { compiledOnce, rawQuery } from './compile.ts'
+import { compiledByShape, compiledOnce, rawQuery } from './compile.ts'
 import type { BatchStep, Database, Migration } from './database.ts'
 import { migrate } from './migrate.ts'
 import { testDatabases } from './testing.ts'
@@ -84,6 +84,38 @@ testDatabases('database', (open, openServers) => {
     expect(await database.all(named("' or 1 = 1 --", 1))).toEqual([])
     await expect(async () => database.all(named('a'))).rejects.toThrow('is undefined')
     expect(built).toBe(1)
+  })
+
+  test('a query is compiled once for each shape, with the values of each time', async () => {
+    const { database } = await start()
+    const compiled = compiledByShape()
+    let built = 0
+    const put = (rows: readonly { id: string; balance: number }[]) => {
+      const values = rows.flatMap((row) => [row.id, row.balance])
+      return compiled(`rows ${rows.length}`, values, () => {
+        built += 1
+        return database.sql.insertInto('accounts').values(rows.map((row) => ({ ...row })))
+      })
+    }
+    await database.batch([{ query: put([{ id: 'a', balance: 1 }]) }, { query: put([{ id: 'b', balance: 2 }]) }])
+    const last = [
+      { id: 'c', balance: 3 },
+      { id: 'd', balance: 4 },
+    ]
+    await database.run(put(last))
+    expect(built).toBe(2)
+    const rows = await database.all(
+      database.sql.selectFrom('accounts').select(['id', 'balance']).orderBy('id').compile(),
+    )
+    expect(rows.map(({ id, balance }) => [id, Number(balance)])).toEqual([
+      ['a', 1],
+      ['b', 2],
+      ['c', 3],
+      ['d', 4],
+    ])
+    expect(() => compiled('rows 1', ['a'], () => database.sql.selectFrom('accounts').selectAll())).toThrow('several')
+    const swapped = () => database.sql.selectFrom('accounts').selectAll().where('id', '=', 'a').where('balance', '=', 1)
+    expect(() => compiled('swapped', [1, 'a'], swapped)).toThrow('not in the order')
   })
 
   describe('looking up', () => {

@@ -41,9 +41,9 @@ export async function promptOf(request: ProviderRequest, style: PromptStyle): Pr
   const prompt: LanguageModelV4Prompt = []
   if (request.system.trim() !== '') prompt.push({ role: 'system', content: request.system })
   const turn = request.messages.findLastIndex(({ role }) => role === 'user')
-  const context: Context = { request, style, images: new Map() }
+  const context: Context = { request, style, images: await imagesOf(request) }
   for (const [at, message] of request.messages.entries()) {
-    prompt.push(...(await messagesOf(message, context, at > turn)))
+    prompt.push(...messagesOnce(message, context, at > turn))
   }
   return prompt
 }
@@ -55,14 +55,42 @@ export function toolsOf(tools: readonly ToolDescription[]): LanguageModelV4Funct
 interface Context {
   request: ProviderRequest
   style: PromptStyle
-  /** Each image is asked for once, however often it stands in the conversation. */
-  images: Map<string, Promise<Uint8Array>>
+  images: ReadonlyMap<string, Uint8Array>
 }
 
-async function messagesOf(message: Message, context: Context, isTurn: boolean): Promise<LanguageModelV4Message[]> {
+/** Each is asked for once, however often it stands in the conversation. */
+async function imagesOf({ messages, image }: ProviderRequest): Promise<ReadonlyMap<string, Uint8Array>> {
+  const digests = new Set(messages.flatMap((message) => imagesIn(message).map(({ digest }) => digest)))
+  return new Map(await Promise.all(Array.from(digests, async (digest) => [digest, await image(digest)] as const)))
+}
+
+function imagesIn({ parts }: Message): ImagePart[] {
+  return parts.flatMap((part) => {
+    const inside = part.type === 'tool_result' ? part.content : [part]
+    return inside.filter((one) => one.type === 'image')
+  })
+}
+
+/** What was made of a message, by whom it was made for: it never changes, and is sent again with every step. Those with images are made anew, so that nobody holds their bytes. */
+const made = new WeakMap<Message, Map<string, readonly LanguageModelV4Message[]>>()
+
+function messagesOnce(message: Message, context: Context, isTurn: boolean): readonly LanguageModelV4Message[] {
+  const { request, style } = context
+  const reader = `${style.provider} ${isTurn || !style.forgetsThinkingOfTurns} ${request.model}`
+  const known = made.get(message)
+  const found = known?.get(reader)
+  if (found) return found
+  const fresh = messagesOf(message, context, isTurn)
+  if (imagesIn(message).length > 0) return fresh
+  if (known) known.set(reader, fresh)
+  else made.set(message, new Map([[reader, fresh]]))
+  return fresh
+}
+
+function messagesOf(message: Message, context: Context, isTurn: boolean): LanguageModelV4Message[] {
   switch (message.role) {
     case 'user':
-      return [{ role: 'user', content: await userContent(message.parts, context) }]
+      return [{ role: 'user', content: userContent(message.parts, context) }]
     case 'assistant': {
       const content = message.parts.flatMap((part) => replyPart(part, context, isTurn))
       // One that came to nothing still stands between two messages of the user.
@@ -73,20 +101,16 @@ async function messagesOf(message: Message, context: Context, isTurn: boolean): 
   }
 }
 
-async function userContent(parts: readonly UserPart[], context: Context) {
+function userContent(parts: readonly UserPart[], context: Context) {
   const given = parts.filter((part) => part.type === 'image' || part.text.trim() !== '')
-  const content = await Promise.all(
-    given.map(async (part) => (part.type === 'image' ? filePart(part, context) : textPart(part.text))),
-  )
+  const content = given.map((part) => (part.type === 'image' ? filePart(part, context) : textPart(part.text)))
   return content.length > 0 ? content : [textPart(noText)]
 }
 
 const textPart = (text: string) => ({ type: 'text' as const, text })
 
-async function filePart({ digest, mediaType }: ImagePart, { request, images }: Context) {
-  const bytes = images.get(digest) ?? request.image(digest)
-  images.set(digest, bytes)
-  return { type: 'file' as const, mediaType, data: { type: 'data' as const, data: await bytes } }
+function filePart({ digest, mediaType }: ImagePart, { images }: Context) {
+  return { type: 'file' as const, mediaType, data: { type: 'data' as const, data: images.get(digest)! } }
 }
 
 type AssistantContent = Extract<LanguageModelV4Message, { role: 'assistant' }>['content']
@@ -149,14 +173,14 @@ function toolNameFor(name: string): string {
   return name.replaceAll(/[^\w-]/g, '_').slice(0, 64) || 'unnamed'
 }
 
-async function toolMessages(parts: readonly ToolResultPart[], context: Context): Promise<LanguageModelV4Message[]> {
+function toolMessages(parts: readonly ToolResultPart[], context: Context): LanguageModelV4Message[] {
   const after: LanguageModelV4Message[] = []
   const content: LanguageModelV4ToolResultPart[] = []
   for (const part of parts) {
     const images = part.content.filter(({ type }) => type === 'image')
     // An error has no place for an image beside its mark, with any of them.
     const isInside = images.length > 0 && context.style.takesImagesInResults && !part.isError
-    const output = isInside ? await mixedOutput(part, context) : textOutput(part, images.length)
+    const output = isInside ? mixedOutput(part, context) : textOutput(part, images.length)
     content.push({
       type: 'tool-result',
       toolCallId: callIdFor(part.callId, context.style),
@@ -165,7 +189,7 @@ async function toolMessages(parts: readonly ToolResultPart[], context: Context):
     })
     if (images.length === 0 || isInside) continue
     const label: TextPart = { type: 'text', text: `From the result of ${part.tool} (${part.callId}):` }
-    after.push({ role: 'user', content: await userContent([label, ...(images as ImagePart[])], context) })
+    after.push({ role: 'user', content: userContent([label, ...(images as ImagePart[])], context) })
   }
   return [{ role: 'tool', content }, ...after]
 }
@@ -176,13 +200,8 @@ function textOutput({ content, isError }: ToolResultPart, images: number): Langu
   return { type: isError ? 'error-text' : 'text', value: texts.join('\n').trim() === '' ? noText : texts.join('\n') }
 }
 
-async function mixedOutput(
-  { content }: ToolResultPart,
-  context: Context,
-): Promise<LanguageModelV4ToolResultPart['output']> {
+function mixedOutput({ content }: ToolResultPart, context: Context): LanguageModelV4ToolResultPart['output'] {
   const given = content.filter((part) => part.type === 'image' || part.text.trim() !== '')
-  const value = await Promise.all(
-    given.map(async (part) => (part.type === 'image' ? filePart(part, context) : textPart(part.text))),
-  )
+  const value = given.map((part) => (part.type === 'image' ? filePart(part, context) : textPart(part.text)))
   return { type: 'content', value }
 }
