@@ -10,6 +10,8 @@ const steps = 200
 const stepBarMs = 5
 /** No model answers in less; meanwhile the disk of the step before is kept. */
 const modelMs = 60
+/** It speaks in that time, as models do: each of some dozen events of an answer comes so long after the one before. */
+const pieceMs = 3
 const viewers = 100
 const viewerRounds = 4
 const viewerSteps = 60
@@ -77,14 +79,17 @@ function gaps(peer: ScriptedPeer, count: number, reply: (request: PeerRequest) =
     if (request.replies > 0 && before?.answeredAt !== undefined) found.push(request.receivedAt - before.answeredAt)
     before = request
     const said = request.replies < count ? reply(request) : say('Done.')
-    await new Promise((resolve) => setTimeout(resolve, modelMs))
+    await new Promise((resolve) => setTimeout(resolve, modelMs / 2))
     return said
   })
   return found
 }
 
 /** Not the same again and again, which would end the task. */
-const callNumbered = ({ replies }: PeerRequest) => callTool('run_terminal', { command: `true ${replies}` })
+const callNumbered = ({ replies }: PeerRequest) => ({
+  ...callTool('run_terminal', { command: `true ${replies}` }),
+  pieceMs,
+})
 
 async function stepTime({ client, peer }: Opened): Promise<Figure> {
   const agent = await makeAgent(client, 'Steps')

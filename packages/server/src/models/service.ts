@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import type { Clock } from '../kernel/clock.ts'
 import type { Database } from '../kernel/db/database.ts'
 import { DeltaError } from '../kernel/errors.ts'
+import { createKeptFetch } from '../kernel/http/kept-fetch.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Metrics } from '../kernel/metrics.ts'
 import type { Traces } from '../kernel/traces.ts'
@@ -40,7 +41,7 @@ export interface ModelsDeps {
   settings: ModelSettings
   /** The bytes of an image of a conversation. */
   image: (digest: string, accountId: string) => Promise<Uint8Array>
-  /** @default Node's */
+  /** @default one that keeps its connections */
   fetch?: typeof globalThis.fetch
   /** Where keys of accounts go, whatever the operator's base URLs are. @default the providers' own */
   publicBaseUrls?: Readonly<Record<OwnKeyProvider, string>>
@@ -94,7 +95,9 @@ const anyRandom = () => randomInt(2 ** 32) / 2 ** 32
 
 /** The door to models: which there are, with whose key, and the metered call. */
 export function createModels(deps: ModelsDeps): Models {
-  const { ledger, clock, seal, providers, settings, fetch = globalThis.fetch, random = anyRandom } = deps
+  const { ledger, clock, seal, providers, settings, random = anyRandom } = deps
+  const kept = deps.fetch ? undefined : createKeptFetch()
+  const fetch = deps.fetch ?? kept!.fetch
   const store = createModelKeyStore(deps.database)
   const prices = readModelPrices(ledger.rates.meters)
   const endpoints = createEndpoints({
@@ -214,7 +217,10 @@ export function createModels(deps: ModelsDeps): Models {
       metrics.gauge('delta_model_breakers_open', 'Models left alone after failures', () => calls.counts().openBreakers)
       metrics.gauge('delta_model_calls_unsettled', 'Calls that wait to be paid for', () => calls.counts().unsettled)
     },
-    stop: calls.stop,
+    async stop() {
+      await calls.stop()
+      kept?.close()
+    },
   }
 }
 

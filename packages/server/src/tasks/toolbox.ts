@@ -1,8 +1,9 @@
+import type { Known } from '../agents/door.ts'
 import { DeltaError } from '../kernel/errors.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { ToolDescription } from '../models/door.ts'
 import { callerOf } from './calls.ts'
-import type { TaskRecord } from './record.ts'
+import type { TaskRecord, TaskSpec } from './record.ts'
 import { modeOf } from './rules.ts'
 import type { Run } from './run.ts'
 import { type McpDeps, type McpServer, type McpTools, openMcpTools } from './tools/mcp.ts'
@@ -24,6 +25,12 @@ const keptServers = 256
 export function createToolbox(deps: ToolboxDeps) {
   const own = (deps.createOwn ?? createTools)(deps)
   const external = new Map<string, Promise<McpTools>>()
+  /** By the agent as it is now: what a task may use is asked for several times a step, and changes with that alone. */
+  const found = new WeakMap<
+    Known,
+    { spec: TaskSpec; servers: McpTools | undefined; tools: ReadonlyMap<string, Tool> }
+  >()
+  const described = new WeakMap<ReadonlyMap<string, Tool>, ToolDescription[]>()
 
   function externalOf(run: Run): Promise<McpTools> | undefined {
     const { task } = run
@@ -63,17 +70,24 @@ export function createToolbox(deps: ToolboxDeps) {
     const { tools: modes } = run.task.spec
     if (run.agent.agent.kind === 'messenger') return new Map()
     const servers = await externalOf(run)
+    const { spec } = run.task
+    const known = found.get(run.agent)
+    if (known?.spec === spec && known.servers === servers) return known.tools
     const all = new Map([...own, ...(servers?.tools ?? []).map((tool) => [tool.name, tool] as const)])
     const wanted = Array.from(all).filter(([, tool]) => modeOf(modes, tool) !== 'off')
-    return usableTools(new Map(wanted), callerOf(run))
+    const tools = usableTools(new Map(wanted), callerOf(run))
+    found.set(run.agent, { spec, servers, tools })
+    return tools
   }
 
   return {
     names: new Set(own.keys()) as ReadonlySet<string>,
     of,
     async describe(run: Run): Promise<ToolDescription[]> {
-      const described = Array.from((await of(run)).values(), describeTool)
-      return run.finish ? [...described, run.finish.description] : described
+      const tools = await of(run)
+      const known = described.get(tools) ?? Array.from(tools.values(), describeTool)
+      described.set(tools, known)
+      return run.finish ? [...known, run.finish.description] : known
     },
     forget,
     async stop(): Promise<void> {

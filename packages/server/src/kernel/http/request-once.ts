@@ -1,5 +1,6 @@
 import { request as httpRequest } from 'node:http'
-import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import type { ClientRequest, IncomingHttpHeaders, IncomingMessage, RequestOptions } from 'node:http'
+import { request as httpsRequest } from 'node:https'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { connect as tlsConnect } from 'node:tls'
@@ -44,7 +45,11 @@ export async function requestOnce(connect: Connect, wish: WebRequest): Promise<W
   const { host, port, isTls } = targetOf(wish.url)
   const raw = await connect({ host, port }, wish.signal)
   try {
-    return await exchange(isTls ? await secured(raw, host, wish) : raw, wish)
+    const socket = isTls ? await secured(raw, host, wish) : raw
+    const request = exchange({ createConnection: () => socket }, wish)
+    // It may come paused, with what was read of it put back; from here on somebody listens.
+    request.asked.once('socket', () => socket.resume())
+    return await request.answer
   } catch (cause) {
     raw.destroy()
     throw cause
@@ -81,38 +86,42 @@ function secured(socket: Duplex, host: string, { ca, signal, idleMs }: WebReques
   })
 }
 
-function exchange(
-  socket: Duplex,
+/** The same on a connection that is kept for the next one, if `by` has an agent. */
+export function exchange(
+  by: Pick<RequestOptions, 'agent' | 'createConnection'>,
   { url, method, headers, body, signal, idleMs, headBytes = ordinaryHeadBytes }: WebRequest,
-): Promise<WebAnswer> {
-  return new Promise((resolve, reject) => {
-    const request = httpRequest({
-      createConnection: () => socket,
-      method,
-      path: url.pathname + url.search,
-      headers: {
-        Host: url.host,
-        'User-Agent': 'delta',
-        Connection: 'close',
-        ...headers,
-        ...(body && { 'Content-Length': String(body.length) }),
-      },
-      maxHeaderSize: headBytes,
-      signal,
-    })
-    if (idleMs !== undefined) request.setTimeout(idleMs, () => request.destroy(new WebError('no answer in time')))
-    request.on('error', reject)
-    neverAnswered(request, reject)
-    // It may come paused, with what was read of it put back; from here on somebody listens.
-    request.once('socket', () => socket.resume())
-    request.once('response', (answer) => {
-      // Whoever gave up reading has closed it; the error is then nobody's.
-      answer.on('error', () => {})
-      const { statusCode = 0, statusMessage = '' } = answer
-      resolve({ status: statusCode, statusText: statusMessage, headers: answer.headers, body: answer })
-    })
-    request.end(body)
+): { asked: ClientRequest; answer: Promise<WebAnswer> } {
+  const { host, port, isTls } = targetOf(url)
+  const ask = by.agent && isTls ? httpsRequest : httpRequest
+  const asked = ask({
+    ...by,
+    host,
+    port,
+    method,
+    path: url.pathname + url.search,
+    headers: {
+      Host: url.host,
+      'User-Agent': 'delta',
+      ...(!by.agent && { Connection: 'close' }),
+      ...headers,
+      ...(body && { 'Content-Length': String(body.length) }),
+    },
+    maxHeaderSize: headBytes,
+    signal,
   })
+  const answer = new Promise<WebAnswer>((resolve, reject) => {
+    if (idleMs !== undefined) asked.setTimeout(idleMs, () => asked.destroy(new WebError('no answer in time')))
+    asked.on('error', reject)
+    neverAnswered(asked, reject)
+    asked.once('response', (incoming) => {
+      // Whoever gave up reading has closed it; the error is then nobody's.
+      incoming.on('error', () => {})
+      const { statusCode = 0, statusMessage = '' } = incoming
+      resolve({ status: statusCode, statusText: statusMessage, headers: incoming.headers, body: incoming })
+    })
+  })
+  asked.end(body)
+  return { asked, answer }
 }
 
 /** Of an answer that changes the protocol, and of a connection that closes without one, Node tells neither as an answer nor as an error. After an answer it says nothing. */
