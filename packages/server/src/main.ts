@@ -662,7 +662,7 @@ function judgedNetwork(owner: string, { egress: { allowCidrs, hosts, proxy } }: 
   })
 }
 
-/** What models are asked by; Node's own where there is no proxy. */
+/** What models are asked by where there is a proxy. */
 function modelFetch(config: Config): Partial<Pick<ModelsDeps, 'fetch'>> {
   const { proxy } = config.egress
   if (!proxy) return {}

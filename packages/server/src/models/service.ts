@@ -96,8 +96,8 @@ const anyRandom = () => randomInt(2 ** 32) / 2 ** 32
 /** The door to models: which there are, with whose key, and the metered call. */
 export function createModels(deps: ModelsDeps): Models {
   const { ledger, clock, seal, providers, settings, random = anyRandom } = deps
-  const kept = deps.fetch ? undefined : createKeptFetch()
-  const fetch = deps.fetch ?? kept!.fetch
+  const kept = createKeptFetch()
+  const { fetch = kept.fetch } = deps
   const store = createModelKeyStore(deps.database)
   const prices = readModelPrices(ledger.rates.meters)
   const endpoints = createEndpoints({
@@ -219,7 +219,7 @@ export function createModels(deps: ModelsDeps): Models {
     },
     async stop() {
       await calls.stop()
-      kept?.close()
+      kept.close()
     },
   }
 }

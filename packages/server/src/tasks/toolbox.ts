@@ -67,14 +67,13 @@ export function createToolbox(deps: ToolboxDeps) {
   }
 
   async function of(run: Run): Promise<ReadonlyMap<string, Tool>> {
-    const { tools: modes } = run.task.spec
+    const { spec } = run.task
     if (run.agent.agent.kind === 'messenger') return new Map()
     const servers = await externalOf(run)
-    const { spec } = run.task
     const known = found.get(run.agent)
     if (known?.spec === spec && known.servers === servers) return known.tools
     const all = new Map([...own, ...(servers?.tools ?? []).map((tool) => [tool.name, tool] as const)])
-    const wanted = Array.from(all).filter(([, tool]) => modeOf(modes, tool) !== 'off')
+    const wanted = Array.from(all).filter(([, tool]) => modeOf(spec.tools, tool) !== 'off')
     const tools = usableTools(new Map(wanted), callerOf(run))
     found.set(run.agent, { spec, servers, tools })
     return tools

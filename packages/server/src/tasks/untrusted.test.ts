@@ -1,6 +1,6 @@
-import { systemClock } from '../kernel/clock.ts'
 import { expect, test } from 'vitest'
 import { z } from 'zod'
+import { systemClock } from '../kernel/clock.ts'
 import { testDatabases } from '../kernel/db/testing.ts'
 import { silentLogger } from '../kernel/log.ts'
 import { callTool, say } from '../models/testing/peers.ts'

@@ -47,7 +47,7 @@ export function fetchOver(ask: (wish: WebRequest) => Promise<WebAnswer>): typeof
   }
 }
 
-/** Node's own way from one kind of stream to the other takes three times as long. */
+/** Node's own way from one kind of stream to the other takes 0.05 ms more of the processor for a short answer (0.23 against 0.18, the whole request). */
 function streamOf(body: IncomingMessage, signal: AbortSignal): ReadableStream<Uint8Array> {
   let isOver = false
   return new ReadableStream<Uint8Array>(
